@@ -1,0 +1,121 @@
+"""Any pretrained encoder and any pretrained decoder made one sequence-to-sequence model.
+
+Public names are found when they are asked for (PEP 562), so that `import warmstart` loads no framework.
+After a change of the table run `make stub`, which tells type checkers and editors.
+"""
+
+import importlib
+from typing import Any
+
+# Module -> the public names it holds.
+_NAMES_BY_MODULE = {
+    "config": ["PretrainedConfig"],
+    "generation_config": ["GenerationConfig"],
+    "outputs": [
+        "ModelOutput",
+        "BaseModelOutput",
+        "BaseModelOutputWithPastAndCrossAttentions",
+        "CausalLMOutputWithCrossAttentions",
+        "MaskedLMOutput",
+        "Seq2SeqLMOutput",
+    ],
+    "families.auto": ["AutoConfig"],
+    "families.bart": ["BartConfig"],
+    "families.bert": ["BertConfig"],
+    "families.bert_generation": ["BertGenerationConfig"],
+    "families.encoder_decoder": ["EncoderDecoderConfig"],
+    "families.gpt2": ["GPT2Config"],
+    "families.llama": ["LlamaConfig", "MistralConfig", "Qwen2Config", "Qwen3Config"],
+    "families.roberta": ["CamembertConfig", "RobertaConfig", "XLMRobertaConfig"],
+    "tokenization": [
+        "AutoTokenizer",
+        "BartTokenizer",
+        "BartTokenizerFast",
+        "BertGenerationTokenizer",
+        "BertTokenizer",
+        "BertTokenizerFast",
+        "CamembertTokenizer",
+        "CamembertTokenizerFast",
+        "GPT2Tokenizer",
+        "GPT2TokenizerFast",
+        "LlamaTokenizer",
+        "LlamaTokenizerFast",
+        "PreTrainedTokenizerFast",
+        "Qwen2Tokenizer",
+        "Qwen2TokenizerFast",
+        "RobertaTokenizer",
+        "RobertaTokenizerFast",
+        "XLMRobertaTokenizer",
+        "XLMRobertaTokenizerFast",
+    ],
+    "torch.models": [
+        "AutoModel",
+        "AutoModelForCausalLM",
+        "AutoModelForMaskedLM",
+        "BartForCausalLM",
+        "BartModel",
+        "BertForMaskedLM",
+        "BertGenerationDecoder",
+        "BertGenerationEncoder",
+        "BertLMHeadModel",
+        "BertModel",
+        "CamembertForCausalLM",
+        "CamembertForMaskedLM",
+        "CamembertModel",
+        "EncoderDecoderModel",
+        "GPT2LMHeadModel",
+        "GPT2Model",
+        "LlamaForCausalLM",
+        "LlamaModel",
+        "MistralForCausalLM",
+        "MistralModel",
+        "Qwen2ForCausalLM",
+        "Qwen2Model",
+        "Qwen3ForCausalLM",
+        "Qwen3Model",
+        "RobertaForCausalLM",
+        "RobertaForMaskedLM",
+        "RobertaModel",
+        "XLMRobertaForCausalLM",
+        "XLMRobertaForMaskedLM",
+        "XLMRobertaModel",
+    ],
+}
+
+# Package that may be missing -> the extra that brings it.
+_EXTRAS = {"torch": "torch", "rouge_score": "train"}
+
+_MODULE_OF = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names}
+
+__all__ = ["__version__", *sorted(_MODULE_OF)]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("warmstart")
+    elif name in _MODULE_OF:
+        value = getattr(_load(name, f"warmstart.{_MODULE_OF[name]}"), name)
+    else:
+        raise AttributeError(f"module 'warmstart' has no attribute {name!r}")
+    globals()[name] = value  # the next look-up does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _load(name: str, module: str) -> Any:
+    """Import the module that holds a public name; a missing extra is named with the command that brings it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in _EXTRAS:
+            raise
+        raise ImportError(
+            f'warmstart.{name} needs {missing}, which is not installed: pip install "warmstart[{_EXTRAS[missing]}]"',
+            name=missing,
+        ) from error

@@ -1,0 +1,38 @@
+"""Write `src/warmstart/__init__.pyi` from the table of public names, for type checkers and editors.
+
+python tools/write_stub.py            write it
+python tools/write_stub.py --check    exit 1 if it is not what would be written
+"""
+
+import sys
+from pathlib import Path
+
+import warmstart
+
+STUB = Path(__file__).parent.parent / "src" / "warmstart" / "__init__.pyi"
+
+
+def stub_text() -> str:
+    """The stub as it ought to be: one re-export a line, sorted, so that a change is one line in a diff."""
+    table = warmstart._NAMES_BY_MODULE  # type: ignore[attr-defined]  # the stub hides it on purpose
+    lines = [
+        f"from warmstart.{module} import {name} as {name}" for module in sorted(table) for name in sorted(table[module])
+    ]
+    return "\n".join(
+        ["# Written by tools/write_stub.py from __init__.py; do not edit.", *lines, "", "__version__: str", ""]
+    )
+
+
+def main() -> int:
+    """Write or check, by the arguments."""
+    if "--check" not in sys.argv[1:]:
+        STUB.write_text(stub_text(), encoding="utf-8")
+        return 0
+    if STUB.exists() and STUB.read_text(encoding="utf-8") == stub_text():
+        return 0
+    print(f"{STUB.name} does not match the table in __init__.py: run `make stub`", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
