@@ -49,9 +49,10 @@ def inside(folder: str | os.PathLike[str], name: str) -> Path:
     ...
     ValueError: the file name '../secret' points outside its folder 'model'; give a plain relative name
     """
-    spelled = isinstance(name, str) and not any(mark in name for mark in "\\\0")
-    if spelled:
-        path = PurePosixPath(name)
+    given: object = name  # it may come out of a file
+    spelled = False
+    if isinstance(given, str) and not any(mark in given for mark in "\\\0"):
+        path = PurePosixPath(given)
         spelled = bool(path.parts) and not path.is_absolute() and ".." not in path.parts and ":" not in path.parts[0]
     if not spelled:
         raise ValueError(
@@ -95,7 +96,8 @@ def find_file(
     >>> find_file(folder, "model.safetensors", required=False) is None
     True
     """
-    if not isinstance(name_or_path, (str, os.PathLike)) or not os.fspath(name_or_path):
+    given: object = name_or_path
+    if not (isinstance(given, (str, os.PathLike)) and os.fspath(given)):
         raise ValueError(f"a folder or a hub id is needed, not {name_or_path!r}")
     place = os.fspath(name_or_path)
     inner = str(PurePosixPath(subfolder) / filename) if subfolder else filename
@@ -182,8 +184,8 @@ def upload_folder(
         )
     except HfHubHTTPError as error:
         raise OSError(
-            f"the hub did not take {os.fspath(folder)!r} as {repo_id!r}: {_first_line(error)}; check the name, and that "
-            "`token=` or HF_TOKEN may write there"
+            f"the hub did not take {os.fspath(folder)!r} as {repo_id!r}: {_first_line(error)}; check the name, and "
+            "that `token=` or HF_TOKEN may write there"
         ) from error
     return str(commit.pr_url or commit.commit_url)
 
@@ -243,14 +245,15 @@ def _download(
         ) from error
     except errors.RevisionNotFoundError as error:
         raise FileNotFoundError(
-            f"{repo_id!r} has no revision {revision!r} on the hub; give a branch, a tag or a full commit hash that it has"
+            f"{repo_id!r} has no revision {revision!r} on the hub; give a branch, a tag or a commit hash that it has"
         ) from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         if not required and _is_cached(repo_id, revision, options["cache_dir"]):
             return None
+        answer = f" ({_first_line(error.__cause__)})" if error.__cause__ else ""
         raise ConnectionError(
-            f"{at} is no folder here, its {inner!r} is not in the local cache, and the hub was not asked or did not "
-            "answer: go online (see HF_HUB_OFFLINE, HF_ENDPOINT and `local_files_only`), or give a folder that exists"
+            f"{at} is no folder here, its {inner!r} is not in the local cache, and the hub was not asked or gave no "
+            f"file{answer}: go online (see HF_HUB_OFFLINE, HF_ENDPOINT, `local_files_only`), or give a folder that exists"
         ) from error
     except errors.EntryNotFoundError as error:
         if not required:
@@ -282,6 +285,6 @@ def _hub_listing(repo_id: str, revision: str | None, token: str | bool | None) -
     return ""
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
