@@ -253,7 +253,7 @@ def _download(
         answer = f" ({_first_line(error.__cause__)})" if error.__cause__ else ""
         raise ConnectionError(
             f"{at} is no folder here, its {inner!r} is not in the local cache, and the hub was not asked or gave no "
-            f"file{answer}: go online (see HF_HUB_OFFLINE, HF_ENDPOINT, `local_files_only`), or give a folder that exists"
+            f"file{answer}: go online (see HF_HUB_OFFLINE, HF_ENDPOINT, `local_files_only`), or name a folder"
         ) from error
     except errors.EntryNotFoundError as error:
         if not required:
