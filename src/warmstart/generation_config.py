@@ -7,10 +7,10 @@ import difflib
 import json
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
-from .hub import find_file, hub_options, read_json
+from warmstart.folder import finish_saves, write_folder
+from warmstart.hub import find_file, hub_options, read_json
 
 CONFIG_FILE = "generation_config.json"
 
@@ -32,7 +32,7 @@ class GenerationConfig:
 
     What was set explicitly is stored, and only that; a setting that was not reads as its default in :attr:`DEFAULTS`.
     So the settings of a checkpoint, of a model and of one call can be laid over each other without a default of the one
-    hiding a value of the other. Names outside the table are kept and written back, as files of other versions have them.
+    hiding a value of the other. Names outside the table are kept and written back.
 
     Raises:
         ValueError: a value is out of range, or settings contradict each other; see :meth:`validate`.
@@ -168,8 +168,8 @@ class GenerationConfig:
         wanted_sequences, beams = self.num_return_sequences or 1, self.num_beams or 1
         if wanted_sequences > 1 and beams == 1 and not self.do_sample:
             raise ValueError(
-                f"num_return_sequences={wanted_sequences} with num_beams=1 and do_sample=False: greedy search finds one "
-                "sequence; set num_beams or do_sample=True"
+                f"num_return_sequences={wanted_sequences} with num_beams=1 and do_sample=False: greedy search finds "
+                "one sequence; set num_beams or do_sample=True"
             )
         if wanted_sequences > beams > 1:
             raise ValueError(
@@ -230,12 +230,13 @@ class GenerationConfig:
     ) -> Any:
         """Read ``generation_config.json`` of a folder or a hub repository.
 
-        ``kwargs``: the hub's (revision, cache_dir, token, local_files_only, force_download, subfolder), settings that are
-        laid over the file's, and ``return_unused_kwargs``.
+        ``kwargs``: the hub's (revision, cache_dir, token, local_files_only, force_download, subfolder), settings that
+        are laid over the file's, and ``return_unused_kwargs``.
 
         Raises:
             FileNotFoundError: there is no such file; OSError: it is not JSON; ValueError: a setting is out of range.
         """
+        finish_saves(name_or_path)
         path = find_file(name_or_path, config_file_name or CONFIG_FILE, **hub_options(kwargs))
         assert path is not None
         try:
@@ -257,15 +258,7 @@ class GenerationConfig:
             OSError: the folder cannot be written.
         """
         self.validate()
-        text = self.to_json_string()
-        path = Path(save_directory) / (config_file_name or CONFIG_FILE)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
-            beside.write_text(text, encoding="utf-8")
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+        write_folder(save_directory, {config_file_name or CONFIG_FILE: self.to_json_string().encode()})
 
 
 def _is_count(least: int) -> Callable[[Any], bool]:

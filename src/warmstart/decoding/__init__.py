@@ -1,0 +1,6 @@
+"""The decoding algorithms, written once over a small array namespace: settings, processors, sampling, beams, stopping.
+
+Nothing here knows a framework. A driver (one per framework) runs the model, and calls, once per token, pure functions
+``(state, scores) -> state`` whose arrays keep their shapes, so that the loop may be Python's, ``lax.while_loop`` or
+``tf.while_loop``.
+"""

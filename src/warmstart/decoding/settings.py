@@ -1,0 +1,209 @@
+"""From the settings of a model and of one call to what `generate` does: lengths, strategy and token ids, filled in."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from warmstart.generation_config import GenerationConfig
+
+_UNSUPPORTED = (
+    "stop_strings",
+    "num_beam_groups",
+    "diversity_penalty",
+    "penalty_alpha",
+    "dola_layers",
+    "constraints",
+    "force_words_ids",
+    "encoder_repetition_penalty",
+    "encoder_no_repeat_ngram_size",
+    "exponential_decay_length_penalty",
+    "remove_invalid_values",
+    "renormalize_logits",
+    "sequence_bias",
+    "token_healing",
+    "guidance_scale",
+    "watermarking_config",
+    "prompt_lookup_num_tokens",
+    "assistant_early_exit",
+    "return_legacy_cache",
+)
+_UNSUPPORTED_SAMPLING = ("typical_p", "epsilon_cutoff", "eta_cutoff")
+_ONLY_SAMPLING = ("temperature", "top_k", "top_p", "min_p")
+_ONLY_BEAMS = ("length_penalty", "early_stopping")
+
+_KEPT_IF_NONE = ("max_length", "num_beams", "num_return_sequences", "do_sample", "early_stopping", "use_cache")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One call of `generate`. Lengths count the prompt (a start token, or more)."""
+
+    prompt_length: int
+    max_length: int
+    min_length: int
+    beams: int
+    sequences: int  # returned for each source
+    sample: bool
+    eos: tuple[int, ...]
+    pad: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of the decoder for each source."""
+        return self.beams if self.beams > 1 else self.sequences
+
+
+def lay_over(
+    model: GenerationConfig, given: GenerationConfig | None, call: Mapping[str, Any]
+) -> tuple[GenerationConfig, dict[str, Any]]:
+    """The settings of a call: its keywords, over the `generation_config` it was given, over the model's own.
+
+    None switches off a setting that can be off (`top_k=None`), and is passed over where it cannot (`num_beams=None`).
+    Returned with them: the keywords that are no settings.
+    """
+    merged = model.explicit()
+    if given is not None:
+        merged.update({name: value for name, value in given.explicit().items() if value is not None})
+    rest = {}
+    for name, value in call.items():
+        if name not in GenerationConfig.DEFAULTS:
+            rest[name] = value
+        elif value is not None or name not in _KEPT_IF_NONE:
+            merged[name] = value
+    for name, value in merged.items():
+        default = GenerationConfig.DEFAULTS.get(name)
+        if value is None and default is not None:
+            merged[name] = 0 if name == "top_k" else default
+    return GenerationConfig(**merged), rest
+
+
+def resolve(
+    config: GenerationConfig,
+    call: Collection[str],
+    *,
+    prompt_length: int,
+    encoder_decoder: bool,
+    positions: int | None = None,
+) -> Plan:
+    """Work out one call. `call` names the settings that were arguments of it; `positions` is how many tokens a model
+    without an encoder can hold, if that is bounded.
+
+    Raises:
+        ValueError: a setting is not supported yet, settings contradict each other or the prompt, or a token id is
+            missing; the message names them and says what to set.
+    """
+    _refuse_unsupported(config)
+    _warn_of_idle(config, call)
+    max_length = _max_length(config, call, prompt_length, encoder_decoder, positions)
+    min_length = config.min_length
+    if config.min_new_tokens is not None:
+        min_length = prompt_length + config.min_new_tokens
+    if min_length > max_length:
+        least = "min_length" if config.min_new_tokens is None else "min_new_tokens plus the prompt"
+        most = "max_length" if config.max_new_tokens is None else "max_new_tokens plus the prompt"
+        raise ValueError(
+            f"{least} is {min_length} tokens, more than {most}, {max_length}: lower the one or raise the other"
+        )
+    eos = _eos(config, call)
+    return Plan(
+        prompt_length=prompt_length,
+        max_length=int(max_length),
+        min_length=int(min_length),
+        beams=int(config.num_beams),
+        sequences=int(config.num_return_sequences),
+        sample=bool(config.do_sample),
+        eos=eos,
+        pad=_pad(config, eos, encoder_decoder),
+    )
+
+
+def start_ids(config: GenerationConfig) -> list[int] | int:
+    """The token a decoder starts with, or one for each source.
+
+    Raises:
+        ValueError: neither `decoder_start_token_id` nor `bos_token_id` is set.
+    """
+    start = config.decoder_start_token_id
+    if start is None:
+        start = config.bos_token_id
+    if start is None:
+        raise ValueError(
+            "decoder_start_token_id is not set, so there is no token for the decoder to start with: set "
+            "model.config.decoder_start_token_id to the id of the decoder tokenizer's start token (its cls or bos "
+            "token), or pass decoder_start_token_id=... to generate()"
+        )
+    ids = token_ids(start, "decoder_start_token_id")
+    return ids[0] if not hasattr(start, "__len__") else list(ids)
+
+
+def token_ids(value: Any, name: str) -> tuple[int, ...]:
+    """One id, a sequence or an array of them, as a tuple."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    ids = tuple(value) if isinstance(value, (list, tuple, set, frozenset)) else (value,)
+    if not all(isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in ids):
+        raise ValueError(f"{name}={value!r}: token ids are whole numbers, 0 or more")
+    return ids
+
+
+def _refuse_unsupported(config: GenerationConfig) -> None:
+    names = _UNSUPPORTED + (_UNSUPPORTED_SAMPLING if config.do_sample else ())
+    for name in names:
+        value, default = getattr(config, name), GenerationConfig.DEFAULTS[name]
+        if value is not None and value != default:
+            raise ValueError(f"{name}={value!r} is not supported yet; leave it at its default, {default!r}")
+
+
+def _warn_of_idle(config: GenerationConfig, call: Collection[str]) -> None:
+    """Warn of arguments that change nothing; those of a checkpoint's file may well be meant for another strategy."""
+    idle = [name for name in _ONLY_SAMPLING if not config.do_sample]
+    idle += [name for name in _ONLY_BEAMS if config.num_beams == 1]
+    idle = [name for name in idle if name in call and getattr(config, name) != GenerationConfig.DEFAULTS[name]]
+    idle = [name for name in idle if not (name == "top_k" and config.top_k == 0)]
+    if idle:
+        needs = "do_sample=True" if idle[0] in _ONLY_SAMPLING else "num_beams above 1"
+        warnings.warn(f"{', '.join(idle)} has no effect without {needs}", UserWarning, stacklevel=4)
+
+
+def _max_length(
+    config: GenerationConfig, call: Collection[str], prompt_length: int, encoder_decoder: bool, positions: int | None
+) -> int:
+    default = GenerationConfig.DEFAULTS["max_length"]
+    if config.max_new_tokens is not None:
+        return prompt_length + int(config.max_new_tokens)
+    if "max_length" not in call and config.max_length == default:
+        # not chosen by anyone: so many new tokens, as far as the model's positions go
+        return min(prompt_length + default, positions or prompt_length + default)
+    if config.max_length <= prompt_length:
+        prompt = "decoder_input_ids" if encoder_decoder else "input_ids"
+        raise ValueError(
+            f"max_length={config.max_length} leaves no room for new tokens: {prompt} already holds {prompt_length}; "
+            "raise it, or set max_new_tokens"
+        )
+    return int(config.max_length)
+
+
+def _eos(config: GenerationConfig, call: Collection[str]) -> tuple[int, ...]:
+    if config.eos_token_id is not None:
+        return token_ids(config.eos_token_id, "eos_token_id")
+    if "eos_token_id" in call:
+        return ()
+    raise ValueError(
+        "eos_token_id is not set, so generation would not know where to end: set model.config.eos_token_id to the id "
+        "of the decoder tokenizer's end token (its sep or eos token), or pass eos_token_id=... to generate() (None "
+        "there goes on to the maximal length)"
+    )
+
+
+def _pad(config: GenerationConfig, eos: tuple[int, ...], encoder_decoder: bool) -> int:
+    if config.pad_token_id is not None:
+        return token_ids(config.pad_token_id, "pad_token_id")[0]
+    if eos and not encoder_decoder:
+        return eos[0]  # causal language models often have none; here it only fills what ended early
+    raise ValueError(
+        "pad_token_id is not set, so there is nothing to fill rows with that end early: set model.config.pad_token_id "
+        "to the id of the decoder tokenizer's pad token (its eos token, if it has no other), or pass pad_token_id=... "
+        "to generate()"
+    )
