@@ -16,7 +16,9 @@ PUBLIC_NAMES = [name for names in warmstart._NAMES_BY_MODULE.values() for name i
 
 def python(code: str) -> str:
     """What a fresh interpreter prints when it runs the code."""
-    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 def test_import_loads_nothing_and_takes_under_100_ms():
