@@ -127,7 +127,7 @@ def _with_finished(
     new = ended & (xp.arange(settings.candidates) < settings.beams)
     scores = scores / xp.to_float(at - settings.prompt_length) ** settings.length_penalty
     if settings.early_stopping is True:
-        scores = scores + xp.to_float(xp.all(state.is_found, 1, True)) * LOW
+        scores = scores + xp.to_float(xp.all(state.is_found, 1, keepdims=True)) * LOW
     scores = scores + xp.to_float(~state.improvable) * LOW
     scores = scores + xp.to_float(~new) * LOW
     merged, order = xp.top_k(xp.concat([state.found_scores, scores], 1), settings.beams)
@@ -146,8 +146,8 @@ def _improvable(
     longest = settings.early_stopping == "never" and settings.length_penalty > 0
     length = (settings.max_length if longest else at) - settings.prompt_length
     possible = running[:, :1] / xp.to_float(length) ** settings.length_penalty
-    worst = xp.where(is_found, xp.min(found_scores, 1, True), LOW)
-    return xp.any(possible > worst, 1, True)
+    worst = xp.where(is_found, xp.min(found_scores, 1, keepdims=True), LOW)
+    return xp.any(possible > worst, 1, keepdims=True)
 
 
 def finish(xp: Arrays, state: Beams, sequences: int) -> tuple[Array, Array, Array, Array]:

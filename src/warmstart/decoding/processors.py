@@ -213,7 +213,7 @@ def top_p(xp: Arrays, p: float, keep: int = 1) -> Processor:
         unlikely = xp.cumsum(xp.softmax(ascending)) <= 1 - p
         unlikely = unlikely & (xp.arange(vocabulary) < vocabulary - keep)
         # what is unlikely comes first, so their number is where the rest begins
-        least = xp.take(ascending, xp.sum(unlikely, 1, True))
+        least = xp.take(ascending, xp.sum(unlikely, 1, keepdims=True))
         return xp.where(scores < least, NEVER, scores)
 
     return Processor("top_p", apply)
@@ -224,7 +224,7 @@ def min_p(xp: Arrays, p: float, keep: int = 1) -> Processor:
 
     def apply(scores: Array, ids: Array, at: Position) -> Array:
         probabilities = xp.softmax(scores)
-        unlikely = probabilities < p * xp.max(probabilities, 1, True)
+        unlikely = probabilities < p * xp.max(probabilities, 1, keepdims=True)
         return xp.where(unlikely & (scores < _kth(xp, scores, keep)), NEVER, scores)
 
     return Processor("min_p", apply)

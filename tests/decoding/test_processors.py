@@ -1,0 +1,191 @@
+"""Each logits processor against the one of `transformers`, in torch and in numpy."""
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from warmstart.decoding import processors
+from warmstart.decoding.processors import Processor, process
+from warmstart.generation_config import GenerationConfig
+
+VOCABULARY = 11
+TOKEN = st.integers(0, VOCABULARY - 1)
+TOKENS = st.lists(TOKEN, min_size=1, max_size=4, unique=True)
+SHARE = st.floats(0.01, 0.99)
+# few distinct ids, so that tokens and n-grams repeat; scores without ties, as those of a model
+IDS = st.integers(1, 9).flatmap(
+    lambda length: st.lists(st.lists(st.integers(0, 3), min_size=length, max_size=length), min_size=1, max_size=3)
+)
+SEED = st.integers(0, 2**31)
+WORD = st.lists(st.integers(0, 3), min_size=1, max_size=4)
+
+# name: how the settings are drawn, ours (xp, values), theirs (values)
+PAIRS = {
+    "repetition_penalty": (
+        st.floats(0.1, 5),
+        lambda xp, x: [processors.repetition_penalty(xp, x)],
+        lambda x: transformers.RepetitionPenaltyLogitsProcessor(x),
+    ),
+    "no_repeat_ngram_size": (
+        st.integers(1, 4),
+        lambda xp, x: [processors.no_repeat_ngram(xp, x)],
+        lambda x: transformers.NoRepeatNGramLogitsProcessor(x),
+    ),
+    "bad_words_ids": (
+        st.lists(WORD, min_size=1, max_size=5),
+        lambda xp, x: processors.bad_words(xp, x, VOCABULARY),
+        lambda x: transformers.NoBadWordsLogitsProcessor(x),
+    ),
+    "suppress_tokens": (
+        TOKENS,
+        lambda xp, x: [processors.forbid(xp, x, VOCABULARY)],
+        lambda x: transformers.SuppressTokensLogitsProcessor(x),
+    ),
+    "begin_suppress_tokens": (
+        TOKENS,
+        lambda xp, x: [processors.only(processors.forbid(xp, x, VOCABULARY), 3, 4)],
+        lambda x: transformers.SuppressTokensAtBeginLogitsProcessor(x, 3),
+    ),
+    "min_length": (
+        st.tuples(st.integers(0, 6), TOKENS),
+        lambda xp, x: [processors.only(processors.forbid(xp, x[1], VOCABULARY), 0, x[0])],
+        lambda x: transformers.MinLengthLogitsProcessor(x[0], x[1]),
+    ),
+    "forced_bos_token_id": (
+        TOKEN,
+        lambda xp, x: [processors.only(processors.force(xp, [x], VOCABULARY, "forced_bos_token_id"), 1, 2)],
+        lambda x: transformers.ForcedBOSTokenLogitsProcessor(x),
+    ),
+    "forced_eos_token_id": (
+        TOKENS,
+        lambda xp, x: [processors.only(processors.force(xp, x, VOCABULARY, "forced_eos_token_id"), 4, 5)],
+        lambda x: transformers.ForcedEOSTokenLogitsProcessor(5, x),
+    ),
+    "temperature": (
+        st.floats(0.1, 9),
+        lambda xp, x: [processors.temperature(xp, x)],
+        lambda x: transformers.TemperatureLogitsWarper(x),
+    ),
+    "top_k": (
+        st.tuples(st.integers(1, 15), st.integers(1, 3)),
+        lambda xp, x: [processors.top_k(xp, *x)],
+        lambda x: transformers.TopKLogitsWarper(x[0], min_tokens_to_keep=x[1]),
+    ),
+    "top_p": (
+        st.tuples(SHARE, st.integers(1, 3)),
+        lambda xp, x: [processors.top_p(xp, *x)],
+        lambda x: transformers.TopPLogitsWarper(x[0], min_tokens_to_keep=x[1]),
+    ),
+    "min_p": (
+        st.tuples(SHARE, st.integers(1, 3)),
+        lambda xp, x: [processors.min_p(xp, *x)],
+        lambda x: transformers.MinPLogitsWarper(x[0], min_tokens_to_keep=x[1]),
+    ),
+}
+
+
+@pytest.fixture
+def as_array(zoo):
+    return zoo.as_array
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_processor_equals_the_one_of_transformers(name, zoo, as_array):
+    values_of, make_ours, make_theirs = PAIRS[name]
+
+    @settings(deadline=None, max_examples=40, derandomize=True)
+    @given(values=values_of, ids=IDS, seed=SEED)
+    def check(values, ids, seed):
+        ids = np.array(ids)
+        rows, at = ids.shape
+        scores = np.random.default_rng(seed).normal(0, 3, (rows, VOCABULARY)).astype(np.float32)
+        expected = make_theirs(values)(torch.tensor(ids), torch.tensor(scores)).numpy()
+        # the same from a buffer with room, and garbage in it
+        buffer = np.concatenate([ids, np.random.default_rng(seed).integers(0, 4, (rows, 3))], 1)
+        for xp in (zoo.TorchArrays(), zoo.NumpyArrays()):
+            ours = make_ours(xp, values)
+            for held in (ids, buffer):
+                got = process(xp, ours, as_array(xp, scores), as_array(xp, held), at)
+                np.testing.assert_allclose(np.asarray(got), expected, rtol=1e-5)
+        # a position that is an array, as inside a compiled loop
+        xp = zoo.StrictArrays()
+        arrays = (as_array(xp, x) for x in (scores, buffer, np.array(at)))
+        np.testing.assert_allclose(np.asarray(process(xp, make_ours(xp, values), *arrays)), expected, rtol=1e-5)
+
+    check()
+
+
+def test_window_of_a_processor(xp, as_array):
+    one = Processor("one", lambda scores, ids, at: scores + 1, 2, 4)
+    scores, ids = as_array(xp, np.zeros((1, 2), np.float32)), as_array(xp, np.zeros((1, 9), int))
+    for position in (int, lambda at: as_array(xp, np.array(at))):
+        got = [np.asarray(process(xp, [one], scores, ids, position(at))) for at in range(6)]
+        assert [x[0, 0] for x in got] == [0, 0, 1, 1, 0, 0]
+
+
+def test_top_p_of_equal_scores_keeps_them_all(xp, as_array):
+    scores = as_array(xp, np.array([[1.0, 1.0, 0.0]], np.float32))
+    kept = np.asarray(processors.top_p(xp, 0.3).apply(scores, None, 1))
+    np.testing.assert_array_equal(kept, np.array([[1, 1, -np.inf]], np.float32))
+
+
+@pytest.mark.parametrize(
+    "name, value", [("suppress_tokens", [3, 11]), ("bad_words_ids", [[1, 11]]), ("forced_eos_token_id", 11)]
+)
+def test_ids_outside_the_vocabulary_are_named(name, value, zoo):
+    config = GenerationConfig(**{name: value}, eos_token_id=2, pad_token_id=0)
+    plan = zoo.resolve(config, (), prompt_length=1, encoder_decoder=True)
+    with pytest.raises(ValueError, match=rf"{name} has token ids outside the vocabulary: \[11\].*0 to 10"):
+        processors.processors_for(zoo.TorchArrays(), config, plan, VOCABULARY)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"), [({"temperature": 0.0}, "temperature=0.0"), ({"top_k": -1}, "top_k=-1")]
+)
+def test_sampling_settings_that_make_no_sense(setting, message, zoo):
+    config = GenerationConfig(**setting, do_sample=True, eos_token_id=2, pad_token_id=0)
+    plan = zoo.resolve(config, (), prompt_length=1, encoder_decoder=True)
+    with pytest.raises(ValueError, match=message):
+        processors.processors_for(zoo.TorchArrays(), config, plan, VOCABULARY)
+
+
+def test_order_is_that_of_transformers(zoo):
+    config = GenerationConfig(
+        repetition_penalty=1.2,
+        no_repeat_ngram_size=2,
+        bad_words_ids=[[5], [2], [5, 6]],
+        min_length=4,
+        forced_bos_token_id=3,
+        forced_eos_token_id=2,
+        suppress_tokens=[7],
+        begin_suppress_tokens=[8],
+        do_sample=True,
+        temperature=0.5,
+        top_p=0.9,
+        min_p=0.1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    plan = zoo.resolve(config, (), prompt_length=1, encoder_decoder=True)
+    same = [Processor(name, lambda scores, ids, at: scores) for name in ("prefix", "own")]
+    chain = processors.processors_for(zoo.TorchArrays(), config, plan, VOCABULARY, prefix=same[0], custom=same[1:])
+    assert [x.name for x in chain] == [
+        "repetition_penalty",
+        "no_repeat_ngram_size",
+        "bad_words_ids",
+        "bad_words_ids",
+        "eos_token_id",
+        "prefix",
+        "forced_bos_token_id",
+        "forced_eos_token_id",
+        "suppress_tokens",
+        "begin_suppress_tokens",
+        "own",
+        "temperature",
+        "top_k",
+        "top_p",
+        "min_p",
+    ]

@@ -1,0 +1,177 @@
+"""Beam search and greedy search by themselves: against every sequence there is, and without any framework."""
+
+import ast
+import itertools
+import pathlib
+
+import numpy as np
+import pytest
+
+import warmstart.decoding
+from warmstart.decoding import beams, sampling
+from warmstart.decoding.stopping import stopping
+
+PAD, END, START = 0, 1, 2
+VOCABULARY = 5
+
+
+class Chain:
+    """A toy model: the scores of the next token depend on the source, the position and the last token."""
+
+    def __init__(self, sources, length, seed, forbidden=()):
+        shape = (sources, length, VOCABULARY, VOCABULARY)
+        logits = np.random.default_rng(seed).normal(0, 2, shape)
+        logits[..., list(forbidden)] = -np.inf
+        self.log_probabilities = (logits - np.log(np.exp(logits).sum(-1, keepdims=True))).astype(np.float32)
+
+    def scores(self, ids, at, per_source):
+        """(r, v) for ids (r, n)."""
+        rows = np.arange(len(ids))
+        return self.log_probabilities[rows // per_source, at - 1, ids[rows, at - 1]]
+
+    def all_sequences(self, source, length, penalty):
+        """Every sequence that ends with END or at the length, best first: pairs of score and tokens."""
+        found = []
+        for count in range(1, length):
+            for tokens in itertools.product(range(VOCABULARY), repeat=count):
+                if END in tokens[:-1] or (tokens[-1] != END and count < length - 1):
+                    continue
+                before = (START, *tokens)
+                score = sum(self.log_probabilities[source, i, before[i], token] for i, token in enumerate(tokens))
+                if np.isfinite(score):
+                    found.append((score / count**penalty, tokens))
+        return sorted(found, reverse=True)
+
+
+def is_hidden(xp):
+    return type(xp).__name__ == "StrictArrays"
+
+
+def search(xp, zoo, chain, sources, settings, per_step=lambda state: None):
+    prompt = zoo.as_array(xp, np.full((sources, 1), START))
+    stop = stopping(xp, [END], settings.max_length)
+    state = beams.start(xp, prompt, settings)
+    if is_hidden(xp):  # in a compiled loop the position is an array as well
+        state = state._replace(at=zoo.as_array(xp, np.array(state.at)))
+    while True:
+        ids = np.asarray(state.ids).reshape(-1, settings.max_length)
+        scores = chain.scores(ids, int(np.asarray(state.at)), settings.beams)
+        state = beams.step(xp, state, zoo.as_array(xp, scores), settings, xp.top_k, stop)
+        per_step(state)
+        if not np.asarray(state.going):
+            return state
+
+
+@pytest.mark.parametrize("penalty", [-1.0, 0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_beams_that_cover_everything_find_the_best_of_all_sequences(penalty, seed, xp, zoo):
+    sources, length = 2, 5
+    chain = Chain(sources, length, seed, forbidden=[PAD, START])
+    # two tokens may go on and one end: 2 * 2 * 2 unfinished sequences, with 3 candidates each
+    settings = beams.BeamSettings(24, 1, length, 48, PAD, penalty, "never")
+    state = search(xp, zoo, chain, sources, settings)
+    ids, scores, _, longest = (np.asarray(x) for x in beams.finish(xp, state, 6))
+    assert ids.shape == (12, length) and int(longest) <= length - 1
+    for source in range(sources):
+        for rank, (score, tokens) in enumerate(chain.all_sequences(source, length, penalty)[:6]):
+            row = source * 6 + rank
+            assert scores[row] == pytest.approx(score, rel=1e-5)
+            assert ids[row].tolist() == [START, *tokens, *[PAD] * (length - 1 - len(tokens))]
+
+
+@pytest.mark.parametrize("early_stopping", [True, False, "never"])
+def test_origins_tell_where_each_token_was_appended(early_stopping, xp, zoo):
+    chain, steps = Chain(3, 7, seed=1), []
+    settings = beams.BeamSettings(4, 1, 7, 8, PAD, 1.0, early_stopping)
+    state = search(xp, zoo, chain, 3, settings, lambda state: steps.append(np.asarray(state.ids).reshape(12, 7)))
+    ids, scores, origins, _ = (np.asarray(x) for x in beams.finish(xp, state, 4))
+    for row, tokens in enumerate(ids):
+        count = int((origins[row] >= 0).sum())
+        for i in range(1, count):  # before step i the row of origin held the tokens so far
+            assert steps[i - 1][origins[row, i]][: i + 1].tolist() == tokens[: i + 1].tolist()
+        total = sum(
+            chain.log_probabilities[row // 4, i, token, tokens[i + 1]] for i, token in enumerate(tokens[:count])
+        )
+        assert scores[row] == pytest.approx(total / count, rel=1e-5)
+
+
+def test_one_source_at_a_time_gives_the_same(xp, zoo):
+    chain = Chain(4, 8, seed=5)
+    settings = beams.BeamSettings(3, 1, 8, 6, PAD)
+    together = np.asarray(beams.finish(xp, search(xp, zoo, chain, 4, settings), 2)[0])
+    for source in range(4):
+        alone = Chain(1, 8, seed=0)
+        alone.log_probabilities = chain.log_probabilities[source : source + 1]
+        ids = np.asarray(beams.finish(xp, search(xp, zoo, alone, 1, settings), 2)[0])
+        assert ids.tolist() == together[2 * source : 2 * source + 2].tolist()
+
+
+def test_all_namespaces_search_alike(zoo):
+    chain = Chain(3, 9, seed=2)
+    settings = beams.BeamSettings(4, 1, 9, 8, PAD, 0.7)
+    results = [
+        [np.asarray(x) for x in beams.finish(xp, search(xp, zoo, chain, 3, settings), 4)]
+        for xp in (zoo.NumpyArrays(), zoo.StrictArrays(), zoo.TorchArrays())
+    ]
+    for other in results[1:]:
+        for mine, theirs in zip(results[0], other, strict=True):
+            np.testing.assert_allclose(theirs, mine, rtol=1e-5)
+
+
+def test_state_keeps_its_shapes_and_types(xp, zoo):
+    """What `lax.while_loop` and `tf.while_loop` ask of a loop's state."""
+    settings = beams.BeamSettings(4, 1, 6, 8, PAD, 1.0, True)
+    start = beams.start(xp, zoo.as_array(xp, np.full((2, 1), START)), settings)
+    shapes = {name: (tuple(x.shape), x.dtype) for name, x in start._asdict().items() if name != "at"}
+    seen = []
+    search(
+        xp,
+        zoo,
+        Chain(2, 6, seed=3),
+        2,
+        settings,
+        lambda state: seen.append(
+            {name: (tuple(x.shape), x.dtype) for name, x in state._asdict().items() if name != "at"}
+        ),
+    )
+    assert len(seen) > 1 and all(step == shapes for step in seen)
+
+
+def test_greedy_takes_the_likeliest_token_until_the_end(xp, zoo):
+    chain = Chain(4, 8, seed=4)
+    state = sampling.start(xp, zoo.as_array(xp, np.full((4, 1), START)), 8, PAD)
+    stop = stopping(xp, [END], 8)
+    shapes = (tuple(state.ids.shape), state.ids.dtype, tuple(state.done.shape), state.done.dtype)
+    if is_hidden(xp):
+        state = state._replace(at=zoo.as_array(xp, np.array(1)))
+    for at in range(1, 8):
+        scores = chain.scores(np.asarray(state.ids), at, 1)
+        state = sampling.step(xp, state, zoo.as_array(xp, scores), xp.argmax, stop, PAD)
+        assert (tuple(state.ids.shape), state.ids.dtype, tuple(state.done.shape), state.done.dtype) == shapes
+    assert np.asarray(state.done).all()
+    lengths = set()
+    for row, ids in enumerate(np.asarray(state.ids).tolist()):
+        expected = [START]
+        while expected[-1] != END and len(expected) < 8:
+            at = len(expected)
+            expected.append(int(chain.log_probabilities[row, at - 1, expected[-1]].argmax()))
+        lengths.add(len(expected))
+        assert ids == expected + [PAD] * (8 - len(expected))
+    assert len(lengths) > 1, "the rows should end at different lengths, or padding is not seen"
+
+
+def test_a_rule_of_the_callers_ends_a_row(xp, zoo):
+    stop = stopping(xp, [END], 99, [lambda ids, new, at: new == 4])
+    ids, new = zoo.as_array(xp, np.zeros((3, 9), int)), zoo.as_array(xp, np.array([END, 4, 3]))
+    assert np.asarray(stop(ids, new, 5)).tolist() == [True, True, False]
+    assert np.asarray(stop(ids, new, 99)).tolist() == [True, True, True]
+
+
+def test_decoding_imports_no_framework():
+    for path in pathlib.Path(warmstart.decoding.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                module = node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
+                root = module.split(".")[0]
+                assert root in ("__future__", "collections", "dataclasses", "typing", "warnings", "warmstart"), path
+                assert not module.startswith(("warmstart.torch", "warmstart.flax", "warmstart.tf")), path
