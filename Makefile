@@ -57,7 +57,7 @@ clean: ## remove the environments and what the tools left
 # finds it there. Without build isolation the build tools are pinned too. A stamp file says which pins are installed.
 
 .venv/.torch: requirements/torch.txt
-	$(PYTHON) -m venv .venv
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(BIN)/python $(PIP) -r requirements/torch.txt
 	@touch $@
 
@@ -71,7 +71,7 @@ clean: ## remove the environments and what the tools left
 	@touch $@
 
 .venv-v5/.test: requirements/torch.txt requirements/test-v5.txt pyproject.toml
-	$(PYTHON) -m venv .venv-v5
+	test -x $(BIN5)/pip || $(PYTHON) -m venv .venv-v5
 	$(BIN5)/python $(PIP) -r requirements/torch.txt
 	$(BIN5)/python $(PIP) --no-build-isolation -r requirements/test-v5.txt
 	$(BIN5)/python $(PIP) --no-build-isolation --no-deps -e .
