@@ -1,0 +1,1 @@
+"""Files <-> named arrays: readers, writer, and the names that weights have on disk."""

@@ -1,0 +1,78 @@
+"""Shares the weights of a checkpoint out over safetensors files, and says which older files they replace."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from warmstart.folder import Content
+
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+# An earlier save's weights: a folder holds one set.
+OLD_WEIGHTS = (
+    r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?",
+    r"pytorch_model(-\d+-of-\d+)?\.bin(\.index\.json)?",
+)
+
+
+def split_shards(sizes: Mapping[str, int], max_shard_size: int | str) -> list[list[str]]:
+    """Share names out, in order, over shards of at most `max_shard_size` bytes (a number, or text such as "5GB").
+
+    >>> split_shards({"a": 3, "b": 3, "c": 1}, 4)
+    [['a'], ['b', 'c']]
+    """
+    limit, shards, used = size_in_bytes(max_shard_size), [], 0
+    for name, size in sizes.items():
+        if not shards or used + size > limit:
+            shards.append([])
+            used = 0
+        shards[-1].append(name)
+        used += size
+    return shards
+
+
+def size_in_bytes(size: int | str) -> int:
+    """A size such as 100, "200MB" or "5GB" in bytes.
+
+    >>> size_in_bytes("200MB")
+    200000000
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?B?)\s*", str(size).upper())
+    if not found or found[2] not in _UNITS or float(found[1]) <= 0:
+        raise ValueError(f"max_shard_size {size!r} is not a size; give a number of bytes or text such as '5GB'")
+    return int(float(found[1]) * _UNITS[found[2]])
+
+
+def shard_names(count: int, suffix: str = "safetensors") -> list[str]:
+    """File names of so many shards; one shard has the plain name.
+
+    >>> shard_names(1), shard_names(2)[1]
+    (['model.safetensors'], 'model-00002-of-00002.safetensors')
+    """
+    stem = "model" if suffix == "safetensors" else "pytorch_model"
+    if count == 1:
+        return [f"{stem}.{suffix}"]
+    return [f"{stem}-{number:05d}-of-{count:05d}.{suffix}" for number in range(1, count + 1)]
+
+
+def weight_files(
+    sizes: Mapping[str, int],
+    save: Callable[[list[str], Path], None],
+    max_shard_size: int | str,
+    suffix: str = "safetensors",
+) -> dict[str, Content]:
+    """The files of a checkpoint's weights: shards, each written by `save(names, path)`, and the index of several."""
+    shards = split_shards(sizes, max_shard_size)
+    filenames = shard_names(len(shards), suffix)
+
+    def write(names: list[str]) -> Callable[[Path], None]:
+        return lambda path: save(names, path)
+
+    files: dict[str, Content] = {filename: write(names) for filename, names in zip(filenames, shards)}
+    if len(shards) > 1:
+        weight_map = {name: filename for filename, names in zip(filenames, shards) for name in names}
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
+        files[f"{shard_names(1, suffix)[0]}.index.json"] = (json.dumps(index, indent=2, sort_keys=True) + "\n").encode()
+    return files

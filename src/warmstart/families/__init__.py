@@ -1,0 +1,44 @@
+"""The table of families: which `model_type` is described in which file."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from warmstart.config import PretrainedConfig
+    from warmstart.families.entry import Family
+
+# model_type -> the module that describes it; the module's FAMILIES holds the entry
+MODULES = {
+    "bart": "bart",
+    "bert": "bert",
+    "bert-generation": "bert_generation",
+    "camembert": "roberta",
+    "gpt2": "gpt2",
+    "llama": "llama",
+    "mistral": "llama",
+    "qwen2": "llama",
+    "qwen3": "llama",
+    "roberta": "roberta",
+    "xlm-roberta": "roberta",
+}
+
+
+def family(model_type: str) -> Family:
+    """The family of a `model_type`.
+
+    Raises:
+        ValueError: it is not supported; the message lists those that are.
+
+    >>> family("gpt2").causal
+    True
+    """
+    if model_type not in MODULES:
+        raise ValueError(f"model_type {model_type!r} is not supported; the families are {', '.join(sorted(MODULES))}")
+    return import_module(f"warmstart.families.{MODULES[model_type]}").FAMILIES[model_type]
+
+
+def family_of(config: PretrainedConfig) -> Family:
+    """The family that a configuration belongs to."""
+    return family(config.model_type)

@@ -1,0 +1,138 @@
+"""BART (Lewis et al. 2020): its encoder, and its decoder with its own cross-attention."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from warmstart.config import PretrainedConfig
+from warmstart.families.entry import Family, Stored
+from warmstart.spec import AttentionSpec, EmbeddingSpec, HeadSpec, MLPSpec, NormSpec, StackSpec
+
+POSITION_OFFSET = 2  # BART's position table has two rows before position 0
+
+
+class BartConfig(PretrainedConfig):
+    """A BART's configuration; `is_decoder` says which of its halves is meant.
+
+    >>> BartConfig(d_model=64).hidden_size
+    64
+    """
+
+    model_type = "bart"
+    defaults = {
+        "vocab_size": 50265,
+        "max_position_embeddings": 1024,
+        "encoder_layers": 12,
+        "encoder_ffn_dim": 4096,
+        "encoder_attention_heads": 16,
+        "decoder_layers": 12,
+        "decoder_ffn_dim": 4096,
+        "decoder_attention_heads": 16,
+        "encoder_layerdrop": 0.0,
+        "decoder_layerdrop": 0.0,
+        "activation_function": "gelu",
+        "d_model": 1024,
+        "dropout": 0.1,
+        "attention_dropout": 0.0,
+        "activation_dropout": 0.0,
+        "init_std": 0.02,
+        "classifier_dropout": 0.0,
+        "scale_embedding": False,
+        "use_cache": True,
+        "pad_token_id": 1,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "is_encoder_decoder": True,
+        "decoder_start_token_id": 2,
+        "forced_eos_token_id": 2,
+    }
+    attribute_map = {
+        "hidden_size": "d_model",
+        "num_attention_heads": "encoder_attention_heads",
+        "initializer_range": "init_std",
+    }
+
+    def complete(self) -> None:
+        self.__dict__.setdefault("num_hidden_layers", self.encoder_layers)
+
+
+def bart_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
+    """The stack of one half of a BART."""
+    half = "decoder" if config.is_decoder or headed else "encoder"
+    heads = getattr(config, f"{half}_attention_heads")
+    attention = AttentionSpec(
+        heads=heads,
+        key_value_heads=heads,
+        head_size=config.d_model // heads,
+        dropout=config.attention_dropout,
+        pruned=config.pruned_heads,
+    )
+    return StackSpec(
+        family=config.model_type,
+        hidden_size=config.d_model,
+        layers=getattr(config, f"{half}_layers"),
+        embedding=EmbeddingSpec(
+            vocabulary=config.vocab_size,
+            size=config.d_model,
+            positions=config.max_position_embeddings,
+            position_offset=POSITION_OFFSET,
+            norm=True,
+            scale=math.sqrt(config.d_model) if config.scale_embedding else 1.0,
+            padding_id=config.pad_token_id,
+            dropout=config.dropout,
+        ),
+        attention=attention,
+        cross_attention=attention if half == "decoder" and config.add_cross_attention else None,
+        cross_attention_size=config.cross_attention_hidden_size or config.d_model,
+        mlp=MLPSpec(getattr(config, f"{half}_ffn_dim"), config.activation_function, dropout=config.activation_dropout),
+        norm=NormSpec("layer", 1e-5),
+        head=HeadSpec(tied=config.tie_word_embeddings) if headed else None,
+        causal=half == "decoder",
+        dropout=config.dropout,
+        layer_drop=getattr(config, f"{half}_layerdrop"),
+        initializer_range=config.init_std,
+        positions=config.max_position_embeddings,
+    )
+
+
+BART_NAMES: dict[str, str | Stored] = {
+    "embeddings.token": Stored("embed_tokens", aliases=("/model.shared", "/shared")),
+    "embeddings.position": "embed_positions",
+    "embeddings.norm": "layernorm_embedding",
+    "layers.{}.attention.query": "layers.{}.self_attn.q_proj",
+    "layers.{}.attention.key": "layers.{}.self_attn.k_proj",
+    "layers.{}.attention.value": "layers.{}.self_attn.v_proj",
+    "layers.{}.attention.output": "layers.{}.self_attn.out_proj",
+    "layers.{}.attention_norm": "layers.{}.self_attn_layer_norm",
+    "layers.{}.cross_attention.query": "layers.{}.encoder_attn.q_proj",
+    "layers.{}.cross_attention.key": "layers.{}.encoder_attn.k_proj",
+    "layers.{}.cross_attention.value": "layers.{}.encoder_attn.v_proj",
+    "layers.{}.cross_attention.output": "layers.{}.encoder_attn.out_proj",
+    "layers.{}.cross_attention_norm": "layers.{}.encoder_attn_layer_norm",
+    "layers.{}.mlp.up": "layers.{}.fc1",
+    "layers.{}.mlp.down": "layers.{}.fc2",
+    "layers.{}.mlp_norm": "layers.{}.final_layer_norm",
+    "head.output": "/lm_head",
+}
+
+
+def bart_names(config: PretrainedConfig) -> Mapping[str, str | Stored]:
+    """BART's weight names."""
+    return BART_NAMES
+
+
+FAMILIES = {
+    "bart": Family(
+        model_type="bart",
+        config=BartConfig,
+        spec=bart_spec,
+        names=bart_names,
+        head_prefix="model.decoder.",
+        architectures={"base": "BartModel", "causal": "BartForCausalLM"},
+        prefixes=("", "encoder.", "model.encoder."),
+        decoder_prefixes=("model.decoder.", "decoder.", ""),
+        alone_prefix="encoder.",
+        left_out=(r"^final_logits_bias$", r"(^|\.)version$", r"^classification_head\."),
+    )
+}

@@ -1,0 +1,66 @@
+"""BertGeneration (Rothe et al. 2020): BERT's stack without token types, with a plain head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from warmstart.config import PretrainedConfig
+from warmstart.families.bert import BERT_DEFAULTS, BERT_LEFT_OUT, BERT_STACK, OLD_NORMS, bert_spec
+from warmstart.families.entry import Family, Stored
+from warmstart.spec import HeadSpec, StackSpec
+
+
+class BertGenerationConfig(PretrainedConfig):
+    """A BertGeneration's configuration.
+
+    >>> BertGenerationConfig().num_hidden_layers
+    24
+    """
+
+    model_type = "bert-generation"
+    defaults = {
+        **{
+            name: value
+            for name, value in BERT_DEFAULTS.items()
+            if name not in ("type_vocab_size", "classifier_dropout")
+        },
+        "vocab_size": 50358,
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+        "bos_token_id": 2,
+        "eos_token_id": 1,
+    }
+
+
+def bert_generation_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
+    """BERT's stack without token types; the head is the vocabulary alone."""
+    spec = bert_spec(config, headed)
+    head = HeadSpec(bias=True, tied=config.tie_word_embeddings) if headed else None
+    return replace(spec, embedding=replace(spec.embedding, token_types=0), head=head)
+
+
+def bert_generation_names(config: PretrainedConfig) -> Mapping[str, str | Stored]:
+    """BertGeneration's weight names."""
+    return {
+        **BERT_STACK,
+        "head.output.weight": "/lm_head.decoder.weight",
+        "head.output.bias": Stored("/lm_head.bias", aliases=("/lm_head.decoder.bias",)),
+    }
+
+
+FAMILIES = {
+    "bert-generation": Family(
+        model_type="bert-generation",
+        config=BertGenerationConfig,
+        spec=bert_generation_spec,
+        names=bert_generation_names,
+        head_prefix="bert.",
+        architectures={"base": "BertGenerationEncoder", "causal": "BertGenerationDecoder"},
+        prefixes=("", "bert."),
+        left_out=BERT_LEFT_OUT,
+        renamed=OLD_NORMS,
+    )
+}

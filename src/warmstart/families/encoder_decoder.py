@@ -1,0 +1,75 @@
+"""`EncoderDecoderConfig`: two configurations, one of each side, and what they share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from warmstart.config import TOKEN_IDS, PretrainedConfig
+from warmstart.families import family_of
+from warmstart.families.auto import AutoConfig
+from warmstart.generation_config import GenerationConfig
+
+
+class EncoderDecoderConfig(PretrainedConfig):
+    """The configuration of an `EncoderDecoderModel`; `encoder` and `decoder` are configurations of their own.
+
+    >>> from warmstart import BertConfig
+    >>> config = EncoderDecoderConfig.from_encoder_decoder_configs(BertConfig(), BertConfig())
+    >>> config.decoder.is_decoder, config.decoder.add_cross_attention, config.encoder.is_decoder
+    (True, True, False)
+    """
+
+    model_type = "encoder-decoder"
+
+    def __init__(self, **kwargs: Any) -> None:
+        sides = [_side(kwargs, "encoder"), _side(kwargs, "decoder")]
+        super().__init__(**{"is_encoder_decoder": True, **kwargs, "encoder": sides[0], "decoder": sides[1]})
+
+    @classmethod
+    def from_encoder_decoder_configs(
+        cls, encoder_config: PretrainedConfig, decoder_config: PretrainedConfig, **kwargs: Any
+    ) -> EncoderDecoderConfig:
+        """Join two configurations; sets `is_decoder` and `add_cross_attention` on the decoder's.
+
+        A causal language model taken as the encoder attends both ways (Zhang et al. 2025, "T5Gemma", section 2):
+        its `is_causal` becomes False in the new configuration unless it was set.
+        """
+        decoder_config.is_decoder = True
+        decoder_config.add_cross_attention = True
+        config = cls(encoder=encoder_config.to_dict(), decoder=decoder_config.to_dict(), **kwargs)
+        if config.encoder.is_causal is None and family_of(config.encoder).causal:
+            config.encoder.is_causal = False
+        return config
+
+    def merge_settings(self, settings: GenerationConfig) -> None:
+        """Take in what a `generation_config.json` says; token ids that this configuration sets stay.
+
+        A pair has no default ids, so those in its `config.json` were set by somebody, and the loss uses them; the
+        reference writes a `generation_config.json` beside them that may still hold the decoder's own.
+        """
+        own = {name: value for name in TOKEN_IDS if (value := getattr(self, name)) is not None}
+        super().merge_settings(settings)
+        self.update(own)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("encoder", "decoder") and isinstance(value, Mapping):
+            value = _configuration(value, name)
+        super().__setattr__(name, value)
+
+
+def _side(kwargs: dict[str, Any], side: str) -> PretrainedConfig:
+    if side not in kwargs:
+        raise ValueError(
+            f"EncoderDecoderConfig needs both `encoder` and `decoder`, and `{side}` is missing from {sorted(kwargs)}; "
+            "use EncoderDecoderConfig.from_encoder_decoder_configs(encoder_config, decoder_config)"
+        )
+    return _configuration(kwargs[side], side)
+
+
+def _configuration(value: Any, side: str) -> PretrainedConfig:
+    if isinstance(value, PretrainedConfig):
+        return value
+    if not isinstance(value, Mapping) or "model_type" not in value:
+        raise ValueError(f"`{side}` must be a configuration, or a dict with a `model_type`, not {value!r}")
+    return AutoConfig.for_model(**value)

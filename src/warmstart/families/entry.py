@@ -1,0 +1,51 @@
+"""What a family is: its configuration, how that becomes a `StackSpec`, and what its weights are called on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from warmstart.config import PretrainedConfig
+from warmstart.spec import StackSpec
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where a parameter of ours lies in a checkpoint.
+
+    `name` may hold `{}` for the layer. A name that starts with "/" stands outside the stack's prefix (a head's). Several
+    parameters may share one stored tensor, each one `part` of equal `parts`; Conv1D keeps its matrices `transposed`,
+    (in, out). `aliases` are other names under which real files have it; `name` is the one that is written.
+    """
+
+    name: str
+    part: int = 0
+    parts: int = 1
+    transposed: bool = False
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Family:
+    """One row of the table of architectures; it holds data and the two functions that read a configuration.
+
+    `names` maps a module or parameter of ours to the file's. `head_prefix` stands before the stack's names in a model
+    with a head. `prefixes` are those that real files have, and `decoder_prefixes` those of the decoder's half where the
+    halves differ; `alone_prefix` is written before the names of a stack that is saved by itself. `left_out` are patterns of keys that
+    real files have and no model here wants: poolers, other tasks' heads, buffers. `architectures` are the class names
+    for "base", "causal" and "masked" models. `adds_cross_attention` says that the family has none of its own.
+    """
+
+    model_type: str
+    config: type[PretrainedConfig]
+    spec: Callable[[PretrainedConfig, bool], StackSpec]
+    names: Callable[[PretrainedConfig], Mapping[str, str | Stored]]
+    head_prefix: str
+    architectures: Mapping[str, str]
+    prefixes: tuple[str, ...] = ("",)
+    decoder_prefixes: tuple[str, ...] = ()
+    alone_prefix: str = ""
+    left_out: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)  # pattern -> replacement, for keys of older files
+    causal: bool = False
+    adds_cross_attention: bool = False

@@ -1,0 +1,124 @@
+"""GPT-2 (Radford et al. 2019): pre-norm, learned positions, matrices stored (in, out), queries, keys and values in one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from warmstart.config import PretrainedConfig
+from warmstart.families.entry import Family, Stored
+from warmstart.spec import AttentionSpec, EmbeddingSpec, HeadSpec, MLPSpec, NormSpec, StackSpec
+
+
+class GPT2Config(PretrainedConfig):
+    """A GPT-2's configuration.
+
+    >>> config = GPT2Config(n_embd=64, n_head=4)
+    >>> config.hidden_size, config.num_attention_heads
+    (64, 4)
+    """
+
+    model_type = "gpt2"
+    defaults = {
+        "vocab_size": 50257,
+        "n_positions": 1024,
+        "n_embd": 768,
+        "n_layer": 12,
+        "n_head": 12,
+        "n_inner": None,
+        "activation_function": "gelu_new",
+        "resid_pdrop": 0.1,
+        "embd_pdrop": 0.1,
+        "attn_pdrop": 0.1,
+        "layer_norm_epsilon": 1e-5,
+        "initializer_range": 0.02,
+        "summary_type": "cls_index",
+        "summary_use_proj": True,
+        "summary_activation": None,
+        "summary_proj_to_labels": True,
+        "summary_first_dropout": 0.1,
+        "scale_attn_weights": True,
+        "use_cache": True,
+        "bos_token_id": 50256,
+        "eos_token_id": 50256,
+        "scale_attn_by_inverse_layer_idx": False,
+        "reorder_and_upcast_attn": False,
+    }
+    attribute_map = {
+        "hidden_size": "n_embd",
+        "max_position_embeddings": "n_positions",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+    }
+
+
+def gpt2_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
+    """The stack of a GPT-2."""
+    attention = AttentionSpec(
+        heads=config.n_head,
+        key_value_heads=config.n_head,
+        head_size=config.n_embd // config.n_head,
+        dropout=config.attn_pdrop,
+        scaled=config.scale_attn_weights,
+        scaled_by_layer=config.scale_attn_by_inverse_layer_idx,
+        pruned=config.pruned_heads,
+    )
+    return StackSpec(
+        family=config.model_type,
+        hidden_size=config.n_embd,
+        layers=config.n_layer,
+        embedding=EmbeddingSpec(
+            vocabulary=config.vocab_size, size=config.n_embd, positions=config.n_positions, dropout=config.embd_pdrop
+        ),
+        attention=attention,
+        cross_attention=attention if config.add_cross_attention else None,
+        cross_attention_size=config.cross_attention_hidden_size or config.n_embd,
+        mlp=MLPSpec(config.n_inner or 4 * config.n_embd, config.activation_function),
+        norm=NormSpec("layer", config.layer_norm_epsilon, before=True, final=True),
+        head=HeadSpec(tied=config.tie_word_embeddings) if headed else None,
+        causal=config.is_decoder or config.is_causal is not False,
+        dropout=config.resid_pdrop,
+        initializer_range=config.initializer_range,
+        residual_shrink=True,
+        positions=config.n_positions,
+    )
+
+
+GPT2_NAMES: dict[str, str | Stored] = {
+    "embeddings.token": "wte",
+    "embeddings.position": "wpe",
+    "layers.{}.attention_norm": "h.{}.ln_1",
+    "layers.{}.attention.query": Stored("h.{}.attn.c_attn", part=0, parts=3, transposed=True),
+    "layers.{}.attention.key": Stored("h.{}.attn.c_attn", part=1, parts=3, transposed=True),
+    "layers.{}.attention.value": Stored("h.{}.attn.c_attn", part=2, parts=3, transposed=True),
+    "layers.{}.attention.output": Stored("h.{}.attn.c_proj", transposed=True),
+    "layers.{}.cross_attention_norm": "h.{}.ln_cross_attn",
+    "layers.{}.cross_attention.query": Stored("h.{}.crossattention.q_attn", transposed=True),
+    "layers.{}.cross_attention.key": Stored("h.{}.crossattention.c_attn", part=0, parts=2, transposed=True),
+    "layers.{}.cross_attention.value": Stored("h.{}.crossattention.c_attn", part=1, parts=2, transposed=True),
+    "layers.{}.cross_attention.output": Stored("h.{}.crossattention.c_proj", transposed=True),
+    "layers.{}.mlp_norm": "h.{}.ln_2",
+    "layers.{}.mlp.up": Stored("h.{}.mlp.c_fc", transposed=True),
+    "layers.{}.mlp.down": Stored("h.{}.mlp.c_proj", transposed=True),
+    "final_norm": "ln_f",
+    "head.output": "/lm_head",
+}
+
+
+def gpt2_names(config: PretrainedConfig) -> Mapping[str, str | Stored]:
+    """GPT-2's weight names."""
+    return GPT2_NAMES
+
+
+FAMILIES = {
+    "gpt2": Family(
+        model_type="gpt2",
+        config=GPT2Config,
+        spec=gpt2_spec,
+        names=gpt2_names,
+        head_prefix="transformer.",
+        architectures={"base": "GPT2Model", "causal": "GPT2LMHeadModel"},
+        prefixes=("", "transformer."),
+        left_out=(r"\.(attn|crossattention)\.(bias|masked_bias)$", r"^(score|multiple_choice_head)\."),
+        causal=True,
+    )
+}

@@ -1,0 +1,81 @@
+"""RoBERTa (Liu et al. 2019), XLM-RoBERTa and CamemBERT: BERT's stack, positions counted from the padding id on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from warmstart.config import PretrainedConfig
+from warmstart.families.bert import BERT_DEFAULTS, BERT_LEFT_OUT, BERT_STACK, OLD_NORMS, bert_spec
+from warmstart.families.entry import Family, Stored
+from warmstart.spec import HeadSpec, StackSpec
+
+
+class RobertaConfig(PretrainedConfig):
+    """A RoBERTa's configuration.
+
+    >>> RobertaConfig().pad_token_id
+    1
+    """
+
+    model_type = "roberta"
+    defaults = {**BERT_DEFAULTS, "vocab_size": 50265, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+
+
+class XLMRobertaConfig(RobertaConfig):
+    """An XLM-RoBERTa's configuration."""
+
+    model_type = "xlm-roberta"
+    defaults = {**RobertaConfig.defaults, "vocab_size": 30522}
+
+
+class CamembertConfig(RobertaConfig):
+    """A CamemBERT's configuration."""
+
+    model_type = "camembert"
+    defaults = {**RobertaConfig.defaults, "vocab_size": 30522}
+
+
+def roberta_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
+    """BERT's stack; the first token stands at position `pad_token_id + 1`, and padding is not counted."""
+    spec = bert_spec(config, headed)
+    offset = (0 if config.pad_token_id is None else config.pad_token_id) + 1
+    positions = config.max_position_embeddings - offset
+    embedding = replace(spec.embedding, positions=positions, position_offset=offset, positions_skip_padding=True)
+    head = HeadSpec("gelu", bias=True, tied=config.tie_word_embeddings) if headed else None  # whatever hidden_act is
+    return replace(spec, embedding=embedding, positions=positions, head=head)
+
+
+ROBERTA_NAMES: dict[str, str | Stored] = {
+    **BERT_STACK,
+    "head.dense": "/lm_head.dense",
+    "head.norm": "/lm_head.layer_norm",
+    "head.output.weight": "/lm_head.decoder.weight",
+    "head.output.bias": Stored("/lm_head.bias", aliases=("/lm_head.decoder.bias",)),
+}
+
+
+def roberta_names(config: PretrainedConfig) -> Mapping[str, str | Stored]:
+    """RoBERTa's weight names."""
+    return ROBERTA_NAMES
+
+
+def _family(config: type[PretrainedConfig], name: str) -> Family:
+    return Family(
+        model_type=config.model_type,
+        config=config,
+        spec=roberta_spec,
+        names=roberta_names,
+        head_prefix="roberta.",
+        architectures={"base": f"{name}Model", "causal": f"{name}ForCausalLM", "masked": f"{name}ForMaskedLM"},
+        prefixes=("", "roberta."),
+        left_out=BERT_LEFT_OUT,
+        renamed=OLD_NORMS,
+    )
+
+
+FAMILIES = {
+    "roberta": _family(RobertaConfig, "Roberta"),
+    "xlm-roberta": _family(XLMRobertaConfig, "XLMRoberta"),
+    "camembert": _family(CamembertConfig, "Camembert"),
+}

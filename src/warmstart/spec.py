@@ -1,0 +1,192 @@
+"""What a transformer stack is made of, as plain data: every framework builds its block by this and nothing else."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class RotarySpec:
+    """Rotary positions (Su et al. 2021, "RoFormer", section 3.2): base, rotated size, and how long texts are scaled."""
+
+    size: int  # how many of a head's numbers are rotated
+    theta: float = 10000.0
+    scaling: dict[str, Any] = field(default_factory=dict, hash=False)
+    positions: int = 0  # the length the model was trained for, where a scaling needs it
+
+
+@dataclass(frozen=True)
+class AttentionSpec:
+    """One attention layer: heads, biases, scale, and what acts on queries and keys."""
+
+    heads: int
+    key_value_heads: int
+    head_size: int
+    bias: bool = True  # on queries, keys and values
+    output_bias: bool = True
+    dropout: float = 0.0
+    scaled: bool = True  # by 1 / sqrt(head_size)
+    scaled_by_layer: bool = False  # and by 1 / (layer + 1)
+    head_norm: bool = False  # RMSNorm over each head of queries and keys
+    rotary: RotarySpec | None = None
+    windows: tuple[int | None, ...] = ()  # per layer: how far back a token sees; () is everywhere without bound
+    pruned: dict[int, tuple[int, ...]] = field(default_factory=dict, hash=False)  # layer -> heads taken out
+
+    def scale(self, layer: int) -> float:
+        """What the scores of this layer are multiplied by."""
+        scale = self.head_size**-0.5 if self.scaled else 1.0
+        return scale / (layer + 1) if self.scaled_by_layer else scale
+
+    def window(self, layer: int) -> int | None:
+        """How many positions, itself included, a token of this layer sees backwards."""
+        return self.windows[layer] if self.windows else None
+
+    def heads_of(self, layer: int) -> tuple[int, int]:
+        """Query heads and key-value heads of a layer, after pruning."""
+        gone = len(self.pruned.get(layer, ()))
+        return self.heads - gone, self.key_value_heads - gone
+
+
+@dataclass(frozen=True)
+class EmbeddingSpec:
+    """The way in: tokens, learned positions, token types, norm, scale, projection."""
+
+    vocabulary: int
+    size: int
+    positions: int = 0  # learned positions; 0 is none
+    position_offset: int = 0  # rows of the table before position 0
+    positions_skip_padding: bool = False  # an encoder counts only tokens that are not padding (RoBERTa)
+    token_types: int = 0
+    norm: bool = False
+    scale: float = 1.0
+    padding_id: int | None = None
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class MLPSpec:
+    """The feed-forward layer: one hidden layer, gated or not."""
+
+    size: int
+    activation: str
+    gated: bool = False
+    bias: bool = True
+    dropout: float = 0.0  # on the hidden layer
+
+
+@dataclass(frozen=True)
+class NormSpec:
+    """Layer norm or RMS norm, and where it stands."""
+
+    kind: str = "layer"  # or "rms"
+    epsilon: float = 1e-12
+    before: bool = False  # before each sub-layer (pre-norm) rather than after its residual
+    final: bool = False  # one more after the last layer
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """From hidden states to logits: optionally dense, activation and norm first; then the vocabulary."""
+
+    transform: str | None = None  # the activation; None is no transform
+    bias: bool = False
+    tied: bool = True  # the output matrix is the embedding matrix
+
+
+@dataclass(frozen=True)
+class StackSpec:
+    """A whole stack: what every framework needs to build it."""
+
+    family: str
+    hidden_size: int
+    layers: int
+    embedding: EmbeddingSpec
+    attention: AttentionSpec
+    mlp: MLPSpec
+    norm: NormSpec
+    cross_attention: AttentionSpec | None = None
+    cross_attention_size: int = 0  # width of what the cross-attention reads
+    head: HeadSpec | None = None
+    causal: bool = False
+    dropout: float = 0.0  # on each sub-layer's output
+    layer_drop: float = 0.0  # share of layers skipped in training (Fan et al. 2019, "LayerDrop")
+    initializer_range: float = 0.02  # standard deviation of new weights
+    residual_shrink: bool = False  # new residual outputs divided by sqrt(2 * layers) (GPT-2, section 2.3)
+    positions: int | None = None  # the longest input; None is without bound
+
+    def initial_deviation(self, name: str) -> float:
+        """Standard deviation with which a new matrix of this name starts."""
+        if self.residual_shrink and name.endswith(("attention.output.weight", "mlp.down.weight")):
+            return self.initializer_range / math.sqrt(2 * self.layers)
+        return self.initializer_range
+
+
+def inverse_frequencies(rotary: RotarySpec) -> tuple[np.ndarray, float]:
+    """Inverse frequencies (size / 2,) in float32, and the factor on cosine and sine.
+
+    Kinds: "default"; "linear" (position interpolation, Chen et al. 2023); "llama3" (Llama 3.1's `apply_scaling`);
+    "yarn" (Peng et al. 2023, sections 3.2 to 3.4).
+
+    >>> frequencies, factor = inverse_frequencies(RotarySpec(size=4, theta=100.0))
+    >>> [round(float(x), 3) for x in frequencies], factor
+    ([1.0, 0.1], 1.0)
+    """
+    kind = rotary.scaling.get("rope_type") or rotary.scaling.get("type") or "default"
+    if kind not in _SCALINGS:
+        raise ValueError(f"rope_scaling has rope_type {kind!r}, which is not supported; use one of {sorted(_SCALINGS)}")
+    exponents = np.arange(0, rotary.size, 2, dtype=np.float32) / np.float32(rotary.size)
+    plain = (1.0 / np.float32(rotary.theta) ** exponents).astype(np.float32)
+    frequencies, factor = _SCALINGS[kind](plain, rotary)
+    return frequencies.astype(np.float32), factor
+
+
+def _default(plain: np.ndarray, rotary: RotarySpec) -> tuple[np.ndarray, float]:
+    return plain, 1.0
+
+
+def _linear(plain: np.ndarray, rotary: RotarySpec) -> tuple[np.ndarray, float]:
+    return plain / np.float32(rotary.scaling["factor"]), 1.0
+
+
+def _llama3(plain: np.ndarray, rotary: RotarySpec) -> tuple[np.ndarray, float]:
+    factor, low, high, trained = (
+        rotary.scaling[name]
+        for name in ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+    )
+    turns = trained * plain / (2 * np.pi)  # how often a frequency turns within the trained length
+    blend = np.clip((turns - low) / (high - low), 0.0, 1.0).astype(np.float32)
+    return plain / np.float32(factor) * (1 - blend) + plain * blend, 1.0
+
+
+def _yarn(plain: np.ndarray, rotary: RotarySpec) -> tuple[np.ndarray, float]:
+    scaling, size = rotary.scaling, rotary.size
+    factor = scaling["factor"]
+    trained = scaling.get("original_max_position_embeddings") or rotary.positions
+
+    def index_that_turns(times: float) -> float:
+        return size * math.log(trained / (times * 2 * math.pi)) / (2 * math.log(rotary.theta))
+
+    low, high = index_that_turns(scaling.get("beta_fast") or 32), index_that_turns(scaling.get("beta_slow") or 1)
+    if scaling.get("truncate", True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, size - 1)
+    ramp = np.clip((np.arange(size // 2, dtype=np.float32) - low) / ((high - low) or 0.001), 0.0, 1.0)
+    return plain / np.float32(factor) * ramp + plain * (1 - ramp), _yarn_magnitude(scaling, factor)
+
+
+def _yarn_magnitude(scaling: dict[str, Any], factor: float) -> float:
+    def magnitude(weight: float) -> float:
+        return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+    if (given := scaling.get("attention_factor")) is not None:
+        return float(given)
+    if scaling.get("mscale") and scaling.get("mscale_all_dim"):
+        return magnitude(scaling["mscale"]) / magnitude(scaling["mscale_all_dim"])
+    return magnitude(1.0)
+
+
+_SCALINGS = {"default": _default, "linear": _linear, "llama3": _llama3, "yarn": _yarn}

@@ -1,0 +1,1 @@
+"""The models in PyTorch: layers, stack, models and generation."""

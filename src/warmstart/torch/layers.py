@@ -1,0 +1,279 @@
+"""The layers of a transformer block, each built by its spec.
+
+Shapes: r rows, b sources (r = b * beams), t target length, s source length, h hidden size, n heads, d head size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from warmstart.spec import AttentionSpec, EmbeddingSpec, HeadSpec, MLPSpec, NormSpec, StackSpec
+from warmstart.torch.cache import LayerCache
+
+ACTIVATIONS = {
+    "gelu": F.gelu,
+    "gelu_python": F.gelu,
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_fast": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "relu": F.relu,
+    "relu2": lambda x: F.relu(x).square(),
+    "silu": F.silu,
+    "swish": F.silu,
+    "mish": F.mish,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "linear": lambda x: x,
+}
+
+
+def check_activation(name: str) -> str:
+    """The name of an activation, if it is known."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"the activation {name!r} is not supported; use one of {', '.join(sorted(ACTIVATIONS))}")
+    return name
+
+
+@dataclass
+class Mask:
+    """What a query may see: `allowed` (r or 1, 1, t or 1, s), True where it may, or None; or all before it."""
+
+    allowed: Tensor | None = None
+    causal: bool = False
+
+
+class RMSNorm(nn.Module):
+    """Root mean square norm (Zhang & Sennrich 2019), computed in fp32 whatever the weights' type."""
+
+    def __init__(self, size: int, epsilon: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.epsilon = epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.float()
+        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.epsilon)
+        return self.weight * y.to(x.dtype)
+
+
+def make_norm(size: int, spec: NormSpec) -> nn.Module:
+    """The norm that a spec asks for, over the last `size` numbers."""
+    return RMSNorm(size, spec.epsilon) if spec.kind == "rms" else nn.LayerNorm(size, spec.epsilon)
+
+
+def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn the first numbers of each head (r, n, t, d) by cosine and sine (r or 1, 1, t, rotated size)."""
+    cosine, sine = rotation
+    size = cosine.shape[-1]
+    turned = x[..., :size] if size < x.shape[-1] else x
+    left, right = turned.chunk(2, -1)
+    turned = turned * cosine + torch.cat((-right, left), -1) * sine
+    return torch.cat((turned, x[..., size:]), -1) if size < x.shape[-1] else turned
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: Mask, scale: float, dropout: float, want_weights: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Attention of queries (r, n, t, d) over keys and values (b, m, s, d), where heads n may share m and rows r share b.
+
+    Gives (r, n, t, d) and, if wanted, the weights (r, n, t, s).
+    """
+    rows, heads, length, size = query.shape
+    shared = rows // key.shape[0]
+    if shared > 1:  # the beams of a source stand one after another on the query axis: no key is copied
+        query = query.unflatten(0, (-1, shared)).transpose(1, 2).flatten(2, 3)
+    if key.shape[1] != heads:
+        key, value = (x.repeat_interleave(heads // x.shape[1], 1) for x in (key, value))
+    weights = None
+    if want_weights:
+        weights = scores_to_weights(query @ key.transpose(-1, -2) * scale, mask)
+        weights = F.dropout(weights, dropout, training=dropout > 0)
+        out = weights @ value
+    else:
+        out = F.scaled_dot_product_attention(query, key, value, mask.allowed, dropout, mask.causal, scale=scale)
+    if shared > 1:
+        out = out.unflatten(2, (shared, length)).transpose(1, 2).flatten(0, 1)
+        weights = None if weights is None else weights.unflatten(2, (shared, length)).transpose(1, 2).flatten(0, 1)
+    return out, weights
+
+
+def scores_to_weights(scores: Tensor, mask: Mask) -> Tensor:
+    """Softmax over the keys that may be seen, in fp32."""
+    allowed = mask.allowed
+    if mask.causal:
+        allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
+    return F.softmax(scores, -1, dtype=torch.float32).to(scores.dtype)
+
+
+class Attention(nn.Module):
+    """Attention with heads, over the stack's own tokens or over a source of width `source_size`."""
+
+    def __init__(self, spec: AttentionSpec, layer: int, hidden_size: int, source_size: int | None, norm: NormSpec):
+        super().__init__()
+        heads, key_value_heads = spec.heads_of(layer)
+        width = source_size or hidden_size
+        self.head_size, self.scale, self.dropout = spec.head_size, spec.scale(layer), spec.dropout
+        self.is_cross = source_size is not None
+        self.query = nn.Linear(hidden_size, heads * spec.head_size, spec.bias)
+        self.key = nn.Linear(width, key_value_heads * spec.head_size, spec.bias)
+        self.value = nn.Linear(width, key_value_heads * spec.head_size, spec.bias)
+        self.output = nn.Linear(heads * spec.head_size, hidden_size, spec.output_bias)
+        self.query_norm = RMSNorm(spec.head_size, norm.epsilon) if spec.head_norm else None
+        self.key_norm = RMSNorm(spec.head_size, norm.epsilon) if spec.head_norm else None
+
+    def forward(
+        self,
+        x: Tensor,
+        source: Tensor | None = None,
+        mask: Mask = Mask(),
+        rotation: tuple[Tensor, Tensor] | None = None,
+        cache: LayerCache | None = None,
+        want_weights: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        query = self._heads(self.query(x), self.query_norm)
+        if rotation is not None:
+            query = rotate(query, rotation)
+        key, value = self._source_pair(source, cache) if self.is_cross else self._own_pair(x, rotation, cache)
+        dropout = self.dropout if self.training else 0.0
+        out, weights = attend(query, key, value, mask, self.scale, dropout, want_weights)
+        return self.output(out.transpose(1, 2).flatten(2)), weights
+
+    def _own_pair(
+        self, x: Tensor, rotation: tuple[Tensor, Tensor] | None, cache: LayerCache | None
+    ) -> tuple[Tensor, Tensor]:
+        key, value = self._heads(self.key(x), self.key_norm), self._heads(self.value(x), None)
+        if rotation is not None:
+            key = rotate(key, rotation)
+        return (key, value) if cache is None else cache.append(key, value)
+
+    def _source_pair(self, source: Tensor | None, cache: LayerCache | None) -> tuple[Tensor, Tensor]:
+        """The source's keys and values: made once, then kept."""
+        if cache is not None and cache.source is not None:
+            return cache.source
+        assert source is not None
+        pair = self._heads(self.key(source), self.key_norm), self._heads(self.value(source), None)
+        if cache is not None:
+            cache.source = pair
+        return pair
+
+    def _heads(self, x: Tensor, norm: nn.Module | None) -> Tensor:
+        x = x.unflatten(-1, (-1, self.head_size))
+        return (x if norm is None else norm(x)).transpose(1, 2)
+
+
+class MLP(nn.Module):
+    """One hidden layer; where it is gated, the activation of one projection multiplies the other (Shazeer 2020)."""
+
+    def __init__(self, spec: MLPSpec, hidden_size: int):
+        super().__init__()
+        self.gate = nn.Linear(hidden_size, spec.size, spec.bias) if spec.gated else None
+        self.up = nn.Linear(hidden_size, spec.size, spec.bias)
+        self.down = nn.Linear(spec.size, hidden_size, spec.bias)
+        self.activation = check_activation(spec.activation)
+        self.dropout = nn.Dropout(spec.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        activation = ACTIVATIONS[self.activation]
+        inner = activation(self.up(x)) if self.gate is None else activation(self.gate(x)) * self.up(x)
+        return self.down(self.dropout(inner))
+
+
+class Layer(nn.Module):
+    """One block: self-attention, cross-attention where the stack has it, MLP, each with its residual and norm."""
+
+    def __init__(self, spec: StackSpec, layer: int):
+        super().__init__()
+        size = spec.hidden_size
+        self.norm_before = spec.norm.before
+        self.attention = Attention(spec.attention, layer, size, None, spec.norm)
+        self.attention_norm = make_norm(size, spec.norm)
+        self.cross_attention: Attention | None = None
+        self.cross_attention_norm: nn.Module | None = None
+        if spec.cross_attention is not None:
+            self.cross_attention = Attention(spec.cross_attention, layer, size, spec.cross_attention_size, spec.norm)
+            self.cross_attention_norm = make_norm(size, spec.norm)
+        self.mlp = MLP(spec.mlp, size)
+        self.mlp_norm = make_norm(size, spec.norm)
+        self.dropout = nn.Dropout(spec.dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Mask,
+        rotation: tuple[Tensor, Tensor] | None = None,
+        source: Tensor | None = None,
+        source_mask: Mask = Mask(),
+        cache: LayerCache | None = None,
+        want_weights: bool = False,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """(r, t, h) to (r, t, h), with the weights of self-attention and of cross-attention if wanted."""
+        y, weights = self.attention(self._before(x, self.attention_norm), None, mask, rotation, cache, want_weights)
+        x = self._after(x, y, self.attention_norm)
+        cross_weights = None
+        if self.cross_attention is not None and (
+            source is not None or (cache is not None and cache.source is not None)
+        ):
+            y = self._before(x, self.cross_attention_norm)
+            y, cross_weights = self.cross_attention(y, source, source_mask, None, cache, want_weights)
+            x = self._after(x, y, self.cross_attention_norm)
+        y = self.mlp(self._before(x, self.mlp_norm))
+        return self._after(x, y, self.mlp_norm), weights, cross_weights
+
+    def _before(self, x: Tensor, norm: nn.Module | None) -> Tensor:
+        return norm(x) if self.norm_before and norm is not None else x
+
+    def _after(self, x: Tensor, y: Tensor, norm: nn.Module | None) -> Tensor:
+        x = x + self.dropout(y)
+        return x if self.norm_before or norm is None else norm(x)
+
+
+class Embeddings(nn.Module):
+    """The way in: token ids to vectors, with learned positions and token types where the spec has them."""
+
+    def __init__(self, spec: EmbeddingSpec, norm: NormSpec):
+        super().__init__()
+        self.token = nn.Embedding(spec.vocabulary, spec.size, spec.padding_id)
+        rows = spec.positions + spec.position_offset
+        padding_row = spec.position_offset - 1 if spec.positions_skip_padding else None
+        self.position = nn.Embedding(rows, spec.size, padding_row) if spec.positions else None
+        self.token_type = nn.Embedding(spec.token_types, spec.size) if spec.token_types else None
+        self.norm = make_norm(spec.size, norm) if spec.norm else None
+        self.dropout = nn.Dropout(spec.dropout)
+        self.scale = spec.scale
+
+    def forward(
+        self, ids: Tensor | None, vectors: Tensor | None, position_rows: Tensor | None, token_type_ids: Tensor | None
+    ) -> Tensor:
+        """(r, t) ids, or (r, t, h) vectors in their place, to (r, t, h)."""
+        if vectors is None:
+            vectors = self.token(ids)
+            vectors = vectors if self.scale == 1.0 else vectors * self.scale
+        x = vectors
+        if self.token_type is not None:
+            x = x + (self.token_type.weight[0] if token_type_ids is None else self.token_type(token_type_ids))
+        if self.position is not None:
+            x = x + self.position(position_rows)
+        return self.dropout(x if self.norm is None else self.norm(x))
+
+
+class Head(nn.Module):
+    """From hidden states (r, t, h) to logits (r, t, vocabulary)."""
+
+    def __init__(self, spec: HeadSpec, embedding: EmbeddingSpec, hidden_size: int, norm: NormSpec):
+        super().__init__()
+        self.activation = check_activation(spec.transform) if spec.transform else None
+        self.dense = nn.Linear(hidden_size, embedding.size) if spec.transform else None
+        self.norm = make_norm(embedding.size, norm) if spec.transform else None
+        self.output = nn.Linear(embedding.size, embedding.vocabulary, spec.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.activation is not None and self.dense is not None and self.norm is not None:
+            x = self.norm(ACTIVATIONS[self.activation](self.dense(x)))
+        return self.output(x)

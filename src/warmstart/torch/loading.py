@@ -1,0 +1,230 @@
+"""Fills a model with a checkpoint's weights: named, checked against their shapes, and only then read.
+
+The model is made without memory first; tensors that need no change are views of the mapped file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from warmstart.checkpoint.names import Located, Shape, locate, pack, stored_shape, unpack, written_as
+from warmstart.checkpoint.readers import Weights
+from warmstart.config import PretrainedConfig
+from warmstart.families.entry import Stored
+from warmstart.spec import StackSpec
+from warmstart.warm_start import PROJECTION, LoadReport, copies_of_self_attention, new_parts
+
+
+@dataclass(frozen=True)
+class Side:
+    """One stack of a model: the prefix of its names in the model and in the file, and what it is."""
+
+    ours: str
+    theirs: str
+    config: PretrainedConfig
+    spec: StackSpec
+
+
+def shared_names(model: nn.Module) -> dict[str, list[str]]:
+    """Each parameter's first name -> all of its names; tied weights have several."""
+    groups: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        groups.setdefault(id(parameter), []).append(name)
+    return {names[0]: names for names in groups.values()}
+
+
+def fill(
+    model: nn.Module,
+    sides: list[Side],
+    weights: Weights,
+    *,
+    dtype: torch.dtype | str | None = None,
+    may_be_new: bool = False,
+    strict: bool = True,
+    ignore_mismatched_sizes: bool = False,
+    cross_attention_init: str = "random",
+) -> LoadReport:
+    """Give every parameter of a model its value: the checkpoint's, or a new one where the plan allows it.
+
+    Raises:
+        ValueError: weights are missing, unexpected or of another shape; nothing was read yet.
+    """
+    groups = shared_names(model)
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    located = _locate(groups, sides, weights)
+    chosen = {first: found for first, names in groups.items() if (found := _first(names, located.found)) is not None}
+    missing = [first for first in groups if first not in chosen]
+    unequal = _unequal(chosen, shapes, weights)
+    if unequal and not ignore_mismatched_sizes:
+        raise ValueError(_shapes_differ(weights.place, unequal))
+    missing += list(unequal)
+    fresh, lost = new_parts(missing, groups) if may_be_new else ([], missing)
+    fresh, lost = fresh + [name for name in lost if name in unequal], [name for name in lost if name not in unequal]
+    if strict and (lost or located.unexpected):
+        raise ValueError(_does_not_fit(weights.place, lost, located.unexpected))
+    if not chosen:
+        raise ValueError(f"{weights.place} holds none of this model's weights; is it of another family?")
+    wanted = _type_of(dtype, weights, chosen)
+    for first, entry in chosen.items():
+        if first not in unequal:
+            tensor = unpack(entry, weights.read(entry.name))
+            _assign(model, groups[first], tensor.to(wanted if tensor.is_floating_point() else None).contiguous())
+    initialise(model, sides, fresh + lost, wanted)
+    copied = copies_of_self_attention(fresh, shapes) if cross_attention_init == "copy" else {}
+    copy_weights(model, copied)
+    loaded = [name for name in chosen if name not in unequal]
+    return LoadReport(weights.place, loaded, fresh + lost, list(copied), located.left_out + located.unexpected)
+
+
+def initialise(
+    model: nn.Module, sides: list[Side], names: Iterable[str], dtype: torch.dtype, device: Any = "cpu"
+) -> None:
+    """Make new values for these parameters: norms 1 and 0, biases 0, the rest normal with the config's deviation."""
+    groups = shared_names(model)
+    parameters = dict(model.named_parameters())
+    for name in names:
+        side = max(
+            (side for side in sides if name.startswith(side.ours)), key=lambda side: len(side.ours), default=sides[-1]
+        )
+        tensor = torch.empty(parameters[name].shape, dtype=dtype, device=device)
+        _assign(model, groups[name], initial_value(name, tensor, side.spec))
+
+
+@torch.no_grad()
+def initial_value(name: str, tensor: Tensor, spec: StackSpec) -> Tensor:
+    """Fill a tensor with the value that a new parameter of this name starts with."""
+    *_, module, leaf = ("", *name.split("."))
+    if module.endswith("norm"):
+        return tensor.fill_(1.0 if leaf == "weight" else 0.0)
+    if leaf == "bias":
+        return tensor.zero_()
+    tensor.normal_(0.0, spec.initial_deviation(name))
+    if name.endswith("embeddings.token.weight") and spec.embedding.padding_id is not None:
+        tensor[spec.embedding.padding_id] = 0.0
+    if name.endswith("embeddings.position.weight") and spec.embedding.positions_skip_padding:
+        tensor[spec.embedding.position_offset - 1] = 0.0
+    return tensor
+
+
+@torch.no_grad()
+def copy_weights(model: nn.Module, copies: Mapping[str, str]) -> None:
+    """Give each parameter a copy of another's value."""
+    parameters = dict(model.named_parameters())
+    for name, source in copies.items():
+        parameters[name].copy_(parameters[source])
+
+
+def saved(model: nn.Module, sides: list[Side]) -> tuple[dict[str, int], dict[str, Stored]]:
+    """The sizes in bytes of the tensors a checkpoint of this model holds, and where each parameter lies in them."""
+    groups = shared_names(model)
+    entries: dict[str, Stored] = {name: Stored(name) for name in groups if name.startswith(PROJECTION)}
+    for side in sides:
+        own = [name[len(side.ours) :] for name in groups if name.startswith(side.ours) and name not in entries]
+        written = written_as(own, side.config, side.spec, side.theirs, alone=not side.ours)
+        entries.update({side.ours + name: entry for name, entry in written.items()})
+    parameters = dict(model.named_parameters())
+    sizes: dict[str, int] = {}
+    for name, entry in entries.items():
+        sizes[entry.name] = sizes.get(entry.name, 0) + parameters[name].numel() * parameters[name].element_size()
+    return sizes, entries
+
+
+def write_tensors(model: nn.Module, entries: Mapping[str, Stored], keys: list[str], path: Path) -> None:
+    """Write some of a checkpoint's tensors to one file, safetensors or (`.bin`) torch's own."""
+    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    tensors = {key: pack(entries, parameters, key, torch.cat).contiguous().cpu() for key in keys}
+    if path.suffix == ".bin":
+        torch.save(tensors, path)
+    else:
+        from safetensors.torch import save_file
+
+        save_file(tensors, path, metadata={"format": "pt"})
+
+
+def _locate(groups: Mapping[str, list[str]], sides: list[Side], weights: Weights) -> Located:
+    names = [name for group in groups.values() for name in group]
+    result = Located(
+        found={name: Stored(name) for name in names if name.startswith(PROJECTION) and name in weights.files}
+    )
+    accounted = {entry.name for entry in result.found.values()}
+    for side in sides:
+        own = [
+            name[len(side.ours) :] for name in names if name.startswith(side.ours) and not name.startswith(PROJECTION)
+        ]
+        part = locate(own, weights.files, side.config, side.spec, side.theirs)
+        result.found.update({side.ours + name: entry for name, entry in part.found.items()})
+        result.left_out += part.left_out
+        result.unexpected += part.unexpected
+        accounted.update(key for key in weights.files if key.startswith(side.theirs))
+    if len(sides) > 1:  # a file of both sides: nothing may stand beside them
+        result.unexpected += [key for key in weights.files if key not in accounted]
+    return result
+
+
+def _first(names: list[str], found: Mapping[str, Stored]) -> Stored | None:
+    return next((found[name] for name in names if name in found), None)
+
+
+def _unequal(
+    chosen: Mapping[str, Stored], shapes: Mapping[str, Shape], weights: Weights
+) -> dict[str, tuple[Shape, Shape]]:
+    given = weights.shapes
+    pairs = {name: (given[entry.name], stored_shape(entry, shapes[name])) for name, entry in chosen.items()}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _type_of(dtype: torch.dtype | str | None, weights: Weights, chosen: Mapping[str, Stored]) -> torch.dtype:
+    if dtype == "auto":
+        return next(
+            tensor.dtype for entry in chosen.values() if (tensor := weights.read(entry.name)).is_floating_point()
+        )
+    return as_dtype(dtype)
+
+
+def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
+    """A floating-point type from its name; None is torch's default.
+
+    >>> as_dtype("bfloat16")
+    torch.bfloat16
+    """
+    if dtype is None:
+        return torch.get_default_dtype()
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(
+            f"dtype {dtype!r} is not a floating-point type; use 'float32', 'bfloat16', 'float16' or 'auto'"
+        )
+    return found
+
+
+def _assign(model: nn.Module, names: list[str], tensor: Tensor) -> None:
+    """Put one tensor in the place of a parameter, under all of its names."""
+    parameter = nn.Parameter(tensor)
+    for name in names:
+        path, _, leaf = name.rpartition(".")
+        parameter.requires_grad_(getattr(model.get_submodule(path), leaf).requires_grad)
+        setattr(model.get_submodule(path), leaf, parameter)
+
+
+def _shapes_differ(place: str, unequal: Mapping[str, tuple[Shape, Shape]]) -> str:
+    lines = [f"  {name}: {given} in the file, {wanted} by the config" for name, (given, wanted) in unequal.items()]
+    return (
+        f"{place} does not fit its config.json, {len(unequal)} weights have another shape:\n"
+        + "\n".join(lines[:8] + ["  ..."] * (len(lines) > 8))
+        + "\nMend config.json, or pass ignore_mismatched_sizes=True to make these weights anew"
+    )
+
+
+def _does_not_fit(place: str, lost: list[str], unexpected: list[str]) -> str:
+    def listed(names: list[str]) -> str:
+        return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+    parts = [f"{len(lost)} weights are missing: {listed(lost)}"] if lost else []
+    parts += [f"{len(unexpected)} weights are not known to this model: {listed(unexpected)}"] if unexpected else []
+    return f"{place}: " + "; ".join(parts) + ". Check that config.json is this checkpoint's, or pass strict=False"

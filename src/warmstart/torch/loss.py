@@ -1,0 +1,101 @@
+"""Labels and losses: the one place where labels are shifted, and the cross-entropy over them.
+
+Shapes: b batch, t target length, v vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from warmstart.torch.masks import eager
+
+IGNORED = -100
+
+
+def shift_labels(labels: Tensor, pad_token_id: int | None, decoder_start_token_id: int | None) -> Tensor:
+    """Decoder inputs (b, t) from labels (b, t): one step to the right, the start id first, -100 become padding.
+
+    Raises:
+        ValueError: an id is not set; the message says how to set it.
+
+    >>> shift_labels(torch.tensor([[5, 6, -100]]), pad_token_id=0, decoder_start_token_id=1)
+    tensor([[1, 5, 6]])
+    """
+    start, pad = needed("decoder_start_token_id", decoder_start_token_id), needed("pad_token_id", pad_token_id)
+    shifted = torch.cat([labels.new_full((labels.shape[0], 1), start), labels[:, :-1]], 1)
+    return shifted.masked_fill(shifted == IGNORED, pad)
+
+
+def needed(name: str, value: int | None) -> int:
+    """An id that must be set by now.
+
+    Raises:
+        ValueError: it is None.
+    """
+    if value is None:
+        hint = "tokenizer.cls_token_id" if name == "decoder_start_token_id" else "tokenizer.pad_token_id"
+        raise ValueError(
+            f"{name} is not set: neither the decoder's config nor its tokenizer says it. "
+            f"Set model.config.{name}, for example to {hint} or to the id of the token your labels were trained with"
+        )
+    return value
+
+
+def label_mask(labels: Tensor) -> Tensor:
+    """Which decoder inputs made from labels are real (b, t): the start, and every label up to the last that counts."""
+    places = torch.arange(labels.shape[1], device=labels.device)
+    count = torch.where(labels != IGNORED, places + 1, 0).amax(1, keepdim=True)
+    return places <= count
+
+
+def refuse_unshifted(decoder_input_ids: Tensor, labels: Tensor, pad: int | None, start: int | None) -> None:
+    """Refuse decoder inputs that are the labels themselves: the model would learn to copy the next token from its input.
+
+    Raises:
+        ValueError: they are equal, and labels shifted once would not be.
+    """
+    if not eager(labels) or decoder_input_ids.shape != labels.shape or pad is None or start is None:
+        return
+    unshifted = labels.masked_fill(labels == IGNORED, pad)
+    if torch.equal(decoder_input_ids, unshifted) and not torch.equal(
+        decoder_input_ids, shift_labels(labels, pad, start)
+    ):
+        raise ValueError(
+            "decoder_input_ids are equal to labels: each position would see the token that it must predict. Leave "
+            "decoder_input_ids out (they are made from the labels), or pass model.prepare_decoder_input_ids_from_labels"
+            "(labels)"
+        )
+
+
+def cross_entropy(
+    logits: Tensor, labels: Tensor, num_items_in_batch: int | Tensor | None = None, label_smoothing: float = 0.0
+) -> Tensor:
+    """Mean cross-entropy of logits (b, t, v) over the labels (b, t) that are not -100.
+
+    With `num_items_in_batch`, the count of such labels in a whole accumulated batch, the sum is divided by that: the
+    losses of its parts then add up to the loss of the whole. Label smoothing as in Szegedy et al. 2016, section 7.
+    """
+    check_labels(labels, logits.shape[-1])
+    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    reduction = "mean" if num_items_in_batch is None else "sum"
+    labels = labels.to(logits.device).reshape(-1)
+    flat = logits.reshape(-1, logits.shape[-1])
+    loss = F.cross_entropy(flat, labels, ignore_index=IGNORED, reduction=reduction, label_smoothing=label_smoothing)
+    if num_items_in_batch is None:
+        return loss
+    return loss / (num_items_in_batch.to(loss.device) if isinstance(num_items_in_batch, Tensor) else num_items_in_batch)
+
+
+def check_labels(labels: Tensor, vocabulary: int) -> None:
+    """Refuse labels that are neither -100 nor in the vocabulary, where looking costs nothing."""
+    if not eager(labels):
+        return
+    low, high = (int(x) for x in labels.aminmax())
+    if high >= vocabulary or (low < 0 and bool(((labels < 0) & (labels != IGNORED)).any())):
+        wrong = high if high >= vocabulary else low
+        raise ValueError(
+            f"label {wrong} is neither -100 nor in the decoder's vocabulary of {vocabulary}; tokenize the targets with "
+            "the decoder's tokenizer, and use -100 for what the loss ignores"
+        )

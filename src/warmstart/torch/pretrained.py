@@ -1,0 +1,301 @@
+"""What every model here can do: be made, loaded and saved, count and freeze its parameters, resize its embeddings."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from warmstart.checkpoint.readers import open_weights
+from warmstart.checkpoint.writer import OLD_WEIGHTS, weight_files
+from warmstart.config import SHARED, TOKEN_IDS, PretrainedConfig
+from warmstart.families.auto import AutoConfig
+from warmstart.folder import Content, finish_saves, write_folder
+from warmstart.generation_config import GenerationConfig
+from warmstart.hub import find_file, hub_options, upload_folder
+from warmstart.torch import loading
+from warmstart.warm_start import LoadReport
+
+_LOADING = ("strict", "ignore_mismatched_sizes", "cross_attention_init")
+_FILES = ("use_safetensors", "variant")
+# Arguments of the reference's `from_pretrained` that ask for what is always done here.
+_ALWAYS = ("low_cpu_mem_usage", "trust_remote_code", "from_pt", "_fast_init", "weights_only")
+
+
+class PreTrainedModel(nn.Module):
+    """A model with a configuration and, after loading, a `load_report` of where its weights come from."""
+
+    main_input_name: ClassVar[str] = "input_ids"
+    base_model_prefix: ClassVar[str] = ""
+    can_generate_text: ClassVar[bool] = False
+    load_report: LoadReport | None = None
+
+    def __init__(self, config: PretrainedConfig):
+        super().__init__()
+        self.config = config
+
+    # What a model is made of ------------------------------------------------------------------------------------
+
+    def sides(self) -> list[loading.Side]:
+        """The stacks of this model, as files know them."""
+        raise NotImplementedError
+
+    def build(self) -> None:
+        """Make the modules; they have no memory yet."""
+        raise NotImplementedError
+
+    def tie_weights(self) -> None:
+        """Make one parameter of those that are tied."""
+
+    def construct(self) -> None:
+        """Make the modules and, unless the default device is "meta", give every parameter a random start."""
+        device = torch.empty(0).device
+        with torch.device("meta"):
+            self.build()
+        self.tie_weights()
+        if device.type != "meta":
+            self.init_weights(device)
+
+    def init_weights(self, device: Any = None) -> None:
+        """Give every parameter a new random value, as the configuration says."""
+        device = self.device if device is None else device
+        names = list(loading.shared_names(self))
+        loading.initialise(self, self.sides(), names, torch.get_default_dtype(), device)
+
+    # Facts ------------------------------------------------------------------------------------------------------
+
+    @property
+    def generation_config(self) -> GenerationConfig:
+        """The settings of `generate`: a view of what `config` holds."""
+        return self.config.generation_config
+
+    @generation_config.setter
+    def generation_config(self, value: GenerationConfig) -> None:
+        self.config.generation_config = value
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the parameters."""
+        return next(self.parameters()).dtype
+
+    @property
+    def base_model(self) -> PreTrainedModel:
+        """The model itself: heads are no wrappers here."""
+        return self
+
+    def can_generate(self) -> bool:
+        """Whether `generate` works."""
+        return self.can_generate_text
+
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """How many numbers the parameters hold; tied ones count once."""
+        tables = {
+            id(parameter)
+            for module in self.modules()
+            if isinstance(module, nn.Embedding)
+            for parameter in module.parameters(recurse=False)
+        }
+        return sum(
+            parameter.numel()
+            for parameter in self.parameters()
+            if (parameter.requires_grad or not only_trainable) and not (exclude_embeddings and id(parameter) in tables)
+        )
+
+    def stacks(self) -> Iterator[Any]:
+        """The stacks in this model."""
+        return (module for module in self.modules() if hasattr(module, "checkpoint_layers"))
+
+    # Switches ---------------------------------------------------------------------------------------------------
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None) -> None:
+        """Keep only each layer's input for the backward pass, and compute the layer again there (Chen et al. 2016)."""
+        for stack in self.stacks():
+            stack.checkpoint_layers = True
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Keep all activations again."""
+        for stack in self.stacks():
+            stack.checkpoint_layers = False
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether any stack computes its layers again in the backward pass."""
+        return any(stack.checkpoint_layers for stack in self.stacks())
+
+    # Files ------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_config(cls, config: PretrainedConfig, **kwargs: Any) -> Any:
+        """A model with random weights; keywords replace fields of a copy of the configuration."""
+        config = _replaced(config, kwargs)
+        if kwargs:
+            raise TypeError(f"{cls.__name__}.from_config got unknown arguments {sorted(kwargs)}")
+        return cls(config)
+
+    @classmethod
+    def part_of(cls, config: PretrainedConfig) -> tuple[PretrainedConfig, str]:
+        """Which part of a checkpoint's configuration is this model's, and the prefix of its weights in the file."""
+        return config, ""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any) -> Any:
+        """Load a model from a folder or a hub id; it comes in eval mode.
+
+        Keywords: `config`; fields of the configuration, which replace what the file says; where files are (`revision`,
+        `cache_dir`, `token`, `local_files_only`, `subfolder`, `use_safetensors`, `variant`); `dtype` (a type, its name,
+        or "auto" for the file's; float32 if left out); `strict=False` to make missing weights anew and leave unknown
+        ones out; `ignore_mismatched_sizes`; `output_loading_info=True` for a pair with a dict of what was missing.
+
+        Raises:
+            FileNotFoundError: no such folder, repository or file.
+            OSError: a file is corrupt.
+            ValueError: weights are missing, unknown, or of another shape than the configuration says.
+            TypeError: an argument is not known.
+        """
+        finish_saves(pretrained_model_name_or_path)
+        hub = hub_options(kwargs)
+        for name in _ALWAYS:
+            kwargs.pop(name, None)
+        _check_attention(kwargs.pop("attn_implementation", None))
+        dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
+        wants_info = kwargs.pop("output_loading_info", False)
+        options = {name: kwargs.pop(name) for name in _LOADING if name in kwargs}
+        files = {name: kwargs.pop(name) for name in _FILES if name in kwargs}
+        config, prefix = cls._configuration(pretrained_model_name_or_path, hub, kwargs)
+        weights = open_weights(pretrained_model_name_or_path, **files, **hub)
+        with torch.device("meta"):
+            model = cls(config)
+        sides = [loading.Side(side.ours, prefix + side.theirs, side.config, side.spec) for side in model.sides()]
+        report = loading.fill(model, sides, weights, dtype=dtype, may_be_new=cls.may_be_new(), **options)
+        model.load_report = report
+        model.config.dtype = model.dtype
+        info = {"missing_keys": report.new, "unexpected_keys": report.left_out, "mismatched_keys": [], "error_msgs": []}
+        return (model.eval(), info) if wants_info else model.eval()
+
+    @classmethod
+    def may_be_new(cls) -> bool:
+        """Whether a checkpoint may lack a part that this class then makes: a head, cross-attention."""
+        return True
+
+    @classmethod
+    def _configuration(
+        cls, place: str | Path, hub: dict[str, Any], kwargs: dict[str, Any]
+    ) -> tuple[PretrainedConfig, str]:
+        """The configuration to load by: given, or the folder's, with its generation settings and the user's fields."""
+        given = kwargs.pop("config", None)
+        if isinstance(given, PretrainedConfig):
+            # The file still says whether its weights are one side of a whole.
+            found = (
+                AutoConfig.from_pretrained(place, **hub)
+                if find_file(place, "config.json", required=False, **hub)
+                else given
+            )
+            prefix = cls.part_of(found)[1] if found.model_type != given.model_type else cls.part_of(given)[1]
+            config = copy.deepcopy(cls.part_of(given)[0])
+        else:
+            whole = AutoConfig.from_pretrained(given if given is not None else place, **hub)
+            if find_file(place, "generation_config.json", required=False, **hub) is not None:
+                whole.merge_settings(GenerationConfig.from_pretrained(place, **hub))
+            config, prefix = cls.part_of(whole)
+        config = _replaced(config, kwargs)
+        if kwargs:
+            raise TypeError(
+                f"{cls.__name__}.from_pretrained got unknown arguments {sorted(kwargs)}: they are neither options of "
+                f"loading nor fields of {type(config).__name__}"
+            )
+        return config, prefix
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        max_shard_size: int | str = "5GB",
+        safe_serialization: bool = True,
+        push_to_hub: bool = False,
+        encoder_tokenizer: Any = None,
+        decoder_tokenizer: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write `config.json`, `generation_config.json` and the weights, under Hugging Face's names; all or nothing.
+
+        Weights above `max_shard_size` are shared out over several files. The tokenizer of the source goes beside them;
+        the target's, if it is another, into `decoder_tokenizer/`. Anything else in the folder stays.
+
+        Raises:
+            NotADirectoryError: `save_directory` is a file.
+            OSError: the disk is full or the folder cannot be written; it is as it was.
+        """
+        sizes, entries = loading.saved(self, self.sides())
+        suffix = "safetensors" if safe_serialization else "bin"
+        files: dict[str, Content] = {"config.json": self._config_json().encode()}
+        if self.can_generate():
+            settings = GenerationConfig(**self.generation_config.explicit())
+            files["generation_config.json"] = settings.to_json_string().encode()
+        files |= weight_files(
+            sizes, lambda keys, path: loading.write_tensors(self, entries, keys, path), max_shard_size, suffix
+        )
+        files |= _tokenizer_files(encoder_tokenizer or decoder_tokenizer, "")
+        if encoder_tokenizer is not None and decoder_tokenizer not in (None, encoder_tokenizer):
+            files |= _tokenizer_files(decoder_tokenizer, "decoder_tokenizer/")
+        write_folder(save_directory, files, replaces=OLD_WEIGHTS)
+        if push_to_hub:
+            upload_folder(save_directory, kwargs.pop("repo_id", None) or Path(save_directory).name, **kwargs)
+
+    def _config_json(self) -> str:
+        """The configuration as text; settings of `generate` have a file of their own, as the reference wants."""
+        config = copy.deepcopy(self.config)
+        config.architectures = [self.architecture()]
+        config.dtype = self.dtype
+        if self.can_generate():
+            for name in SHARED.difference(TOKEN_IDS, config.defaults):
+                config.generation_config.__dict__.pop(name, None)
+        return config.to_json_string()
+
+    def architecture(self) -> str:
+        """The reference's class name for this model."""
+        return type(self).__name__
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
+        """Save to a temporary folder and send that to the hub; gives the address of the commit."""
+        import tempfile
+
+        saving = {name: kwargs.pop(name) for name in ("max_shard_size", "safe_serialization") if name in kwargs}
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, **saving)
+            return upload_folder(folder, repo_id, **kwargs)
+
+
+def _replaced(config: PretrainedConfig, kwargs: dict[str, Any]) -> PretrainedConfig:
+    """A copy of a configuration with those keywords that are its fields; they are taken out of `kwargs`."""
+    config = copy.deepcopy(config)
+    for name in [name for name in kwargs if config.has(name)]:
+        setattr(config, name, kwargs.pop(name))
+    return config
+
+
+def _check_attention(name: str | None) -> None:
+    if name not in (None, "eager", "sdpa"):
+        raise ValueError(
+            f"attn_implementation {name!r} is not known here; leave it out: torch's own attention picks the fastest "
+            "kernel of the device, flash attention included"
+        )
+
+
+def _tokenizer_files(tokenizer: Any, folder: str) -> dict[str, Content]:
+    """What a tokenizer saves, as files of the folder that is being written."""
+    import tempfile
+
+    if tokenizer is None:
+        return {}
+    with tempfile.TemporaryDirectory() as temporary:
+        tokenizer.save_pretrained(temporary)
+        return {f"{folder}{path.name}": path.read_bytes() for path in Path(temporary).iterdir() if path.is_file()}

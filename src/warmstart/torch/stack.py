@@ -1,0 +1,162 @@
+"""A stack of layers with its embeddings: what every model here is made of.
+
+Shapes: r rows, b sources, t new tokens, p tokens in the cache, s source length, h hidden size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from warmstart.spec import StackSpec, inverse_frequencies
+from warmstart.torch.cache import KeyValueCache
+from warmstart.torch.layers import Embeddings, Layer, make_norm
+from warmstart.torch.masks import counted, eager, position_rows, self_mask, source_mask
+from warmstart.torch.pretrained import PreTrainedModel
+
+
+@dataclass
+class States:
+    """What a stack computes: `last` (r, t, h), the cache, and the states and attentions of each layer if wanted."""
+
+    last: Tensor
+    cache: KeyValueCache | None = None
+    hidden: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+
+
+class Stack(PreTrainedModel):
+    """Embeddings, layers, and a final norm where the spec has one."""
+
+    spec: StackSpec
+    frequencies: Tensor
+
+    def build_stack(self, spec: StackSpec) -> None:
+        """Make the modules that a spec asks for."""
+        self.spec = spec
+        self.embeddings = Embeddings(spec.embedding, spec.norm)
+        self.layers = nn.ModuleList(Layer(spec, layer) for layer in range(spec.layers))
+        self.final_norm = make_norm(spec.hidden_size, spec.norm) if spec.norm.final else None
+        self.checkpoint_layers = False
+        if (rotary := spec.attention.rotary) is not None:
+            frequencies, self.rotation_factor = inverse_frequencies(rotary)
+            # Computed, not loaded: it must be real even where the parameters are made without memory.
+            self.register_buffer("frequencies", torch.tensor(frequencies, device="cpu"), persistent=False)
+
+    def states(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        source: Tensor | None = None,
+        source_attention_mask: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+        want_attentions: bool = False,
+        want_hidden: bool = False,
+    ) -> States:
+        """Run the stack over ids (r, t) or vectors (r, t, h); `attention_mask` covers the cache too, (r, p + t)."""
+        spec = self.spec
+        shape = self._check(input_ids, inputs_embeds, attention_mask, cache)
+        past = cache.length if cache is not None else 0
+        if position_ids is None and self.embeddings.position is not None:
+            position_ids = position_rows(input_ids, attention_mask, shape, past, spec.causal, spec.embedding)
+            position_ids = position_ids.to(self.embeddings.position.weight.device)
+        x = self.embeddings(input_ids, inputs_embeds, position_ids, token_type_ids)
+        rotation = self._rotation(x, position_ids, attention_mask, shape, past)
+        masks = {
+            window: self_mask(attention_mask, shape[1], past, spec.causal, window, x.device)
+            for window in set(spec.attention.windows or (None,))
+        }
+        source_seen = source_mask(source_attention_mask)
+        hidden, attentions, cross_attentions = [], [], []
+        for index, layer in enumerate(self.layers):
+            hidden += [x] if want_hidden else []
+            if self.training and spec.layer_drop and float(torch.rand(())) < spec.layer_drop:
+                continue
+            mask = masks[spec.attention.window(index)]
+            layer_cache = cache.layers[index] if cache is not None else None
+            arguments = (x, mask, rotation, source, source_seen, layer_cache, want_attentions)
+            if self.checkpoint_layers and self.training:
+                x, weights, cross_weights = checkpoint(layer, *arguments, use_reentrant=False)
+            else:
+                x, weights, cross_weights = layer(*arguments)
+            attentions.append(weights)
+            cross_attentions.append(cross_weights)
+        if self.final_norm is not None:
+            x = self.final_norm(x)
+        return States(
+            last=x,
+            cache=cache,
+            hidden=(*hidden, x) if want_hidden else None,
+            attentions=tuple(attentions) if want_attentions else None,
+            cross_attentions=tuple(cross_attentions) if want_attentions and cross_attentions[:1] != [None] else None,
+        )
+
+    def new_cache(self) -> KeyValueCache:
+        """An empty cache for this stack."""
+        return KeyValueCache(self.spec.layers)
+
+    def _rotation(
+        self, x: Tensor, position_ids: Tensor | None, attention_mask: Tensor | None, shape: tuple[int, int], past: int
+    ) -> tuple[Tensor, Tensor] | None:
+        """Cosine and sine of each position (r or 1, 1, t, rotated size), computed in fp32."""
+        if self.spec.attention.rotary is None:
+            return None
+        positions = counted(attention_mask, shape, past) if position_ids is None else position_ids
+        angles = positions.to(x.device)[:, None, :, None].float() * self.frequencies.to(x.device)
+        angles = torch.cat((angles, angles), -1)
+        factor = self.rotation_factor
+        return (angles.cos() * factor).to(x.dtype), (angles.sin() * factor).to(x.dtype)
+
+    def _check(
+        self, ids: Tensor | None, vectors: Tensor | None, attention_mask: Tensor | None, cache: KeyValueCache | None
+    ) -> tuple[int, int]:
+        """Rows and length of the input, after the checks that cost nothing."""
+        spec = self.spec
+        if (ids is None) == (vectors is None):
+            raise ValueError("give either input ids or input vectors (`inputs_embeds`), and not both")
+        given = ids if ids is not None else vectors
+        assert given is not None
+        if given.dim() != (2 if ids is not None else 3):
+            raise ValueError(f"input of shape {tuple(given.shape)} is not (batch, length) ids or (batch, length, size)")
+        rows, length = given.shape[0], given.shape[1]
+        past = cache.length if cache is not None else 0
+        if rows == 0 or length == 0:
+            raise ValueError(
+                f"the {spec.family} stack got an empty input of shape {tuple(given.shape)}; give >= 1 token"
+            )
+        if spec.positions is not None and past + length > spec.positions:
+            raise ValueError(
+                f"{past + length} tokens are more than the {spec.positions} positions of the {spec.family} stack; "
+                f"truncate to max_length={spec.positions}, or use a model with more positions"
+            )
+        if attention_mask is not None and attention_mask.dim() == 2 and attention_mask.shape[1] != past + length:
+            raise ValueError(
+                f"attention_mask of shape {tuple(attention_mask.shape)} does not cover {past} cached and {length} new "
+                f"tokens: it must be ({rows}, {past + length})"
+            )
+        if ids is not None:
+            check_ids(ids, spec.embedding.vocabulary, spec.family)
+        return rows, length
+
+
+def check_ids(ids: Tensor, vocabulary: int, where: str) -> None:
+    """Refuse ids outside the vocabulary, where looking costs nothing."""
+    if ids.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"ids of type {ids.dtype} given to the {where} stack; token ids are integers (torch.long)")
+    if not eager(ids):
+        return
+    low, high = (int(x) for x in ids.aminmax())
+    if low < 0 or high >= vocabulary:
+        wrong = low if low < 0 else high
+        row, column = (int(x) for x in (ids == wrong).nonzero()[0])
+        raise ValueError(
+            f"token id {wrong} at row {row}, column {column} is outside the {where} stack's vocabulary of "
+            f"{vocabulary}; use the tokenizer that belongs to the model, or resize_token_embeddings after adding tokens"
+        )
