@@ -1,0 +1,135 @@
+"""`AutoTokenizer`: the tokenizer class that a folder asks for; and the ids of its special tokens."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from warmstart.hub import find_file, hub_options, read_json
+from warmstart.tokenization import names
+from warmstart.tokenization.files import CONFIG, TOKENIZER
+from warmstart.tokenization.tokenizer import PreTrainedTokenizerFast
+
+logger = logging.getLogger(__name__)
+
+CLASSES: dict[str, type[PreTrainedTokenizerFast]] = {
+    cls.__name__: cls
+    for cls in (
+        names.BartTokenizer,
+        names.BertGenerationTokenizer,
+        names.BertTokenizer,
+        names.CamembertTokenizer,
+        names.GPT2Tokenizer,
+        names.LlamaTokenizer,
+        names.Qwen2Tokenizer,
+        names.RobertaTokenizer,
+        names.XLMRobertaTokenizer,
+    )
+}
+
+# What the classes of other tokenizers are here: those that add nothing to `tokenizer.json`, and BERT's by other names.
+_SAME_AS = {"PreTrainedTokenizer": "", "TokenizersBackend": "", "ElectraTokenizer": "BertTokenizer"}
+
+# model_type -> class, for folders whose files do not say
+BY_MODEL_TYPE = {
+    "bart": names.BartTokenizer,
+    "bert": names.BertTokenizer,
+    "bert-generation": names.BertGenerationTokenizer,
+    "camembert": names.CamembertTokenizer,
+    "gpt2": names.GPT2Tokenizer,
+    "llama": names.LlamaTokenizer,
+    "mistral": names.LlamaTokenizer,
+    "qwen2": names.Qwen2Tokenizer,
+    "qwen3": names.Qwen2Tokenizer,
+    "roberta": names.RobertaTokenizer,
+    "xlm-roberta": names.XLMRobertaTokenizer,
+}
+IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "cls_token_id", "sep_token_id")
+
+
+class AutoTokenizer:
+    """Reads any tokenizer; it is not made itself.
+
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> _ = names.BertTokenizer(vocab={"[UNK]": 0, "hi": 1}).save_pretrained(folder)
+    >>> type(AutoTokenizer.from_pretrained(folder)).__name__
+    'BertTokenizer'
+    """
+
+    def __init__(self) -> None:
+        raise OSError("AutoTokenizer is not made; use AutoTokenizer.from_pretrained(folder)")
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], *inputs: Any, **kwargs: Any) -> Any:
+        """Read a tokenizer from a folder or a hub id; keywords replace what its files say.
+
+        The class is the one that `tokenizer_config.json` names in `tokenizer_class`; else that `config.json` names;
+        else that of its `model_type`, the encoder's in a whole encoder-decoder. A class that is not known here is read
+        from its `tokenizer.json` as it stands.
+
+        Raises:
+            FileNotFoundError: no such folder or repository, or no tokenizer in it.
+            OSError: a file is not what it should be.
+        """
+        config, kind = kwargs.pop("config", None), kwargs.pop("tokenizer_type", None)
+        if kind is not None and kind not in BY_MODEL_TYPE:
+            raise ValueError(f"tokenizer_type={kind!r} is not known; it is one of {', '.join(sorted(BY_MODEL_TYPE))}")
+        if kind is not None:
+            return BY_MODEL_TYPE[kind].from_pretrained(pretrained_model_name_or_path, *inputs, **kwargs)
+        options = hub_options(dict(kwargs))
+        chosen = _choose(pretrained_model_name_or_path, config, options)
+        return chosen.from_pretrained(pretrained_model_name_or_path, *inputs, **kwargs)
+
+
+def special_token_ids(name_or_path: str | os.PathLike[str], **options: Any) -> dict[str, int | None]:
+    """The ids of the start, the end, padding, `[CLS]` and `[SEP]` in the tokenizer of a folder or hub id.
+
+    Keys are `bos_token_id`, `eos_token_id`, `pad_token_id`, `cls_token_id` and `sep_token_id`, each None where the
+    tokenizer has no such token; without tokenizer files that can be read here there are no keys.
+
+    Raises:
+        FileNotFoundError: there is no such folder or repository.
+        OSError: a file is not what it should be.
+
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> special_token_ids(folder)
+    {}
+    >>> _ = names.GPT2Tokenizer(vocab={"a": 0, "<|endoftext|>": 1}, merges=[]).save_pretrained(folder)
+    >>> special_token_ids(folder)["eos_token_id"]
+    1
+    """
+    if not _has_tokenizer(name_or_path, options):
+        return {}
+    tokenizer = AutoTokenizer.from_pretrained(name_or_path, **options)
+    return {name: getattr(tokenizer, name) for name in IDS}
+
+
+def _choose(place: Any, config: Any, options: Mapping[str, Any]) -> type[PreTrainedTokenizerFast]:
+    said = _read(place, CONFIG, options).get("tokenizer_class")
+    if said is None:
+        values = config.to_dict() if hasattr(config, "to_dict") else config or _read(place, "config.json", options)
+        said = values.get("tokenizer_class")
+        if said is None:
+            values = values.get("encoder") or values
+            return BY_MODEL_TYPE.get(values.get("model_type", ""), PreTrainedTokenizerFast)
+    name = str(said).removesuffix("Fast")
+    name = _SAME_AS.get(name, name)
+    if name and name not in CLASSES:
+        logger.info("%s: tokenizer_class %s is not known here; its tokenizer.json is read as it stands", place, said)
+    return CLASSES.get(name, PreTrainedTokenizerFast)
+
+
+def _has_tokenizer(place: Any, options: Mapping[str, Any]) -> bool:
+    if find_file(place, TOKENIZER, required=False, **options) is not None:
+        return True
+    needed = _choose(place, None, options).vocab_files_names.values()
+    return bool(needed) and all(find_file(place, name, required=False, **options) is not None for name in needed)
+
+
+def _read(place: Any, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    path = find_file(place, name, required=False, **options)
+    return read_json(path) if path is not None else {}
