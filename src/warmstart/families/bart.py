@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 from warmstart.config import PretrainedConfig
 from warmstart.families.entry import Family, Stored
@@ -117,17 +116,12 @@ BART_NAMES: dict[str, str | Stored] = {
 }
 
 
-def bart_names(config: PretrainedConfig) -> Mapping[str, str | Stored]:
-    """BART's weight names."""
-    return BART_NAMES
-
-
 FAMILIES = {
     "bart": Family(
         model_type="bart",
         config=BartConfig,
         spec=bart_spec,
-        names=bart_names,
+        names=BART_NAMES,
         head_prefix="model.decoder.",
         architectures={"base": "BartModel", "causal": "BartForCausalLM"},
         prefixes=("", "encoder.", "model.encoder."),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from warmstart.config import PretrainedConfig
 from warmstart.families.entry import Family, Stored
 from warmstart.spec import AttentionSpec, EmbeddingSpec, HeadSpec, MLPSpec, NormSpec, StackSpec
@@ -114,17 +112,12 @@ BERT_LEFT_OUT = (
 )
 
 
-def bert_names(config: PretrainedConfig) -> Mapping[str, str | Stored]:
-    """BERT's weight names."""
-    return BERT_NAMES
-
-
 FAMILIES = {
     "bert": Family(
         model_type="bert",
         config=BertConfig,
         spec=bert_spec,
-        names=bert_names,
+        names=BERT_NAMES,
         head_prefix="bert.",
         architectures={"base": "BertModel", "causal": "BertLMHeadModel", "masked": "BertForMaskedLM"},
         prefixes=("", "bert."),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from warmstart.config import PretrainedConfig
@@ -42,13 +41,11 @@ def bert_generation_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
     return replace(spec, embedding=replace(spec.embedding, token_types=0), head=head)
 
 
-def bert_generation_names(config: PretrainedConfig) -> Mapping[str, str | Stored]:
-    """BertGeneration's weight names."""
-    return {
-        **BERT_STACK,
-        "head.output.weight": "/lm_head.decoder.weight",
-        "head.output.bias": Stored("/lm_head.bias", aliases=("/lm_head.decoder.bias",)),
-    }
+BERT_GENERATION_NAMES: dict[str, str | Stored] = {
+    **BERT_STACK,
+    "head.output.weight": "/lm_head.decoder.weight",
+    "head.output.bias": Stored("/lm_head.bias", aliases=("/lm_head.decoder.bias",)),
+}
 
 
 FAMILIES = {
@@ -56,7 +53,7 @@ FAMILIES = {
         model_type="bert-generation",
         config=BertGenerationConfig,
         spec=bert_generation_spec,
-        names=bert_generation_names,
+        names=BERT_GENERATION_NAMES,
         head_prefix="bert.",
         architectures={"base": "BertGenerationEncoder", "causal": "BertGenerationDecoder"},
         prefixes=("", "bert."),

@@ -13,9 +13,9 @@ from warmstart.spec import StackSpec
 class Stored:
     """Where a parameter of ours lies in a checkpoint.
 
-    `name` may hold `{}` for the layer. A name that starts with "/" stands outside the stack's prefix (a head's). Several
-    parameters may share one stored tensor, each one `part` of equal `parts`; Conv1D keeps its matrices `transposed`,
-    (in, out). `aliases` are other names under which real files have it; `name` is the one that is written.
+    `name` may hold `{}` for the layer. A name that starts with "/" stands outside the stack's prefix (a head's).
+    Several parameters may share one stored tensor, each one `part` of equal `parts`; Conv1D keeps its matrices
+    `transposed`, (in, out). `aliases` are other names under which real files have it; `name` is the one that is written.
     """
 
     name: str
@@ -27,25 +27,27 @@ class Stored:
 
 @dataclass(frozen=True)
 class Family:
-    """One row of the table of architectures; it holds data and the two functions that read a configuration.
+    """One row of the table of architectures: data, and the function that turns a configuration into a spec.
 
-    `names` maps a module or parameter of ours to the file's. `head_prefix` stands before the stack's names in a model
-    with a head. `prefixes` are those that real files have, and `decoder_prefixes` those of the decoder's half where the
-    halves differ; `alone_prefix` is written before the names of a stack that is saved by itself. `left_out` are patterns of keys that
-    real files have and no model here wants: poolers, other tasks' heads, buffers. `architectures` are the class names
-    for "base", "causal" and "masked" models. `adds_cross_attention` says that the family has none of its own.
+    `spec` takes a configuration and whether there is a head. `names` maps a module or parameter of ours to the file's.
+    `head_prefix` stands before the stack's names in a model with a head. `prefixes` are those that real files have, and
+    `decoder_prefixes` those of the decoder's half where the halves differ; `alone_prefix` is written before the names
+    of a stack that is saved by itself. `left_out` are patterns of keys that real files have and no model here wants:
+    poolers, other tasks' heads, buffers. `renamed` are patterns of names in older files, and what replaces them.
+    `architectures` are the reference's class names for "base", "causal" and "masked" models. `causal` says that the
+    family is a causal language model by nature, `adds_cross_attention` that it has no cross-attention of its own.
     """
 
     model_type: str
     config: type[PretrainedConfig]
     spec: Callable[[PretrainedConfig, bool], StackSpec]
-    names: Callable[[PretrainedConfig], Mapping[str, str | Stored]]
+    names: Mapping[str, str | Stored]
     head_prefix: str
     architectures: Mapping[str, str]
     prefixes: tuple[str, ...] = ("",)
     decoder_prefixes: tuple[str, ...] = ()
     alone_prefix: str = ""
     left_out: tuple[str, ...] = ()
-    renamed: Mapping[str, str] = field(default_factory=dict)  # pattern -> replacement, for keys of older files
+    renamed: Mapping[str, str] = field(default_factory=dict)
     causal: bool = False
     adds_cross_attention: bool = False

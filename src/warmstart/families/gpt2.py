@@ -1,8 +1,6 @@
-"""GPT-2 (Radford et al. 2019): pre-norm, learned positions, matrices stored (in, out), queries, keys and values in one."""
+"""GPT-2 (Radford et al. 2019): pre-norm, learned positions; queries, keys and values in one matrix stored (in, out)."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 from warmstart.config import PretrainedConfig
 from warmstart.families.entry import Family, Stored
@@ -104,17 +102,12 @@ GPT2_NAMES: dict[str, str | Stored] = {
 }
 
 
-def gpt2_names(config: PretrainedConfig) -> Mapping[str, str | Stored]:
-    """GPT-2's weight names."""
-    return GPT2_NAMES
-
-
 FAMILIES = {
     "gpt2": Family(
         model_type="gpt2",
         config=GPT2Config,
         spec=gpt2_spec,
-        names=gpt2_names,
+        names=GPT2_NAMES,
         head_prefix="transformer.",
         architectures={"base": "GPT2Model", "causal": "GPT2LMHeadModel"},
         prefixes=("", "transformer."),

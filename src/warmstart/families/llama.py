@@ -6,7 +6,6 @@ the self-attention and without positions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -179,17 +178,12 @@ LLAMA_NAMES: dict[str, str | Stored] = {
 }
 
 
-def llama_names(config: PretrainedConfig) -> Mapping[str, str | Stored]:
-    """Llama's weight names, and those of the cross-attention added here."""
-    return LLAMA_NAMES
-
-
 def _family(config: type[PretrainedConfig], name: str) -> Family:
     return Family(
         model_type=config.model_type,
         config=config,
         spec=llama_spec,
-        names=llama_names,
+        names=LLAMA_NAMES,
         head_prefix="model.",
         architectures={"base": f"{name}Model", "causal": f"{name}ForCausalLM"},
         prefixes=("", "model."),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from warmstart.config import PretrainedConfig
@@ -55,17 +54,12 @@ ROBERTA_NAMES: dict[str, str | Stored] = {
 }
 
 
-def roberta_names(config: PretrainedConfig) -> Mapping[str, str | Stored]:
-    """RoBERTa's weight names."""
-    return ROBERTA_NAMES
-
-
 def _family(config: type[PretrainedConfig], name: str) -> Family:
     return Family(
         model_type=config.model_type,
         config=config,
         spec=roberta_spec,
-        names=roberta_names,
+        names=ROBERTA_NAMES,
         head_prefix="roberta.",
         architectures={"base": f"{name}Model", "causal": f"{name}ForCausalLM", "masked": f"{name}ForMaskedLM"},
         prefixes=("", "roberta."),

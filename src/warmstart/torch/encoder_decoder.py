@@ -11,7 +11,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from warmstart import warm_start
@@ -23,7 +22,7 @@ from warmstart.outputs import BaseModelOutput, Seq2SeqLMOutput
 from warmstart.torch import surgery
 from warmstart.torch.cache import KeyValueCache
 from warmstart.torch.generation import generate
-from warmstart.torch.loading import Side, copy_weights
+from warmstart.torch.loading import Side, copy_weights, initialise
 from warmstart.torch.loss import cross_entropy, label_mask, refuse_unshifted, shift_labels
 from warmstart.torch.masks import eager
 from warmstart.torch.pretrained import PreTrainedModel
@@ -73,35 +72,18 @@ class EncoderDecoderModel(PreTrainedModel):
             raise ValueError(f"config is a {type(config).__name__}; EncoderDecoderModel needs an EncoderDecoderConfig")
         warm_start.check_decoder(config.decoder)
         super().__init__(config)
-        self._given = encoder, decoder
-        self.construct()
-        del self._given
-        warm_start.fill_settings(config)
-
-    def build(self) -> None:
         from warmstart.torch.models import AutoModel, AutoModelForCausalLM
 
-        encoder, decoder = self._given
-        config = self.config
         self.encoder = AutoModel(config.encoder) if encoder is None else _fit_encoder(encoder)
         self.decoder = AutoModelForCausalLM(config.decoder) if decoder is None else _fit_decoder(decoder)
         self.encoder.adopt(config.encoder)
         self.decoder.adopt(config.decoder)
         if warm_start.needs_projection(config):
-            self.enc_to_dec_proj = nn.Linear(config.encoder.hidden_size, config.decoder.hidden_size)
-
-    def init_weights(self, device: Any = None) -> None:
-        """Give every parameter a new random value; halves that were given keep theirs while the model is made."""
-        from warmstart.torch.loading import initialise, shared_names
-
-        given = dict(zip(("encoder.", "decoder."), self.__dict__.get("_given", (None, None))))
-        kept = tuple(side for side, model in given.items() if model is not None)
-        parts = [model for model in given.values() if model is not None]
-        device = self.device if device is None else device
-        if parts:
-            device = parts[0].device
-        names = [name for name in shared_names(self) if not name.startswith(kept)]
-        initialise(self, self.sides(), names, parts[0].dtype if parts else torch.get_default_dtype(), device)
+            place = {"device": self.decoder.device, "dtype": self.decoder.dtype}
+            self.enc_to_dec_proj = nn.Linear(config.encoder.hidden_size, config.decoder.hidden_size, **place)
+            initialise(self, self.sides(), [f"{PROJECTION}.{leaf}" for leaf in ("weight", "bias")], **place)
+        self.tie_weights()
+        warm_start.fill_settings(config)
 
     def sides(self) -> list[Side]:
         return [
@@ -110,7 +92,7 @@ class EncoderDecoderModel(PreTrainedModel):
         ]
 
     def tie_weights(self) -> None:
-        """Tie the head to its embeddings, and with `config.tie_encoder_decoder` the decoder's weights to the encoder's."""
+        """Tie the head to its embeddings and, with `config.tie_encoder_decoder`, the decoder to the encoder."""
         self.encoder.tie_weights()
         self.decoder.tie_weights()
         if self.config.tie_encoder_decoder:
@@ -142,9 +124,9 @@ class EncoderDecoderModel(PreTrainedModel):
         `decoder_dtype` ...) or replace fields of its configuration (`decoder_num_hidden_layers=6`); `encoder_model` and
         `decoder_model` are models to use as they are. Others are fields of the joint configuration
         (`tie_encoder_decoder=True`), options of loading for both sides (`dtype`, `cache_dir`, `token` ...), or
-        `cross_attention_init`: "random" (the default), or "copy" to start cross-attention from self-attention where the
-        shapes agree. Token ids that the decoder's configuration leaves open are taken from its tokenizer. The model comes
-        in eval mode, with a `load_report`.
+        `cross_attention_init`: "random" (the default), or "copy" to start cross-attention from self-attention where
+        the shapes agree. Token ids that the decoder's configuration leaves open are taken from its tokenizer. The
+        model comes in eval mode, with a `load_report`.
 
         Raises:
             FileNotFoundError: no such folder, repository or file.
@@ -173,7 +155,7 @@ class EncoderDecoderModel(PreTrainedModel):
         model = cls(encoder=encoder, decoder=decoder, config=config)
         if config.tie_encoder_decoder and start == "copy":
             report = decoder.load_report
-            copy_weights(decoder, dict(zip(report.copied, [x.replace(".cross_", ".") for x in report.copied])))
+            copy_weights(decoder, {name: name.replace(".cross_", ".") for name in report.copied})
         model.load_report = _joined(encoder, decoder, model)
         return model.eval()
 
@@ -433,7 +415,8 @@ def _fit_decoder(decoder: Any) -> Any:
     if decoder.spec.head is None or decoder.spec.cross_attention is None:
         raise ValueError(
             f"the decoder is a {type(decoder).__name__} without a head or without cross-attention, so it would not see "
-            "the source; load it with AutoModelForCausalLM.from_pretrained(..., is_decoder=True, add_cross_attention=True)"
+            "the source; load it with AutoModelForCausalLM.from_pretrained(..., is_decoder=True, "
+            "add_cross_attention=True)"
         )
     return decoder
 

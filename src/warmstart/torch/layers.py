@@ -47,6 +47,9 @@ class Mask:
     causal: bool = False
 
 
+OPEN = Mask()
+
+
 class RMSNorm(nn.Module):
     """Root mean square norm (Zhang & Sennrich 2019), computed in fp32 whatever the weights' type."""
 
@@ -79,11 +82,11 @@ def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
 def attend(
     query: Tensor, key: Tensor, value: Tensor, mask: Mask, scale: float, dropout: float, want_weights: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention of queries (r, n, t, d) over keys and values (b, m, s, d), where heads n may share m and rows r share b.
+    """Attention of queries (r, n, t, d) over keys and values (b, m, s, d); heads n may share m, and rows r share b.
 
     Gives (r, n, t, d) and, if wanted, the weights (r, n, t, s).
     """
-    rows, heads, length, size = query.shape
+    rows, heads, length, _ = query.shape
     shared = rows // key.shape[0]
     if shared > 1:  # the beams of a source stand one after another on the query axis: no key is copied
         query = query.unflatten(0, (-1, shared)).transpose(1, 2).flatten(2, 3)
@@ -132,7 +135,7 @@ class Attention(nn.Module):
         self,
         x: Tensor,
         source: Tensor | None = None,
-        mask: Mask = Mask(),
+        mask: Mask = OPEN,
         rotation: tuple[Tensor, Tensor] | None = None,
         cache: LayerCache | None = None,
         want_weights: bool = False,
@@ -209,7 +212,7 @@ class Layer(nn.Module):
         mask: Mask,
         rotation: tuple[Tensor, Tensor] | None = None,
         source: Tensor | None = None,
-        source_mask: Mask = Mask(),
+        source_mask: Mask = OPEN,
         cache: LayerCache | None = None,
         want_weights: bool = False,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:

@@ -51,7 +51,7 @@ def label_mask(labels: Tensor) -> Tensor:
 
 
 def refuse_unshifted(decoder_input_ids: Tensor, labels: Tensor, pad: int | None, start: int | None) -> None:
-    """Refuse decoder inputs that are the labels themselves: the model would learn to copy the next token from its input.
+    """Refuse decoder inputs that are the labels themselves: the model would learn to copy what it is to predict.
 
     Raises:
         ValueError: they are equal, and labels shifted once would not be.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from warmstart.config import PretrainedConfig
@@ -42,13 +43,14 @@ class StackModel(Stack):
                 f"{type(self).__name__} is built from a {self.config_class.__name__}, not {type(config).__name__}"
             )
         super().__init__(config)
-        self.construct()
-
-    def build(self) -> None:
-        spec = family_of(self.config).spec(self.config, self.kind != "base")
-        self.build_stack(spec)
-        if spec.head is not None:
-            self.head = Head(spec.head, spec.embedding, spec.hidden_size, spec.norm)
+        device = torch.empty(0).device  # the default one, which may be "meta": then there is no memory to fill
+        with torch.device("meta"):
+            self.build_stack(family_of(config).spec(config, self.kind != "base"))
+            if self.spec.head is not None:
+                self.head = Head(self.spec.head, self.spec.embedding, self.spec.hidden_size, self.spec.norm)
+        self.tie_weights()
+        if device.type != "meta":
+            self.init_weights(device)
 
     def sides(self) -> list[Side]:
         return [Side("", "", self.config, self.spec)]

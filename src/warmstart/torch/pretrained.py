@@ -44,21 +44,8 @@ class PreTrainedModel(nn.Module):
         """The stacks of this model, as files know them."""
         raise NotImplementedError
 
-    def build(self) -> None:
-        """Make the modules; they have no memory yet."""
-        raise NotImplementedError
-
     def tie_weights(self) -> None:
         """Make one parameter of those that are tied."""
-
-    def construct(self) -> None:
-        """Make the modules and, unless the default device is "meta", give every parameter a random start."""
-        device = torch.empty(0).device
-        with torch.device("meta"):
-            self.build()
-        self.tie_weights()
-        if device.type != "meta":
-            self.init_weights(device)
 
     def init_weights(self, device: Any = None) -> None:
         """Give every parameter a new random value, as the configuration says."""

@@ -107,7 +107,7 @@ def _prune(attention: Attention, kept: list[int]) -> None:
     attention.output.in_features = len(rows)
 
 
-def _like(parameter: nn.Parameter, value: Tensor) -> nn.Parameter:
+def _like(parameter: Tensor, value: Tensor) -> nn.Parameter:
     return nn.Parameter(value.detach().clone().contiguous(), requires_grad=parameter.requires_grad)
 
 
