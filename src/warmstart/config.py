@@ -110,10 +110,12 @@ class PretrainedConfig:
             return self.__dict__.setdefault(name, {}) if COMMON[name] == {} else COMMON[name]
         raise AttributeError(f"{type(self).__name__} has no field {name!r}")
 
-    def merge_settings(self, settings: GenerationConfig) -> None:
+    def merge_settings(self, settings: GenerationConfig, only_unset: bool = False) -> None:
         """Take in what a `generation_config.json` says; it is more particular than the family's defaults."""
+        own = self.generation_config.explicit() if only_unset else {}
         for name, value in settings.explicit().items():
-            setattr(self.generation_config, name, value)
+            if name not in own:
+                setattr(self.generation_config, name, value)
 
     def _adopt(self, value: Any) -> GenerationConfig:
         """A new store of generation settings; token ids that it leaves open keep their values."""

@@ -14,6 +14,7 @@ from typing import Any
 from warmstart.checkpoint.names import Shape
 from warmstart.config import TOKEN_IDS, PretrainedConfig
 from warmstart.families import family_of
+from warmstart.generation_config import GenerationConfig
 
 PROJECTION = "enc_to_dec_proj"
 # What a checkpoint may lack, as a whole, when a model is made from it: (what it is called, which names are its).
@@ -110,6 +111,15 @@ def needs_projection(config: PretrainedConfig) -> bool:
             f"{config.encoder.hidden_size}; leave it None to have the encoder's states projected"
         )
     return given is None and config.encoder.hidden_size != config.decoder.hidden_size
+
+
+def settings_to_keep(found: PretrainedConfig, loaded: PretrainedConfig) -> GenerationConfig:
+    """What a decoder brings into a pair: the settings of its `config.json`, and the token ids of all its files.
+
+    How a language model of its own was meant to be sampled (its `generation_config.json`) says nothing about the pair.
+    """
+    ids = {name: value for name in TOKEN_IDS if (value := getattr(loaded, name)) is not None}
+    return GenerationConfig(**found.generation_config.explicit() | ids)
 
 
 def fill_settings(config: PretrainedConfig, tokenizer_ids: Mapping[str, int | None] = {}) -> None:

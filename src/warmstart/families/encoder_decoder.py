@@ -42,14 +42,14 @@ class EncoderDecoderConfig(PretrainedConfig):
             config.encoder.is_causal = False
         return config
 
-    def merge_settings(self, settings: GenerationConfig) -> None:
+    def merge_settings(self, settings: GenerationConfig, only_unset: bool = False) -> None:
         """Take in what a `generation_config.json` says; token ids that this configuration sets stay.
 
         A pair has no default ids, so those in its `config.json` were set by somebody, and the loss uses them; the
         reference writes a `generation_config.json` beside them that may still hold the decoder's own.
         """
         own = {name: value for name in TOKEN_IDS if (value := getattr(self, name)) is not None}
-        super().merge_settings(settings)
+        super().merge_settings(settings, only_unset)
         self.update(own)
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -15,7 +15,7 @@ class Stored:
 
     `name` may hold `{}` for the layer. A name that starts with "/" stands outside the stack's prefix (a head's).
     Several parameters may share one stored tensor, each one `part` of equal `parts`; Conv1D keeps its matrices
-    `transposed`, (in, out). `aliases` are other names under which real files have it; `name` is the one that is written.
+    `transposed`, (in, out). `aliases` are other names that real files use; `name` is the one that is written.
     """
 
     name: str

@@ -395,7 +395,9 @@ def _load_side(side: str, path: str | Path | None, options: dict[str, Any]) -> A
         warm_start.set_side(config, side)
     if side == "decoder":
         warm_start.check_decoder(config)
-        return AutoModelForCausalLM.from_pretrained(path, config=config, **options)
+        model = AutoModelForCausalLM.from_pretrained(path, config=config, **options)
+        model.config.generation_config = warm_start.settings_to_keep(config, model.config)
+        return model
     options.pop("cross_attention_init", None)
     if config.is_causal is None:
         config.is_causal = options.pop("is_causal", None)

@@ -179,6 +179,8 @@ class PreTrainedModel(nn.Module):
     ) -> tuple[PretrainedConfig, str]:
         """The configuration to load by: given, or the folder's, with its generation settings and the user's fields."""
         given = kwargs.pop("config", None)
+        has_settings = find_file(place, "generation_config.json", required=False, **hub) is not None
+        settings = GenerationConfig.from_pretrained(place, **hub) if has_settings else GenerationConfig()
         if isinstance(given, PretrainedConfig):
             # The file still says whether its weights are one side of a whole.
             found = (
@@ -188,10 +190,10 @@ class PreTrainedModel(nn.Module):
             )
             prefix = cls.part_of(found)[1] if found.model_type != given.model_type else cls.part_of(given)[1]
             config = copy.deepcopy(cls.part_of(given)[0])
+            config.merge_settings(settings, only_unset=True)
         else:
             whole = AutoConfig.from_pretrained(given if given is not None else place, **hub)
-            if find_file(place, "generation_config.json", required=False, **hub) is not None:
-                whole.merge_settings(GenerationConfig.from_pretrained(place, **hub))
+            whole.merge_settings(settings)
             config, prefix = cls.part_of(whole)
         config = _replaced(config, kwargs)
         if kwargs:
