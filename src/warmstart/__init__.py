@@ -48,6 +48,7 @@ _NAMES_BY_MODULE = {
         "XLMRobertaTokenizer",
         "XLMRobertaTokenizerFast",
     ],
+    "torch.encoder_decoder": ["EncoderDecoderModel"],
     "torch.models": [
         "AutoModel",
         "AutoModelForCausalLM",
@@ -62,7 +63,6 @@ _NAMES_BY_MODULE = {
         "CamembertForCausalLM",
         "CamembertForMaskedLM",
         "CamembertModel",
-        "EncoderDecoderModel",
         "GPT2LMHeadModel",
         "GPT2Model",
         "LlamaForCausalLM",

@@ -39,6 +39,7 @@ from warmstart.tokenization import RobertaTokenizer as RobertaTokenizer
 from warmstart.tokenization import RobertaTokenizerFast as RobertaTokenizerFast
 from warmstart.tokenization import XLMRobertaTokenizer as XLMRobertaTokenizer
 from warmstart.tokenization import XLMRobertaTokenizerFast as XLMRobertaTokenizerFast
+from warmstart.torch.encoder_decoder import EncoderDecoderModel as EncoderDecoderModel
 from warmstart.torch.models import AutoModel as AutoModel
 from warmstart.torch.models import AutoModelForCausalLM as AutoModelForCausalLM
 from warmstart.torch.models import AutoModelForMaskedLM as AutoModelForMaskedLM
@@ -52,7 +53,6 @@ from warmstart.torch.models import BertModel as BertModel
 from warmstart.torch.models import CamembertForCausalLM as CamembertForCausalLM
 from warmstart.torch.models import CamembertForMaskedLM as CamembertForMaskedLM
 from warmstart.torch.models import CamembertModel as CamembertModel
-from warmstart.torch.models import EncoderDecoderModel as EncoderDecoderModel
 from warmstart.torch.models import GPT2LMHeadModel as GPT2LMHeadModel
 from warmstart.torch.models import GPT2Model as GPT2Model
 from warmstart.torch.models import LlamaForCausalLM as LlamaForCausalLM

@@ -6,7 +6,6 @@ v the decoder's vocabulary.
 
 from __future__ import annotations
 
-import copy
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,7 @@ from torch import Tensor, nn
 
 from warmstart import warm_start
 from warmstart.config import PretrainedConfig
-from warmstart.families.auto import AutoConfig
 from warmstart.families.encoder_decoder import EncoderDecoderConfig
-from warmstart.hub import hub_options
 from warmstart.outputs import BaseModelOutput, Seq2SeqLMOutput
 from warmstart.torch import surgery
 from warmstart.torch.cache import KeyValueCache
@@ -25,8 +22,10 @@ from warmstart.torch.generation import generate
 from warmstart.torch.loading import Side, copy_weights, initialise
 from warmstart.torch.loss import cross_entropy, label_mask, refuse_unshifted, shift_labels
 from warmstart.torch.masks import eager
+from warmstart.torch.models import AutoModel, AutoModelForCausalLM
+from warmstart.torch.pairing import load_pair
 from warmstart.torch.pretrained import PreTrainedModel
-from warmstart.warm_start import PROJECTION, LoadReport
+from warmstart.warm_start import PROJECTION
 
 
 class EncoderDecoderModel(PreTrainedModel):
@@ -72,8 +71,6 @@ class EncoderDecoderModel(PreTrainedModel):
             raise ValueError(f"config is a {type(config).__name__}; EncoderDecoderModel needs an EncoderDecoderConfig")
         warm_start.check_decoder(config.decoder)
         super().__init__(config)
-        from warmstart.torch.models import AutoModel, AutoModelForCausalLM
-
         self.encoder = AutoModel(config.encoder) if encoder is None else _fit_encoder(encoder)
         self.decoder = AutoModelForCausalLM(config.decoder) if decoder is None else _fit_decoder(decoder)
         self.encoder.adopt(config.encoder)
@@ -133,30 +130,11 @@ class EncoderDecoderModel(PreTrainedModel):
             OSError: a file is corrupt.
             ValueError: a family is not supported, or weights do not fit.
         """
-        start = warm_start.check_cross_attention_init(kwargs.pop("cross_attention_init", "random"))
-        sides: dict[str, dict[str, Any]] = {"encoder": {}, "decoder": {}}
-        for name in list(kwargs):
-            side, _, rest = name.partition("_")
-            if side in sides and rest and name != "decoder_start_token_id":
-                sides[side][rest] = kwargs.pop(name)
-        shared = _shared_options(kwargs)
-        paths = {"encoder": encoder_pretrained_model_name_or_path, "decoder": decoder_pretrained_model_name_or_path}
-        if kwargs.get("tie_encoder_decoder") and paths["decoder"] is None and "model" not in sides["decoder"]:
-            paths["decoder"] = paths["encoder"]
-        sides["decoder"].setdefault("cross_attention_init", start)
-        models = {side: _load_side(side, paths[side], {**shared, **sides[side]}) for side in sides}
-        encoder, decoder = models["encoder"], models["decoder"]
-        config = EncoderDecoderConfig.from_encoder_decoder_configs(encoder.config, decoder.config, **kwargs)
-        if paths["decoder"] is not None:
-            from warmstart.tokenization import special_token_ids
-
-            options = hub_options({**shared, **sides["decoder"]})
-            warm_start.fill_settings(config, special_token_ids(paths["decoder"], **options))
-        model = cls(encoder=encoder, decoder=decoder, config=config)
-        if config.tie_encoder_decoder and start == "copy":
-            report = decoder.load_report
-            copy_weights(decoder, {name: name.replace(".cross_", ".") for name in report.copied})
-        model.load_report = _joined(encoder, decoder, model)
+        pair = load_pair(encoder_pretrained_model_name_or_path, decoder_pretrained_model_name_or_path, kwargs)
+        model = cls(encoder=pair.encoder, decoder=pair.decoder, config=pair.config)
+        if pair.config.tie_encoder_decoder:  # the shared self-attention is the encoder's
+            copy_weights(pair.decoder, {name: name.replace(".cross_", ".") for name in pair.copied})
+        model.load_report = pair.report(model)
         return model.eval()
 
     # The model --------------------------------------------------------------------------------------------------
@@ -372,38 +350,6 @@ class EncoderDecoderModel(PreTrainedModel):
         surgery.set_trainable(self, "", True)
 
 
-_SHARED_OPTIONS = ("dtype", "torch_dtype", "use_safetensors", "strict", "ignore_mismatched_sizes", "low_cpu_mem_usage")
-
-
-def _shared_options(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Take the options of loading that both sides get out of the plain keywords."""
-    return hub_options(kwargs) | {name: kwargs.pop(name) for name in _SHARED_OPTIONS if name in kwargs}
-
-
-def _load_side(side: str, path: str | Path | None, options: dict[str, Any]) -> Any:
-    from warmstart.torch.models import AutoModel, AutoModelForCausalLM
-
-    if (model := options.pop("model", None)) is not None:
-        return model
-    if path is None:
-        raise ValueError(f"give a folder or hub id for the {side}, or a model as `{side}_model`")
-    config = options.pop("config", None)
-    if config is None:
-        places = hub_options(dict(options))
-        found = AutoConfig.from_pretrained(path, **places)
-        config = copy.deepcopy(warm_start.half(found, side)[0])
-        warm_start.set_side(config, side)
-    if side == "decoder":
-        warm_start.check_decoder(config)
-        model = AutoModelForCausalLM.from_pretrained(path, config=config, **options)
-        model.config.generation_config = warm_start.settings_to_keep(config, model.config)
-        return model
-    options.pop("cross_attention_init", None)
-    if config.is_causal is None:
-        config.is_causal = options.pop("is_causal", None)
-    return AutoModel.from_pretrained(path, config=config, **options)
-
-
 def _fit_encoder(encoder: Any) -> Any:
     if encoder.spec.head is not None or encoder.spec.cross_attention is not None:
         raise ValueError(
@@ -421,18 +367,3 @@ def _fit_decoder(decoder: Any) -> Any:
             "add_cross_attention=True)"
         )
     return decoder
-
-
-def _joined(encoder: Any, decoder: Any, model: nn.Module) -> LoadReport:
-    """One report of both sides; what neither loaded is new."""
-    parts = [
-        side.load_report.under(prefix)
-        for side, prefix in ((encoder, "encoder."), (decoder, "decoder."))
-        if side.load_report is not None
-    ]
-    report = LoadReport(" + ".join(part.place for part in parts))
-    for part in parts:
-        for name in ("loaded", "new", "copied", "left_out"):
-            setattr(report, name, getattr(report, name) + getattr(part, name))
-    report.new += [name for name, _ in model.named_parameters() if name.startswith(PROJECTION)]
-    return report

@@ -21,7 +21,6 @@ from warmstart.outputs import (
 )
 from warmstart.torch import surgery
 from warmstart.torch.cache import KeyValueCache
-from warmstart.torch.encoder_decoder import EncoderDecoderModel
 from warmstart.torch.generation import generate
 from warmstart.torch.layers import Head
 from warmstart.torch.loading import Side
@@ -276,4 +275,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["AutoModel", "AutoModelForCausalLM", "AutoModelForMaskedLM", "EncoderDecoderModel"]
+__all__ = ["AutoModel", "AutoModelForCausalLM", "AutoModelForMaskedLM"]
