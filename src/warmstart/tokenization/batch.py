@@ -60,11 +60,11 @@ class BatchEncoding(dict[str, Any]):
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, str):
             return super().__getitem__(key)
+        if self.encodings is not None:
+            return self.encodings[key]
         if isinstance(key, slice):
             return {name: value[key] for name, value in self.items()}
-        if self.__dict__.get("encodings") is None:
-            raise KeyError(f"{key!r}: this batch was not made by a tokenizer; its keys are {list(self)}")
-        return self.encodings[key]
+        raise KeyError(f"{key!r}: this batch was not made by a tokenizer; its keys are {list(self)}")
 
     def __getattr__(self, name: str) -> Any:
         if name in self:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 
-from warmstart.folder import finish_saves, write_folder
+from warmstart.folder import write_folder
 from warmstart.hub import find_file, hub_options, read_json
 from warmstart.tokenization.special_tokens import as_json
 
@@ -45,7 +45,6 @@ def find(cls: type[PreTrainedTokenizerFast], place: str | os.PathLike[str], kwar
     options = hub_options(kwargs)
     for name in _WITHOUT_EFFECT:
         kwargs.pop(name, None)
-    finish_saves(place)
     settings = _read_optional(place, CONFIG, options)
     tokenizer_file = find_file(place, TOKENIZER, required=False, **options)
     if "added_tokens_decoder" not in settings:
@@ -167,7 +166,7 @@ def _add_legacy(settings: dict[str, Any], place: Any, options: Mapping[str, Any]
 
 
 def _content(token: Any) -> str:
-    return str(token["content"] if isinstance(token, Mapping) else token)
+    return str(token.get("content") if isinstance(token, Mapping) else token)
 
 
 def _explain_missing(cls: type[PreTrainedTokenizerFast], place: Any, options: Mapping[str, Any]) -> None:

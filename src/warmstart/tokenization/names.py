@@ -38,6 +38,7 @@ class BertTokenizer(PreTrainedTokenizerFast):
         "mask_token": "[MASK]",
     }
     defaults: ClassVar[dict[str, Any]] = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
+    defaults_when_built: ClassVar[dict[str, Any]] = {"clean_up_tokenization_spaces": True}
     vocab_files_names: ClassVar[dict[str, str]] = {"vocab_file": "vocab.txt"}
     build = staticmethod(backend.word_piece)
     adapt = staticmethod(backend.adapt_bert)

@@ -59,6 +59,7 @@ class PreTrainedTokenizerFast(FramedVocabulary):
     special_tokens: ClassVar[dict[str, Any]] = {}
     token_flags: ClassVar[dict[str, dict[str, bool]]] = {}  # how a special token that is given as text matches
     defaults: ClassVar[dict[str, Any]] = {}  # of the settings
+    defaults_when_built: ClassVar[dict[str, Any]] = {}  # of the settings, without a `tokenizer.json`
     vocab_files_names: ClassVar[dict[str, str]] = {}  # the files it is built from where there is no tokenizer.json
     start_and_end: ClassVar[tuple[bool, bool] | None] = None  # whether bos and eos stand around texts, if no file says
     # Functions of `backend`: how it is built from its files, and made to follow its settings.
@@ -101,6 +102,8 @@ class PreTrainedTokenizerFast(FramedVocabulary):
                 type(self), vocabulary, {**self.special_tokens, **self.defaults, **settings}
             )
         is_built = tokenizer_object is None and tokenizer_file is None
+        if is_built:
+            settings = {**self.defaults_when_built, **settings}
         settings = {**self.defaults, **_baked_in(backend), **self.special_tokens, **settings}
         super().__init__(backend)
 
@@ -114,7 +117,7 @@ class PreTrainedTokenizerFast(FramedVocabulary):
             if self.__dict__[name] not in ("left", "right"):
                 raise ValueError(f"{name}={self.__dict__[name]!r}: it is 'right' or 'left'")
         ends = (settings.pop("add_bos_token", None), settings.pop("add_eos_token", None))
-        take_special_tokens(self, settings, self.token_flags)
+        take_special_tokens(self, settings, self.token_flags, checks_ids=is_built)
         self.settings = settings
 
         if is_built and self.frame is not None:

@@ -189,13 +189,16 @@ class Vocabulary:
 
 
 def take_special_tokens(
-    vocabulary: Vocabulary, settings: dict[str, Any], flags: Mapping[str, Mapping[str, bool]]
+    vocabulary: Vocabulary, settings: dict[str, Any], flags: Mapping[str, Mapping[str, bool]], checks_ids: bool = False
 ) -> None:
     """Take the special and added tokens out of the settings, and append to a vocabulary those that it does not have.
 
     `flags` say how a special token that is given as text matches. Files of `transformers` 4 (`added_tokens_decoder`,
     `additional_special_tokens`, `extra_special_tokens` by name) and 5 (`extra_special_tokens` as a list,
     `model_specific_special_tokens`) are understood.
+
+    Raises:
+        ValueError: something is no token; or, with `checks_ids`, a token would not get the id that the files say.
     """
     decoder = settings.pop("added_tokens_decoder", None) or {}
     added = [_present(decoder[index], f"added_tokens_decoder[{index}]") for index in sorted(decoder, key=int)]
@@ -223,6 +226,13 @@ def take_special_tokens(
             missing.setdefault(str(token), token)
     special = set(vocabulary.all_special_tokens)
     vocabulary.add_tokens([_copied(token, str(token) in special) for token in missing.values()])
+    for index, token in decoder.items() if checks_ids else ():
+        content = str(_present(token, "an added token"))
+        if vocabulary.convert_tokens_to_ids(content) != int(index):
+            raise ValueError(
+                f"the added token {content!r} should have the id {index} and would get "
+                f"{vocabulary.convert_tokens_to_ids(content)}, as ids before it are missing; use the tokenizer.json"
+            )
 
 
 def _copied(token: Token, is_special: bool) -> AddedToken:
