@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from warmstart.folder import finish_saves, write_folder
+from warmstart.folder import write_folder
 from warmstart.hub import find_file, hub_options, read_json
 
 CONFIG_FILE = "generation_config.json"
@@ -129,6 +129,8 @@ class GenerationConfig:
         # called only for what is not in __dict__, so for what was not set
         if name in type(self).DEFAULTS:
             return type(self).DEFAULTS[name]
+        if name.startswith("__"):  # copy and pickle ask for these, often
+            raise AttributeError(name)
         near = difflib.get_close_matches(name, type(self).DEFAULTS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise AttributeError(f"GenerationConfig has no setting {name!r}{hint}")
@@ -236,7 +238,6 @@ class GenerationConfig:
         Raises:
             FileNotFoundError: there is no such file; OSError: it is not JSON; ValueError: a setting is out of range.
         """
-        finish_saves(name_or_path)
         path = find_file(name_or_path, config_file_name or CONFIG_FILE, **hub_options(kwargs))
         assert path is not None
         try:
