@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from warmstart.folder import finish_saves, write_folder
+from warmstart.folder import write_folder
 from warmstart.generation_config import GenerationConfig
 from warmstart.hub import find_file, hub_options, read_json, upload_folder
 
@@ -74,7 +74,7 @@ class PretrainedConfig:
         if len(args) > len(self.defaults):
             raise TypeError(f"{type(self).__name__} takes {len(self.defaults)} positional arguments, not {len(args)}")
         self.__dict__["generation_config"] = GenerationConfig()
-        given = dict(zip(self.defaults, args))
+        given = dict(zip(self.defaults, args, strict=False))
         if twice := given.keys() & kwargs.keys():
             raise TypeError(f"{type(self).__name__} got {sorted(twice)} twice, by position and by name")
         kwargs.pop("model_type", None)
@@ -198,7 +198,6 @@ class PretrainedConfig:
         options = hub_options(kwargs)
         path = Path(pretrained_model_name_or_path)
         if not path.is_file():
-            finish_saves(path)
             path = find_file(pretrained_model_name_or_path, "config.json", **options)  # type: ignore[assignment]
         values = read_json(path)
         values["_name_or_path"] = str(pretrained_model_name_or_path)

@@ -2,76 +2,116 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import logging
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
 
 Content = bytes | Callable[[Path], None]  # the bytes of a file, or what writes it to a path
 
 _STAGED, _READY = ".warmstart-saving-", ".warmstart-saved-"
-_REMOVED = ".removed.json"
+_JOURNAL = ".removes.json"  # in a stage: the names of the files that go when its own take their places
+_PATIENCE = 60.0  # seconds that a save waits for another one into the same folder
+_STALE = 86400.0  # seconds after which a stage is taken for dead where the file system has no locks
+
+logger = logging.getLogger(__name__)
 
 
 def write_folder(folder: str | os.PathLike[str], files: Mapping[str, Content], replaces: Iterable[str] = ()) -> None:
     """Write files into a folder, made if need be; an error or a kill half-way leaves the folder as it was.
 
     The files are written to a hidden folder inside, flushed to disk, and marked ready by one rename; only then do they
-    take their places. A kill between these moves is made good by `finish_saves`, which every reader here calls first.
-    `replaces` are patterns of files from an earlier save that must go with this one (shards, an index).
+    take their places. A kill between these moves is made good by `finish_saves`, which `hub.find_file` calls first.
+    One save at a time: a second one waits for the first. `replaces` are patterns of files from an earlier save that
+    must go with this one (shards, an index); all else in the folder stays.
 
     Raises:
         NotADirectoryError: the folder is a file.
+        ValueError: a file's name leads out of the folder.
         OSError: the disk is full, or the folder cannot be written; nothing was changed.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file; give a folder to save into")
-    is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    finish_saves(folder, clean=True)
-    stage = Path(tempfile.mkdtemp(prefix=f"{_STAGED}{os.getpid()}-", dir=folder))
+    new_folders = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _held(folder, _PATIENCE) as is_held:
+            finish_saves(folder, wait=False)
+            _clean(folder, is_held)
+            _check_places(folder, files)
+            ready = _stage(folder, files, replaces)
+            _move(ready, folder)
+    except _UnfinishedError:
+        raise
+    except BaseException as error:
+        for path in new_folders:
+            with contextlib.suppress(OSError):  # the folder may hold what another save put there
+                path.rmdir()
+        if isinstance(error, OSError):
+            reason = f"nothing was saved to {folder}, it is as it was: {error.strerror or error}"
+            raise OSError(error.errno, reason) if error.errno else OSError(reason) from error
+        raise
+
+
+def finish_saves(folder: str | os.PathLike[str], wait: bool = True) -> None:
+    """Finish the saves into a folder that were killed, or are at work, after their files were complete.
+
+    Raises:
+        OSError: the files cannot be moved into place; the message says where they are.
+    """
+    folder = Path(folder)
+    if not _names(folder, _READY):
+        return
+    with _held(folder, _PATIENCE) if wait else contextlib.nullcontext():
+        for name in _names(folder, _READY):
+            _move(folder / name, folder)
+
+
+class _UnfinishedError(OSError):
+    """A save is complete and decided, but not in place yet."""
+
+
+def _stage(folder: Path, files: Mapping[str, Content], replaces: Iterable[str]) -> Path:
+    """Write the files to a hidden folder and mark that ready; gives its path."""
+    stage = Path(tempfile.mkdtemp(prefix=_STAGED, dir=folder))
+    try:
+        patterns = [re.compile(pattern) for pattern in replaces]
+        gone = [
+            path.name
+            for path in folder.iterdir()
+            if path.name not in files and not path.is_dir() and any(p.fullmatch(path.name) for p in patterns)
+        ]
+        _write(stage / _JOURNAL, json.dumps(gone).encode())
+        mode = (stage / _JOURNAL).stat().st_mode & 0o777  # what the umask gives to a new file
         for name, content in files.items():
             _write(stage / name, content)
-        gone = [name for name in os.listdir(folder) if name not in files and _matches(name, replaces)]
-        _write(stage / _REMOVED, json.dumps(gone).encode())
+            (stage / name).chmod(mode)
+        for path in stage.rglob("*"):
+            if path.is_dir():
+                _flush_folder(path)
+        _flush_folder(stage)
         ready = stage.with_name(stage.name.replace(_STAGED, _READY))
         os.rename(stage, ready)
-    except BaseException as error:
+    except BaseException:
         shutil.rmtree(stage, ignore_errors=True)
-        if is_new:
-            _remove_if_empty(folder)
-        if isinstance(error, OSError):
-            raise OSError(
-                error.errno, f"nothing was saved to {folder}, it is as it was: {error.strerror or error}"
-            ) from error
         raise
-    _move(ready, folder)
-
-
-def finish_saves(folder: str | os.PathLike[str], clean: bool = False) -> None:
-    """Finish a save that was killed after its files were complete; with `clean`, drop those that never were."""
-    folder = Path(folder)
-    try:
-        names = [name for name in os.listdir(folder) if name.startswith((_STAGED, _READY))]
-    except OSError:
-        return
-    for name in names:
-        if name.startswith(_READY):
-            _move(folder / name, folder)
-        elif clean and not _alive(int(name.removeprefix(_STAGED).split("-")[0])):
-            shutil.rmtree(folder / name, ignore_errors=True)
+    _flush_folder(folder)
+    return ready
 
 
 def _write(path: Path, content: Content) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if callable(content):
         content(path)
-        with path.open("rb") as file:
+        with path.open("rb+") as file:
             os.fsync(file.fileno())
         return
     with path.open("wb") as file:
@@ -81,37 +121,103 @@ def _write(path: Path, content: Content) -> None:
 
 
 def _move(ready: Path, folder: Path) -> None:
-    """Move complete files into place; another process may be doing the same."""
+    """Move complete files into place; another process may be doing the same, and may have been killed at any point."""
     try:
-        gone = json.loads((ready / _REMOVED).read_bytes())
-        for path in sorted(path for path in ready.rglob("*") if path.is_file() and path.name != _REMOVED):
-            target = folder / path.relative_to(ready)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, target)
+        try:
+            gone = json.loads((ready / _JOURNAL).read_bytes())
+        except FileNotFoundError:  # all was moved, and the rest is being deleted
+            gone = []
+        places = {path: path.relative_to(ready).as_posix() for path in sorted(ready.rglob("*")) if not path.is_dir()}
+        places.pop(ready / _JOURNAL, None)
+        _check_places(folder, [*places.values(), *gone])
+        for path, name in places.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # another process was faster
+                os.replace(path, folder / name)
         for name in gone:
             (folder / name).unlink(missing_ok=True)
-    except FileNotFoundError:
-        if ready.exists():
-            raise
+        for path in {(folder / name).parent for name in places.values()}:
+            _flush_folder(path)
+    except (OSError, ValueError, TypeError) as error:
+        raise _UnfinishedError(
+            getattr(error, "errno", None) or errno.EIO,
+            f"a save into {folder} is complete but cannot be moved into place ({error}): its files are in {ready}; "
+            "make room for them and try again, or delete that folder to do without them",
+        ) from error
     shutil.rmtree(ready, ignore_errors=True)
 
 
-def _matches(name: str, patterns: Iterable[str]) -> bool:
-    return any(re.fullmatch(pattern, name) for pattern in patterns)
+def _check_places(folder: Path, names: Iterable[str]) -> None:
+    """Refuse names that lead out of the folder, by their spelling or by a link, and those that a folder has taken.
+
+    They may come out of a folder that somebody else packed: a hidden folder in it can be made to look like a save.
+    """
+    home = os.path.realpath(folder)
+    for name in names:
+        path = PurePosixPath(name)
+        parent = os.path.realpath(folder / path.parent)
+        is_plain = bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\\" not in name
+        if not is_plain or os.path.commonpath([home, parent]) != home:
+            raise ValueError(f"the file {name!r} would lie outside of its folder {str(folder)!r}; give it a plain name")
+        if (folder / name).is_dir():
+            raise IsADirectoryError(errno.EISDIR, f"{folder / name} is a folder; move it out of the way")
 
 
-def _alive(process: int) -> bool:
+def _clean(folder: Path, is_held: bool) -> None:
+    """Delete what saves left that were killed before their files were complete."""
+    for name in _names(folder, _STAGED):
+        with contextlib.suppress(OSError):
+            if is_held or time.time() - (folder / name).stat().st_mtime > _STALE:
+                shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _names(folder: Path, prefix: str) -> list[str]:
+    """The hidden folders of saves; never a link, which could lead to anything."""
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
+        names = sorted(name for name in os.listdir(folder) if name.startswith(prefix))
     except OSError:
-        return True
-    return True
+        return []
+    return [name for name in names if (folder / name).is_dir() and not (folder / name).is_symlink()]
 
 
-def _remove_if_empty(folder: Path) -> None:
+@contextlib.contextmanager
+def _held(folder: Path, patience: float) -> Iterator[bool]:
+    """Keep other saves out of a folder. The lock ends with its process; not every file system has it: False then.
+
+    Whoever waits longer than `patience` goes on without: a process that was forked during a save may outlive it.
+    """
     try:
-        folder.rmdir()
-    except OSError:
-        pass
+        import fcntl
+
+        handle = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        yield False
+        return
+    try:
+        is_held, end = False, time.monotonic() + patience
+        while not is_held:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                is_held = True
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    logger.warning(
+                        "%s: another process saves into it for %.0f s; going on all the same", folder, patience
+                    )
+                    break
+                time.sleep(0.005)
+            except OSError:  # no locks here
+                break
+        yield is_held
+    finally:
+        os.close(handle)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Have the names in a folder on disk, where the system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

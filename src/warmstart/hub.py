@@ -8,6 +8,8 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
+from warmstart.folder import finish_saves
+
 _OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download", "subfolder")
 _IGNORED = ("proxies", "resume_download")
 _SHOWN = 12
@@ -75,10 +77,10 @@ def find_file(
 ) -> Path | None:
     """Return the path of ``filename`` in a local folder or, downloaded if need be, in a hub repository.
 
-    A folder that exists is used; any other ``name_or_path`` that reads as ``name`` or ``owner/name`` is taken for a hub
-    id and handed to ``huggingface_hub``, with all that it honours (``HF_ENDPOINT``, ``HF_HUB_OFFLINE``, ``HF_TOKEN``,
-    ``HF_HOME`` ...). With ``required=False`` a file that is not there gives None; a folder, repository or revision that
-    is not there is an error all the same.
+    A folder that exists is used, after a save into it that was cut short is finished. Any other ``name_or_path`` that
+    reads as ``name`` or ``owner/name`` is taken for a hub id and handed to ``huggingface_hub``, with all that it
+    honours (``HF_ENDPOINT``, ``HF_HUB_OFFLINE``, ``HF_TOKEN``, ``HF_HOME`` ...). With ``required=False`` a file that is
+    not there gives None; a folder, repository or revision that is not there is an error all the same.
 
     Raises:
         FileNotFoundError: no such folder, repository, revision or file; the message says what is there instead.
@@ -106,6 +108,8 @@ def find_file(
         inside(place, str(subfolder))
     if os.path.isdir(place):
         path = inside(place, inner)
+        for folder in {Path(place), path.parent}:
+            finish_saves(folder)
         if path.is_file():
             return path
         if required:

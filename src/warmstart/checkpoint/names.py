@@ -35,7 +35,7 @@ def locate(
     """
     family = family_of(config)
     known = {_modern(key[len(side) :], family): key for key in keys if key.startswith(side)}
-    stored = {name: entry for name in parameters if (entry := stored_as(name, family.names(config))) is not None}
+    stored = {name: entry for name in parameters if (entry := stored_as(name, family.names)) is not None}
     prefixes = _prefixes(family, spec)
 
     def keys_of(entry: Stored, prefix: str) -> Iterator[str]:
@@ -101,7 +101,7 @@ def written_as(
     """Under which names a stack's parameters are written: the names that the reference's classes have."""
     family = family_of(config)
     prefix = family.head_prefix if spec.head is not None else family.alone_prefix if alone else ""
-    names = family.names(config)
+    names = family.names
     entries = {name: stored_as(name, names) for name in parameters}
     return {name: replace(entry, name=side + _absolute(entry.name, prefix)) for name, entry in entries.items()}
 
@@ -142,7 +142,7 @@ def _family_keys(family: Family, config: PretrainedConfig) -> Callable[[str, str
     """A function that gives the layer of a key which is the family's under a prefix (-1: of no layer), else None."""
     relative: list[str] = []
     absolute: list[str] = []
-    for entry in family.names(config).values():
+    for entry in family.names.values():
         names = (entry,) if isinstance(entry, str) else (entry.name, *entry.aliases)
         for name in names:
             target = absolute if name.startswith("/") else relative

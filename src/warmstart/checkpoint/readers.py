@@ -1,18 +1,20 @@
-"""Opens the weights of a folder or a hub id: safetensors or `.bin`, whole or sharded, memory-mapped, nothing executed."""
+"""Opens the weights of a folder or a hub id: safetensors or `.bin`, whole or sharded, mapped, no code of theirs run."""
 
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from warmstart.hub import find_file, inside, read_json
 
 # What may hold the weights, best first.
 WHOLE = ("model.safetensors", "pytorch_model.bin")
 OTHER_FRAMEWORKS = ("tf_model.h5", "flax_model.msgpack", "model.ckpt.index")
+_POINTER = b"version https://git-lfs"
 
 
 class WeightFile(Protocol):
@@ -34,6 +36,7 @@ class Weights:
 
     place: str
     files: dict[str, WeightFile] = field(default_factory=dict)  # tensor name -> its file
+    unlisted: list[str] = field(default_factory=list)  # tensors that shards hold and their index does not name
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -55,6 +58,7 @@ class SafetensorsFile:
             self._file = safe_open(str(path), framework=framework)
             self.shapes = {name: tuple(self._file.get_slice(name).get_shape()) for name in self._file.keys()}
         except (SafetensorError, ValueError, OverflowError) as error:
+            _check_not_pointer(path)
             raise OSError(
                 f"{path} is not a sound safetensors file ({error}); it is truncated, corrupt or made to harm: "
                 "download or save it again"
@@ -99,11 +103,22 @@ def open_weights(
         index = f"{filename}.index.json"
         if (path := find_file(name_or_path, index, required=False, **hub)) is not None:
             return _sharded(name_or_path, path, framework, hub)
-    there = [name for name in OTHER_FRAMEWORKS if find_file(name_or_path, name, required=False, **hub) is not None]
-    other = f"; there is {', '.join(there)}, which this class does not read: save it as safetensors" if there else ""
+    _explain_missing(name_or_path, _candidates(use_safetensors, variant), hub)
+
+
+def _explain_missing(name_or_path: str | Path, wanted: list[str], hub: Mapping[str, Any]) -> NoReturn:
+    """Say that there are no weights, and what there is."""
+    names = (*WHOLE, *OTHER_FRAMEWORKS)
+    there = [name for name in names if find_file(name_or_path, name, required=False, **hub) is not None]
+    other = f"; {', '.join(there)} is not what was asked for, or not what this class reads" if there else ""
+    try:
+        find_file(name_or_path, wanted[0], **hub)
+        found = ""
+    except FileNotFoundError as error:
+        found = f" ({error})"
     raise FileNotFoundError(
-        f"{name_or_path} has no weights: none of {', '.join(_candidates(use_safetensors, variant))}, nor an index of "
-        f"shards{other}"
+        f"{name_or_path} has no weights: none of {', '.join(wanted)}, nor an index of shards{found}{other}. Give the "
+        "folder that save_pretrained wrote, or make a new model with from_config"
     )
 
 
@@ -134,7 +149,8 @@ def _sharded(name_or_path: str | Path, index: Path, framework: str, hub: Mapping
     lost = [name for name, shard in weight_map.items() if name not in shards[shard].shapes]
     if lost:
         raise ValueError(f"{index} promises tensors that its shards lack: {_few(lost)}; download or save it again")
-    return Weights(str(index), {name: shards[shard] for name, shard in weight_map.items()})
+    unlisted = [name for file in shards.values() for name in file.shapes if name not in weight_map]
+    return Weights(str(index), {name: shards[shard] for name, shard in weight_map.items()}, unlisted)
 
 
 def _unpickle(path: Path) -> dict[str, Any]:
@@ -143,21 +159,53 @@ def _unpickle(path: Path) -> dict[str, Any]:
     except ImportError as error:
         raise ImportError(f'reading {path} needs PyTorch: pip install "warmstart[torch]"') from error
     try:
-        try:
-            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError as error:
-            if "mmap" not in str(error):  # files of torch before 1.6 cannot be mapped
-                raise
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", "Detected pickle protocol", UserWarning
+            )  # what it cannot read, it refuses
+            tensors = _load(torch, path)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError) as error:
+        _check_not_pointer(path)
+        reason = str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
+        if "weights only" in reason.lower():  # torch's own advice is to run the code
+            reason = "its pickle asks for more than tensors"
         raise OSError(
             f"{path} is not a sound file of tensors alone ({reason}); it is truncated, corrupt or holds code, which "
             "is never run: get the checkpoint as safetensors"
         ) from error
-    if not isinstance(tensors, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+    if not isinstance(tensors, Mapping) or not all(isinstance(name, str) for name in tensors):
         raise OSError(f"{path} holds something other than named tensors; save the model's state_dict() alone")
+    for name, tensor in tensors.items():
+        _check_tensor(path, name, tensor, torch)
     return dict(tensors)
+
+
+def _load(torch: Any, path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except RuntimeError as error:
+        if "mmap" not in str(error):  # files of torch before 1.6 cannot be mapped
+            raise
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _check_tensor(path: Path, name: str, tensor: Any, torch: Any) -> None:
+    """A pickle can describe tensors that have no values in the file, or the same few for terabytes."""
+    if not isinstance(tensor, torch.Tensor):
+        raise OSError(
+            f"{path} holds a {type(tensor).__name__} under {name!r} where a tensor should be; save the model's "
+            "state_dict() alone"
+        )
+    if tensor.device.type != "cpu" or tensor.layout != torch.strided:
+        raise OSError(f"{path}: {name!r} is a {tensor.layout} tensor on {tensor.device}; save it as a plain, dense one")
+    if tensor.numel() * tensor.element_size() > path.stat().st_size:
+        raise OSError(f"{path}: {name!r} of shape {tuple(tensor.shape)} is larger than the file; it is made to harm")
+
+
+def _check_not_pointer(path: Path) -> None:
+    with path.open("rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            raise OSError(f"{path} is a pointer of git-lfs and not the file itself: run `git lfs pull` in its folder")
 
 
 def _few(names: list[str], shown: int = 5) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,7 +24,8 @@ def split_shards(sizes: Mapping[str, int], max_shard_size: int | str) -> list[li
     >>> split_shards({"a": 3, "b": 3, "c": 1}, 4)
     [['a'], ['b', 'c']]
     """
-    limit, shards, used = size_in_bytes(max_shard_size), [], 0
+    limit, used = size_in_bytes(max_shard_size), 0
+    shards: list[list[str]] = []
     for name, size in sizes.items():
         if not shards or used + size > limit:
             shards.append([])
@@ -68,11 +70,25 @@ def weight_files(
     filenames = shard_names(len(shards), suffix)
 
     def write(names: list[str]) -> Callable[[Path], None]:
-        return lambda path: save(names, path)
+        return lambda path: _told(lambda: save(names, path), path)
 
-    files: dict[str, Content] = {filename: write(names) for filename, names in zip(filenames, shards)}
+    files: dict[str, Content] = {filename: write(names) for filename, names in zip(filenames, shards, strict=True)}
     if len(shards) > 1:
-        weight_map = {name: filename for filename, names in zip(filenames, shards) for name in names}
+        weight_map = {name: filename for filename, names in zip(filenames, shards, strict=True) for name in names}
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
         files[f"{shard_names(1, suffix)[0]}.index.json"] = (json.dumps(index, indent=2, sort_keys=True) + "\n").encode()
     return files
+
+
+def _told(write: Callable[[], None], path: Path) -> None:
+    """Run `write`; where it could not write, say so with an OSError, whatever the library behind it raises."""
+    try:
+        write()
+    except OSError:
+        raise
+    except Exception as error:  # safetensors and torch have no class of their own for it
+        if found := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
+        if "inline_container" in str(error):  # torch's writer, which does not pass on the reason
+            raise OSError(f"torch could not write all of {path.name}; is there room for it?") from error
+        raise

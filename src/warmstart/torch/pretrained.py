@@ -14,7 +14,7 @@ from warmstart.checkpoint.readers import open_weights
 from warmstart.checkpoint.writer import OLD_WEIGHTS, weight_files
 from warmstart.config import SHARED, TOKEN_IDS, PretrainedConfig
 from warmstart.families.auto import AutoConfig
-from warmstart.folder import Content, finish_saves, write_folder
+from warmstart.folder import Content, write_folder
 from warmstart.generation_config import GenerationConfig
 from warmstart.hub import find_file, hub_options, upload_folder
 from warmstart.torch import loading
@@ -148,7 +148,6 @@ class PreTrainedModel(nn.Module):
             ValueError: weights are missing, unknown, or of another shape than the configuration says.
             TypeError: an argument is not known.
         """
-        finish_saves(pretrained_model_name_or_path)
         hub = hub_options(kwargs)
         for name in _ALWAYS:
             kwargs.pop(name, None)
