@@ -1,16 +1,17 @@
-"""Tiny random models of `transformers` in the interface that `generate` asks for, and the array functions in numpy."""
+"""Tiny random models, ours and those of `transformers` with the same weights, and the array functions in numpy."""
 
+import copy
 import functools
 import random
 import sys
+import tempfile
 
 import numpy as np
 import pytest
 import torch
 import transformers
-from transformers.modeling_outputs import BaseModelOutput
 
-from warmstart import GenerationConfig
+from warmstart import AutoModelForCausalLM, EncoderDecoderModel
 from warmstart.decoding.settings import resolve
 from warmstart.torch.arrays import TorchArrays
 
@@ -134,63 +135,19 @@ def as_array(xp, x):
     return strict(np.asarray(x)) if isinstance(xp, StrictArrays) else np.asarray(x)
 
 
-class Cache:
-    """A cache of `transformers` with the one method that decoding needs."""
-
-    def __init__(self, held):
-        self.held = held
-
-    def reorder(self, rows):
-        self.held.reorder_cache(rows)
-
-
-class Wrapped:
-    """An encoder-decoder or causal model of `transformers` in warmstart's interface."""
-
-    def __init__(self, model):
-        self.model, self.config, self.device = model, model.config, model.device
-        self.generation_config = GenerationConfig(**model.generation_config.to_diff_dict())
-        self.encoded, self.decoded = [], []  # rows of each pass
-
-    def encoder_attention_mask(self, input_ids, attention_mask):
-        if attention_mask is None and input_ids is not None:
-            attention_mask = (input_ids != self.config.encoder.pad_token_id).long()
-        return attention_mask
-
-    def encode(self, input_ids=None, attention_mask=None, inputs_embeds=None, **kwargs):
-        self.encoded.append(len(input_ids if input_ids is not None else inputs_embeds))
-        encoder = self.model.get_encoder()
-        return encoder(input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **kwargs)
-
-    def forward(self, past_key_values=None, encoder_outputs=None, attention_mask=None, **kwargs):
-        if encoder_outputs is not None:
-            self.decoded.append(tuple(kwargs["decoder_input_ids"].shape))
-            states = encoder_outputs.last_hidden_state
-            shared = len(kwargs["decoder_input_ids"]) // len(states)
-            kwargs["encoder_outputs"] = BaseModelOutput(states.repeat_interleave(shared, 0))
-            attention_mask = attention_mask.repeat_interleave(shared, 0)
-        else:
-            self.decoded.append(tuple(kwargs["input_ids"].shape))
-            if attention_mask is not None:
-                positions = (attention_mask.cumsum(1) - 1).clamp(min=0)
-                kwargs["position_ids"] = positions[:, -kwargs["input_ids"].shape[1] :]
-        past = past_key_values.held if past_key_values is not None else None
-        outputs = self.model(attention_mask=attention_mask, past_key_values=past, **kwargs)
-        if outputs.past_key_values is not None:
-            outputs.past_key_values = Cache(outputs.past_key_values)
-        return outputs
-
-    __call__ = forward
-
-
 @functools.cache
 def encoder_decoder(seed):
     """A random BERT-to-BERT or BERT-to-GPT-2 model; big weights make its distributions uneven."""
-    torch.manual_seed(seed)
-    sizes = dict(vocab_size=VOCABULARY, initializer_range=0.7)
-    bert = dict(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, max_position_embeddings=40
-    )
+    torch.manual_seed(seed + 8)
+    # with a tied head a random model mostly repeats its last token
+    sizes = {"vocab_size": VOCABULARY, "initializer_range": 0.7, "tie_word_embeddings": False}
+    bert = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 24,
+        "max_position_embeddings": 40,
+    }
     encoder = transformers.BertConfig(**sizes, **bert, pad_token_id=PAD)
     if seed % 2:
         decoder = transformers.BertConfig(**sizes, **bert, is_decoder=True, add_cross_attention=True, pad_token_id=PAD)
@@ -201,6 +158,12 @@ def encoder_decoder(seed):
     config = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
     config.encoder._attn_implementation = config.decoder._attn_implementation = "eager"
     model = transformers.EncoderDecoderModel(config).eval()
+    # what a random decoder writes should depend on its source, on the position and on what it wrote
+    for name, parameter in model.decoder.named_parameters():
+        if any(part in name for part in ("word_embeddings", "position_embeddings", "wte", "wpe")):
+            parameter.data *= 3
+        elif name.startswith("bert.encoder") and name.endswith("output.dense.weight"):
+            parameter.data *= 0.1
     for store in (model.config, model.generation_config):
         store.decoder_start_token_id, store.pad_token_id, store.eos_token_id = START, PAD, END
     return model
@@ -232,12 +195,24 @@ def causal(seed):
     return model.eval()
 
 
+@functools.cache
+def _loaded(kind, seed):
+    with tempfile.TemporaryDirectory() as folder:
+        globals()[kind](seed).save_pretrained(folder)
+        return {"encoder_decoder": EncoderDecoderModel, "causal": AutoModelForCausalLM}[kind].from_pretrained(folder)
+
+
+def ours(kind, seed):
+    """Our model with the weights of `encoder_decoder(seed)` or `causal(seed)`, a new copy each time."""
+    return copy.deepcopy(_loaded(kind, seed))
+
+
 def sources(seed, rows=None, longest=9, side="right"):
     """Random ids (b, s) of different lengths, padded, and their mask."""
     draw = random.Random(seed)
     lengths = [draw.randint(1, longest) for _ in range(rows or draw.randint(1, 4))]
     ids = torch.full((len(lengths), max(lengths)), PAD)
-    for row, length in zip(ids, lengths):
+    for row, length in zip(ids, lengths, strict=True):
         values = torch.tensor([draw.randrange(4, VOCABULARY) for _ in range(length)])
         if side == "right":
             row[:length] = values

@@ -5,8 +5,6 @@ import random
 import pytest
 import torch
 
-from warmstart.torch.generation import generate
-
 CASES = 210
 LONGEST = 11
 
@@ -16,7 +14,7 @@ def some_tokens(draw, zoo, count):
 
 
 def draw_settings(draw, zoo, prompt_length):
-    """Settings under their names in `transformers`; the pad token never comes, for `transformers` masks it by itself."""
+    """Settings under their names in `transformers`; the pad token never comes, which decoders there mask themselves."""
     settings = {"suppress_tokens": [zoo.PAD, *some_tokens(draw, zoo, draw.randint(0, 2))]}
 
     def maybe(chance, **values):
@@ -67,12 +65,13 @@ def check_same(theirs, ours, settings):
     return False
 
 
-def run_both(model, zoo, seed, ids, settings, **inputs):
-    wanted = dict(return_dict_in_generate=True, output_scores=True, output_logits=True)
+def run_both(kind, number, zoo, seed, ids, settings, **inputs):
+    wanted = {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}
+    model, our_model = getattr(zoo, kind)(number), zoo.ours(kind, number)
     torch.manual_seed(seed)
     theirs = model.generate(ids, **inputs, **settings, **wanted)
     torch.manual_seed(seed)
-    return theirs, generate(zoo.Wrapped(model), ids, **inputs, **settings, **wanted)
+    return theirs, our_model.generate(ids, **inputs, **settings, **wanted)
 
 
 def draw_case(seed, zoo):
@@ -89,7 +88,7 @@ def draw_case(seed, zoo):
 @pytest.mark.parametrize("seed", range(CASES))
 def test_encoder_decoder_generates_the_same_tokens(seed, zoo):
     ids, inputs, settings = draw_case(seed, zoo)
-    check_same(*run_both(zoo.encoder_decoder(seed % 6), zoo, seed, ids, settings, **inputs), settings)
+    check_same(*run_both("encoder_decoder", seed % 6, zoo, seed, ids, settings, **inputs), settings)
 
 
 @pytest.mark.parametrize("seed", range(24))
@@ -97,7 +96,7 @@ def test_causal_model_generates_the_same_tokens(seed, zoo):
     draw = random.Random(seed)
     ids, mask = zoo.sources(seed, longest=6, side="left")
     settings = draw_settings(draw, zoo, ids.shape[1])
-    theirs, ours = run_both(zoo.causal(seed % 4), zoo, seed, ids, settings, attention_mask=mask)
+    theirs, ours = run_both("causal", seed % 4, zoo, seed, ids, settings, attention_mask=mask)
     check_same(theirs, ours, settings)
 
 

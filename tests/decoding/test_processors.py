@@ -133,7 +133,7 @@ def test_top_p_of_equal_scores_keeps_them_all(xp, as_array):
 
 
 @pytest.mark.parametrize(
-    "name, value", [("suppress_tokens", [3, 11]), ("bad_words_ids", [[1, 11]]), ("forced_eos_token_id", 11)]
+    ("name", "value"), [("suppress_tokens", [3, 11]), ("bad_words_ids", [[1, 11]]), ("forced_eos_token_id", 11)]
 )
 def test_ids_outside_the_vocabulary_are_named(name, value, zoo):
     config = GenerationConfig(**{name: value}, eos_token_id=2, pad_token_id=0)

@@ -6,7 +6,6 @@ positions, n length so far, s source length, v vocabulary.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -210,7 +209,6 @@ class _Decoder:
             self.mask = torch.cat([prompt_mask, rest], 1).repeat_interleave(plan.rows, 0)
         asked = {name for name in ("attentions", "hidden_states") if getattr(config, f"output_{name}")}
         self.wants = {f"output_{name}": True for name in asked} if config.return_dict_in_generate else {}
-        self.last_only = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.seen: dict[str, list[Any]] = {name: [] for name in self._collected()}
 
     def _collected(self) -> Iterable[str]:
@@ -242,11 +240,12 @@ class _Decoder:
         # the rows of a source hold the same prompt, so that its first pass needs only one of them
         spread = 1 if self.started else self.plan.rows
         sources = len(ids) // spread
-        inputs: dict[str, Any] = {f"{self.prefix}input_ids": ids[::spread, past:]}
+        inputs: dict[str, Any] = {
+            f"{self.prefix}input_ids": ids[::spread, past:],
+            f"{self.prefix}logits_to_keep": 1,
+        }
         if self.mask is not None:
             inputs[f"{self.prefix}attention_mask"] = self.mask[::spread, :at]
-        if self.last_only:
-            inputs["logits_to_keep"] = 1
         outputs = self.model(
             **self.constant,
             **inputs,
