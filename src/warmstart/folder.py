@@ -41,6 +41,7 @@ def write_folder(folder: str | os.PathLike[str], files: Mapping[str, Content], r
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file; give a folder to save into")
     new_folders = [path for path in (folder, *folder.parents) if not path.exists()]
+    ready: Path | None = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _held(folder, _PATIENCE) as is_held:
@@ -49,9 +50,9 @@ def write_folder(folder: str | os.PathLike[str], files: Mapping[str, Content], r
             _check_places(folder, files)
             ready = _stage(folder, files, replaces)
             _move(ready, folder)
-    except _UnfinishedError:
-        raise
     except BaseException as error:
+        if ready is not None:  # decided: the next reader finishes what is left to do
+            raise
         for path in new_folders:
             with contextlib.suppress(OSError):  # the folder may hold what another save put there
                 path.rmdir()
@@ -73,10 +74,6 @@ def finish_saves(folder: str | os.PathLike[str], wait: bool = True) -> None:
     with _held(folder, _PATIENCE) if wait else contextlib.nullcontext():
         for name in _names(folder, _READY):
             _move(folder / name, folder)
-
-
-class _UnfinishedError(OSError):
-    """A save is complete and decided, but not in place yet."""
 
 
 def _stage(folder: Path, files: Mapping[str, Content], replaces: Iterable[str]) -> Path:
@@ -139,7 +136,7 @@ def _move(ready: Path, folder: Path) -> None:
         for path in {(folder / name).parent for name in places.values()}:
             _flush_folder(path)
     except (OSError, ValueError, TypeError) as error:
-        raise _UnfinishedError(
+        raise OSError(
             getattr(error, "errno", None) or errno.EIO,
             f"a save into {folder} is complete but cannot be moved into place ({error}): its files are in {ready}; "
             "make room for them and try again, or delete that folder to do without them",
@@ -201,9 +198,7 @@ def _held(folder: Path, patience: float) -> Iterator[bool]:
                 is_held = True
             except BlockingIOError:
                 if time.monotonic() > end:
-                    logger.warning(
-                        "%s: another process saves into it for %.0f s; going on all the same", folder, patience
-                    )
+                    logger.warning("%s has been locked for %.0f s by another save; going on without", folder, patience)
                     break
                 time.sleep(0.005)
             except OSError:  # no locks here
