@@ -109,12 +109,8 @@ def byte_level(special, add_prefix_space=False):
 def roberta():
     tokenizer = byte_level(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
     tokenizer.add_special_tokens([AddedToken("<mask>", lstrip=True, normalized=False)])
-    tokenizer.post_processor = processors.RobertaProcessing(
-        sep=("</s>", tokenizer.token_to_id("</s>")),
-        cls=("<s>", tokenizer.token_to_id("<s>")),
-        add_prefix_space=False,
-        trim_offsets=True,
-    )
+    sep, cls = (("</s>", tokenizer.token_to_id("</s>")), ("<s>", tokenizer.token_to_id("<s>")))
+    tokenizer.post_processor = processors.RobertaProcessing(sep, cls, True, False)  # trims, adds no space
     return tokenizer
 
 
@@ -136,14 +132,15 @@ def unigram():
     """As XLM-RoBERTa's and CamemBERT's are after conversion from SentencePiece."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")])
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
+    marks = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), marks])
     tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
     special = ["<s>", "<pad>", "</s>", "<unk>"]
     _train(
         tokenizer,
         trainers.UnigramTrainer(vocab_size=700, special_tokens=special, unk_token="<unk>", show_progress=False),
     )
-    tokenizer.add_special_tokens([AddedToken("<mask>", lstrip=True, normalized=True)])
+    tokenizer.add_special_tokens([AddedToken("<mask>", lstrip=True, normalized=False)])
     tokenizer.post_processor = processors.TemplateProcessing(
         single=["<s>", "$A", "</s>"],
         pair=["<s>", "$A", "</s>", "</s>", "$B", "</s>"],

@@ -87,11 +87,9 @@ def adapt_roberta(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> None:
     wanted = {key: settings[key] for key in ("add_prefix_space", "trim_offsets") if settings.get(key) is not None}
     if state.get("type") == "RobertaProcessing" and state != state | wanted:
         state |= wanted
+        # by position: the names of the first two differ between versions of the library
         tokenizer.post_processor = processors.RobertaProcessing(
-            sep=tuple(state["sep"]),
-            cls=tuple(state["cls"]),
-            add_prefix_space=state["add_prefix_space"],
-            trim_offsets=state["trim_offsets"],
+            tuple(state["sep"]), tuple(state["cls"]), state["trim_offsets"], state["add_prefix_space"]
         )
 
 

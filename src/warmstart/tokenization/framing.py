@@ -23,11 +23,11 @@ def frame_bert(tokenizer: Tokenizer, cls: str, sep: str, settings: Mapping[str, 
 
 def frame_roberta(tokenizer: Tokenizer, cls: str, sep: str, settings: Mapping[str, Any]) -> None:
     """Put `<s> a </s>` and `<s> a </s></s> b </s>` around texts, all of type 0."""
-    tokenizer.post_processor = processors.RobertaProcessing(
-        sep=(sep, _id(tokenizer, sep)),
-        cls=(cls, _id(tokenizer, cls)),
-        add_prefix_space=bool(settings.get("add_prefix_space")),
-        trim_offsets=settings.get("trim_offsets", True),
+    tokenizer.post_processor = processors.RobertaProcessing(  # by position: the names differ between versions
+        (sep, _id(tokenizer, sep)),
+        (cls, _id(tokenizer, cls)),
+        settings.get("trim_offsets", True),
+        bool(settings.get("add_prefix_space")),
     )
 
 

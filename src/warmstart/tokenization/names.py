@@ -97,7 +97,7 @@ class XLMRobertaTokenizer(PreTrainedTokenizerFast):
     """XLM-RoBERTa's: SentencePiece unigrams, from `tokenizer.json`; `<s> a </s></s> b </s>`."""
 
     special_tokens: ClassVar[dict[str, Any]] = _ANGLED
-    token_flags: ClassVar[dict[str, dict[str, bool]]] = {"mask_token": {"lstrip": True, "normalized": True}}
+    token_flags: ClassVar[dict[str, dict[str, bool]]] = {"mask_token": {"lstrip": True}}
     defaults: ClassVar[dict[str, Any]] = {"model_input_names": _IDS_AND_MASK}
     frame = staticmethod(framing.frame_roberta)
 

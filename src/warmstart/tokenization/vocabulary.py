@@ -225,7 +225,7 @@ def take_special_tokens(
         if isinstance(token, AddedToken) or token not in present:
             missing.setdefault(str(token), token)
     special = set(vocabulary.all_special_tokens)
-    vocabulary.add_tokens([_copied(token, str(token) in special) for token in missing.values()])
+    vocabulary.add_tokens([_flagged(token, str(token) in special) for token in missing.values()])
     for index, token in decoder.items() if checks_ids else ():
         content = str(_present(token, "an added token"))
         if vocabulary.convert_tokens_to_ids(content) != int(index):
@@ -235,12 +235,13 @@ def take_special_tokens(
             )
 
 
-def _copied(token: Token, is_special: bool) -> AddedToken:
+def _flagged(token: Token, is_special: bool) -> AddedToken:
+    """Mark a token as special, in place: a copy would say `normalized` where the token left it open."""
     if isinstance(token, str):
         return AddedToken(token, special=is_special)
-    copied = AddedToken(**token.__getstate__())
-    copied.special = copied.special or is_special
-    return copied
+    if is_special and not token.special:
+        token.special = True
+    return token
 
 
 def _special(token: Token) -> AddedToken:
