@@ -39,7 +39,7 @@ def locate(
     prefixes = _prefixes(family, spec)
 
     def keys_of(entry: Stored, prefix: str) -> Iterator[str]:
-        return (_absolute(name, prefix) for name in (entry.name, *entry.aliases))
+        return (_absolute(name, prefix) for name in (entry.untied, entry.name, *entry.aliases) if name)
 
     def hits(prefix: str) -> int:
         return sum(any(key in known for key in keys_of(entry, prefix)) for entry in stored.values())
@@ -51,7 +51,7 @@ def locate(
         if key is None:
             result.missing.append(name)
         else:
-            result.found[name] = replace(entry, name=known[key], aliases=())
+            result.found[name] = replace(entry, name=known[key], aliases=(), untied="")
     _sort_rest(result, known, family, config, spec, prefix)
     return result
 
@@ -90,7 +90,7 @@ def unpack(entry: Stored, tensor: Any) -> Any:
 
 def pack(entries: Mapping[str, Stored], tensors: Mapping[str, Any], key: str, join: Callable[[list[Any]], Any]) -> Any:
     """The tensor stored under `key`, from our parameters; `join` concatenates along the first axis."""
-    parts = sorted((entry.part, name) for name, entry in entries.items() if entry.name == key)
+    parts = sorted((entry.part, name) for name, entry in entries.items() if key in (entry.name, entry.untied))
     tensor = join([tensors[name] for _, name in parts]) if len(parts) > 1 else tensors[parts[0][1]]
     return tensor.T if entries[parts[0][1]].transposed else tensor
 
@@ -102,8 +102,13 @@ def written_as(
     family = family_of(config)
     prefix = family.head_prefix if spec.head is not None else family.alone_prefix if alone else ""
     names = family.names
-    entries = {name: stored_as(name, names) for name in parameters}
-    return {name: replace(entry, name=side + _absolute(entry.name, prefix)) for name, entry in entries.items()}
+    own_head = spec.head is not None and not spec.head.tied
+
+    def full(entry: Stored) -> Stored:
+        second = side + _absolute(entry.untied, prefix) if entry.untied and own_head else ""
+        return replace(entry, name=side + _absolute(entry.name, prefix), untied=second)
+
+    return {name: full(stored_as(name, names)) for name in parameters}
 
 
 def _absolute(name: str, prefix: str) -> str:
@@ -143,8 +148,8 @@ def _family_keys(family: Family, config: PretrainedConfig) -> Callable[[str, str
     relative: list[str] = []
     absolute: list[str] = []
     for entry in family.names.values():
-        names = (entry,) if isinstance(entry, str) else (entry.name, *entry.aliases)
-        for name in names:
+        names = (entry,) if isinstance(entry, str) else (entry.name, entry.untied, *entry.aliases)
+        for name in filter(None, names):
             target = absolute if name.startswith("/") else relative
             target.append(re.escape(name.lstrip("/")).replace(r"\{\}", r"(\d+)"))
     inner, outer = (

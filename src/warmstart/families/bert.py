@@ -98,7 +98,7 @@ BERT_NAMES: dict[str, str | Stored] = {
     "head.dense": "/cls.predictions.transform.dense",
     "head.norm": "/cls.predictions.transform.LayerNorm",
     "head.output.weight": "/cls.predictions.decoder.weight",
-    "head.output.bias": Stored("/cls.predictions.bias", aliases=("/cls.predictions.decoder.bias",)),
+    "head.output.bias": Stored("/cls.predictions.bias", untied="/cls.predictions.decoder.bias"),
 }
 # The TensorFlow names of layer norms, in files made from the first releases.
 OLD_NORMS = {r"LayerNorm\.gamma$": "LayerNorm.weight", r"LayerNorm\.beta$": "LayerNorm.bias"}

@@ -44,7 +44,7 @@ def bert_generation_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
 BERT_GENERATION_NAMES: dict[str, str | Stored] = {
     **BERT_STACK,
     "head.output.weight": "/lm_head.decoder.weight",
-    "head.output.bias": Stored("/lm_head.bias", aliases=("/lm_head.decoder.bias",)),
+    "head.output.bias": Stored("/lm_head.bias", untied="/lm_head.decoder.bias"),
 }
 
 

@@ -16,6 +16,8 @@ class Stored:
     `name` may hold `{}` for the layer. A name that starts with "/" stands outside the stack's prefix (a head's).
     Several parameters may share one stored tensor, each one `part` of equal `parts`; Conv1D keeps its matrices
     `transposed`, (in, out). `aliases` are other names that real files use; `name` is the one that is written.
+    `untied` is a second name that a head of its own weights has: read before `name`, and written beside it, because
+    newer releases of the reference compute with that one alone.
     """
 
     name: str
@@ -23,6 +25,7 @@ class Stored:
     parts: int = 1
     transposed: bool = False
     aliases: tuple[str, ...] = ()
+    untied: str = ""
 
 
 @dataclass(frozen=True)

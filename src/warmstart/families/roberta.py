@@ -50,7 +50,7 @@ ROBERTA_NAMES: dict[str, str | Stored] = {
     "head.dense": "/lm_head.dense",
     "head.norm": "/lm_head.layer_norm",
     "head.output.weight": "/lm_head.decoder.weight",
-    "head.output.bias": Stored("/lm_head.bias", aliases=("/lm_head.decoder.bias",)),
+    "head.output.bias": Stored("/lm_head.bias", untied="/lm_head.decoder.bias"),
 }
 
 

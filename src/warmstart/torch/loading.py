@@ -131,7 +131,8 @@ def saved(model: nn.Module, sides: list[Side]) -> tuple[dict[str, int], dict[str
     parameters = dict(model.named_parameters())
     sizes: dict[str, int] = {}
     for name, entry in entries.items():
-        sizes[entry.name] = sizes.get(entry.name, 0) + parameters[name].numel() * parameters[name].element_size()
+        for key in filter(None, (entry.name, entry.untied)):
+            sizes[key] = sizes.get(key, 0) + parameters[name].numel() * parameters[name].element_size()
     return sizes, entries
 
 
@@ -139,6 +140,8 @@ def write_tensors(model: nn.Module, entries: Mapping[str, Stored], keys: list[st
     """Write some of a checkpoint's tensors to one file, safetensors or (`.bin`) torch's own."""
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
     tensors = {key: pack(entries, parameters, key, torch.cat).contiguous().cpu() for key in keys}
+    for key in tensors.keys() & {entry.untied for entry in entries.values()}:
+        tensors[key] = tensors[key].clone()  # no two names may share memory in a file
     if path.suffix == ".bin":
         torch.save(tensors, path)
     else:
