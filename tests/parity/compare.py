@@ -1,0 +1,101 @@
+"""Comparisons of ours with the reference: outputs field by field, gradients and files weight by weight."""
+
+import re
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from parity.tiny import saved
+
+BOUND = 1e-5
+OUTPUTS = (
+    "loss",
+    "logits",
+    "encoder_last_hidden_state",
+    "encoder_hidden_states",
+    "encoder_attentions",
+    "decoder_hidden_states",
+    "decoder_attentions",
+    "cross_attentions",
+)
+
+
+def assert_close(ours, theirs, what, bound=BOUND):
+    """Tensors, or tuples of tensors, of equal shapes and equal within the bound."""
+    if isinstance(theirs, (tuple, list)):
+        assert len(ours) == len(theirs), f"{what}: {len(ours)} of ours, {len(theirs)} of theirs"
+        for index, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+            assert_close(one, other, f"{what}[{index}]", bound)
+        return
+    assert ours.shape == theirs.shape, f"{what}: shape {tuple(ours.shape)} of ours, {tuple(theirs.shape)} of theirs"
+    error = (ours - theirs).abs().max().item()
+    assert error <= bound, f"{what}: differs by {error:.1e}"
+
+
+def assert_same_outputs(ours, theirs, names=OUTPUTS, bound=BOUND):
+    """Every named field of two outputs."""
+    for name in names:
+        assert theirs[name] is not None, f"the reference has no {name}"
+        assert_close(ours[name], theirs[name], name, bound)
+
+
+def gradients(model):
+    """Our gradients under the checkpoint's names: what is saved of a model whose weights are its gradients."""
+    values = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    try:
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None, f"{name} has no gradient"
+            parameter.data = parameter.grad
+        with tempfile.TemporaryDirectory() as folder:
+            return tensors(saved(model, folder))
+    finally:
+        for name, parameter in model.named_parameters():
+            parameter.data = values[name]
+
+
+def assert_same_gradients(ours, theirs, bound=BOUND):
+    """Every gradient of the reference is ours, and the other way round.
+
+    Each must be large enough for the bound to mean something; but a key's bias moves all scores of a query alike, so
+    that without rotary positions its gradient is 0.
+    """
+    mine = gradients(ours)
+    named = canonical(dict(theirs.named_parameters(remove_duplicate=False)))
+    for name, gradient in mine.items():
+        assert_close(gradient, named[name].grad, f"gradient of {name}", bound)
+        assert gradient.abs().max() > 20 * bound or "bias" in name, f"the gradient of {name} is too small to compare"
+    compared = {id(named[name]) for name in mine}
+    left = [name for name, parameter in named.items() if parameter.grad is not None and id(parameter) not in compared]
+    assert not left, f"gradients that ours has not: {left}"
+
+
+def assert_same_tensors(ours, theirs):
+    """The weights in two folders have the same names and the same bits; poolers, which nothing here has, aside."""
+    ours, theirs = tensors(ours), tensors(theirs)
+    wanted = {name for name in theirs if ".pooler." not in f".{name}"}
+    assert ours.keys() == wanted
+    for name in wanted:
+        assert ours[name].dtype == theirs[name].dtype, name
+        assert torch.equal(ours[name], theirs[name]), f"{name} has other values"
+
+
+def tensors(folder):
+    """Every tensor of a folder's safetensors files, none twice."""
+    found = {}
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        part = load_file(path)
+        assert not found.keys() & part.keys()
+        found.update(part)
+    return canonical(found)
+
+
+def canonical(named):
+    """A head's bias under the one name that is computed with: an untied head of version 5 keeps another, unused."""
+    found = dict(named)
+    for name in named:
+        if re.search(r"(cls\.predictions|lm_head)\.bias$", name):
+            bias = found.pop(name)
+            found.setdefault(f"{name.removesuffix('bias')}decoder.bias", bias)
+    return found

@@ -1,0 +1,104 @@
+"""The reference for cross-attention added from outside: the reference's decoder layers, and attention written plainly.
+
+Between a layer's self-attention and its MLP stands: x + output(softmax(q k / sqrt(d)) v), where q is read from norm(x)
+and k and v from the source, with the heads, biases and head norms of the self-attention, and no positions.
+Shapes: b batch, s source length, t target length, n query heads, m key-value heads, d head size, h hidden size.
+"""
+
+import math
+from pathlib import Path
+
+import torch
+import transformers
+from safetensors.torch import save_file
+from torch import nn
+from transformers.modeling_outputs import Seq2SeqLMOutput
+from transformers.models.encoder_decoder.modeling_encoder_decoder import shift_tokens_right
+
+
+class CrossAttention(nn.Module):
+    def __init__(self, attention, config):
+        super().__init__()
+        for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+            like = getattr(attention, name)
+            self.add_module(name, nn.Linear(like.in_features, like.out_features, like.bias is not None))
+        for name in ("q_norm", "k_norm"):
+            if hasattr(attention, name):
+                norm = getattr(attention, name)
+                self.add_module(name, type(norm)(norm.weight.shape[0], config.rms_norm_eps))
+        self.size = attention.head_dim
+        self.source = self.allowed = self.weights = None
+
+    def forward(self, x):
+        query, key = self._heads(self.q_proj(x), "q_norm"), self._heads(self.k_proj(self.source), "k_norm")
+        value = self._heads(self.v_proj(self.source))
+        groups = query.shape[2] // key.shape[2]
+        key, value = (torch.stack([y] * groups, 3).flatten(2, 3) for y in (key, value))
+        scores = torch.einsum("btnd,bsnd->bnts", query, key) / math.sqrt(self.size)
+        self.weights = scores.masked_fill(self.allowed[:, None, None] == 0, -math.inf).softmax(-1)
+        return self.o_proj(torch.einsum("bnts,bsnd->btnd", self.weights, value).flatten(2))
+
+    def _heads(self, x, norm=None):
+        x = x.unflatten(-1, (-1, self.size))
+        return getattr(self, norm)(x) if norm is not None and hasattr(self, norm) else x
+
+
+def graft(layer, config):
+    """Give a decoder layer cross-attention: it acts on what comes out of self-attention and its residual."""
+    layer.cross_attention = CrossAttention(layer.self_attn, config)
+    layer.cross_attention_layernorm = type(layer.input_layernorm)(config.hidden_size, config.rms_norm_eps)
+    held = {}
+
+    def hold(_, arguments, keywords):
+        held["x"] = arguments[0] if arguments else keywords["hidden_states"]
+
+    def add(_, arguments, output):
+        x = held["x"] + output[0]
+        return output[0] + layer.cross_attention(layer.cross_attention_layernorm(x)), *output[1:]
+
+    layer.register_forward_pre_hook(hold, with_kwargs=True)
+    layer.self_attn.register_forward_hook(add)
+
+
+class GraftedEncoderDecoder(nn.Module):
+    """The reference's `EncoderDecoderModel`, for decoders that it does not take."""
+
+    def __init__(self, encoder, decoder):
+        super().__init__()
+        self.config = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(encoder.config, decoder.config)
+        self.encoder, self.decoder = encoder, decoder
+        widths = self.config.encoder.hidden_size, self.config.decoder.hidden_size
+        if widths[0] != widths[1]:
+            self.enc_to_dec_proj = nn.Linear(*widths)
+        for layer in decoder.model.layers:
+            graft(layer, decoder.config)
+
+    def forward(self, input_ids, attention_mask, labels=None, decoder_input_ids=None, **want):
+        decoder_mask = None
+        if labels is not None:
+            decoder_input_ids = shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
+            decoder_mask = (decoder_input_ids != self.config.pad_token_id).long()
+        encoded = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **want)
+        source = encoded.last_hidden_state
+        source = self.enc_to_dec_proj(source) if hasattr(self, "enc_to_dec_proj") else source
+        added = [layer.cross_attention for layer in self.decoder.model.layers]
+        for attention in added:
+            attention.source, attention.allowed = source, attention_mask
+        decoded = self.decoder(input_ids=decoder_input_ids, attention_mask=decoder_mask, **want)
+        loss = None if labels is None else nn.functional.cross_entropy(decoded.logits.flatten(0, 1), labels.flatten())
+        return Seq2SeqLMOutput(
+            loss=loss,
+            logits=decoded.logits,
+            decoder_hidden_states=decoded.hidden_states,
+            decoder_attentions=decoded.attentions,
+            cross_attentions=tuple(attention.weights for attention in added),
+            encoder_last_hidden_state=encoded.last_hidden_state,
+            encoder_hidden_states=encoded.hidden_states,
+            encoder_attentions=encoded.attentions,
+        )
+
+    def save_pretrained(self, folder):
+        Path(folder).mkdir(exist_ok=True)
+        self.config.save_pretrained(folder)
+        once = {parameter.data_ptr(): name for name, parameter in reversed(list(self.named_parameters()))}
+        save_file({name: self.get_parameter(name).data for name in once.values()}, Path(folder, "model.safetensors"))

@@ -1,0 +1,108 @@
+"""Every encoder with every decoder equals the reference: outputs, loss, gradients, and the files that are written."""
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from parity.compare import assert_close, assert_same_gradients, assert_same_outputs, assert_same_tensors
+from parity.tiny import EVERYTHING, ROTARY, TINY, call, pair_batch, quiet, reference_pair, saved
+from warmstart import EncoderDecoderModel
+
+pytestmark = pytest.mark.v5
+
+WIDE = {"width": 24}  # against 16: the encoder's states are projected
+PAIRS = {f"{encoder}_{decoder}": (encoder, decoder, {}, {}) for encoder, decoder in itertools.product(TINY, TINY)}
+PROJECTED = {
+    **{f"{encoder}_bert-wide": (encoder, "bert", {}, WIDE) for encoder in TINY},
+    **{f"bert-wide_{decoder}": ("bert", decoder, WIDE, {}) for decoder in TINY},
+}
+# Settings that change what is computed or stored: (encoder, decoder, what is odd about the one, about the other).
+ODD = {
+    "vocabularies": ("bert", "gpt2", {"vocab_size": 70}, {"vocab_size": 61}),
+    "lengths": ("roberta", "bert", {"max_position_embeddings": 30}, {"max_position_embeddings": 20}),
+    "layers": ("bert", "bert", {"num_hidden_layers": 3}, {"num_hidden_layers": 1}),
+    "heads": ("bert", "roberta", {"num_attention_heads": 1}, {"num_attention_heads": 4}),
+    "epsilon": ("bert", "bert", {"layer_norm_eps": 1e-2}, {"layer_norm_eps": 1e-2}),
+    "bert-activations": ("bert", "bert", {"hidden_act": "relu"}, {"hidden_act": "gelu_new"}),
+    "roberta-activations": ("roberta", "roberta", {"hidden_act": "silu"}, {"hidden_act": "relu"}),
+    "bert-untied": ("bert", "bert", {}, {"tie_word_embeddings": False}),
+    "roberta-untied": ("bert", "roberta", {}, {"tie_word_embeddings": False}),
+    "bert-generation-untied": ("bert", "bert-generation", {}, {"tie_word_embeddings": False}),
+    "bert-types": ("bert", "bert", {"type_vocab_size": 1}, {"type_vocab_size": 3}),
+    "roberta-padding": ("roberta", "roberta", {"pad_token_id": 0}, {"pad_token_id": 4}),
+    "gpt2-untied": ("bert", "gpt2", {}, {"tie_word_embeddings": False}),
+    "gpt2-by-layer": (
+        "gpt2",
+        "gpt2",
+        {"scale_attn_by_inverse_layer_idx": True},
+        {"scale_attn_by_inverse_layer_idx": True},
+    ),
+    "gpt2-unscaled": ("gpt2", "gpt2", {"scale_attn_weights": False}, {"scale_attn_weights": False}),
+    "gpt2-inner": ("gpt2", "gpt2", {"n_inner": 20}, {"n_inner": 40, "activation_function": "relu"}),
+    "gpt2-epsilon": ("gpt2", "gpt2", {"layer_norm_epsilon": 1e-2}, {"layer_norm_epsilon": 1e-2}),
+    "gpt2-upcast": ("bert", "gpt2", {}, {"reorder_and_upcast_attn": True}),
+    "bart-scaled": ("bart", "bart", {"scale_embedding": True}, {"scale_embedding": True}),
+    "bart-layers": ("bart", "bart", {"encoder_layers": 3}, {"decoder_layers": 1, "decoder_attention_heads": 1}),
+    "bart-activations": ("bart", "bart", {"activation_function": "relu"}, {"activation_function": "gelu_new"}),
+    "bart-untied": ("bert", "bart", {}, {"tie_word_embeddings": False}),
+    "llama-biases": ("bert", "llama", {}, {"attention_bias": True, "mlp_bias": True}),
+    "llama-one-key": ("llama", "llama", {"num_key_value_heads": 1}, {"num_key_value_heads": 1}),
+    "llama-tied": ("bert", "llama", {}, {"tie_word_embeddings": True}),
+    "mistral-windows": ("mistral", "mistral", {"sliding_window": 3}, {"sliding_window": 2}),
+    "qwen3-biases": ("qwen3", "qwen3", {"attention_bias": True}, {"attention_bias": True}),
+}
+CASES = {**PAIRS, **PROJECTED, **ODD}
+
+
+@dataclass
+class Pair:
+    """The reference's model with its outputs and gradients for a batch, the folder of its files, and ours from that."""
+
+    theirs: object
+    ours: EncoderDecoderModel
+    folder: Path
+    batch: dict
+    wanted: object
+
+
+@pytest.fixture(scope="module", params=CASES.values(), ids=CASES)
+def pair(request, tmp_path_factory):
+    theirs = reference_pair(*request.param)
+    folder = saved(theirs, tmp_path_factory.mktemp("pair"))
+    batch = pair_batch(theirs)
+    wanted = call(theirs, **batch, **EVERYTHING)
+    wanted.loss.backward()
+    return Pair(theirs, EncoderDecoderModel.from_pretrained(folder), folder, batch, wanted)
+
+
+@torch.no_grad()
+def test_outputs(pair):
+    assert_same_outputs(call(pair.ours, **pair.batch, **EVERYTHING), pair.wanted)
+
+
+def test_loss_and_gradients(pair):
+    """In training, and by the fused attention that is used where nobody asks for its weights."""
+    loss = call(pair.ours.train(), **pair.batch).loss
+    loss.backward()
+    assert_close(loss, pair.wanted.loss, "loss")
+    assert_same_gradients(pair.ours, pair.theirs)
+
+
+@torch.no_grad()
+def test_files(pair, tmp_path):
+    """What is saved here has the reference's names and bits, and opens in the reference."""
+    assert_same_tensors(saved(pair.ours, tmp_path), pair.folder)
+    config = pair.theirs.config
+    if config.encoder.model_type == "bart" or config.decoder.model_type in ROTARY:
+        return  # the reference opens neither, not even what it wrote itself
+    with quiet():
+        opened, info = transformers.EncoderDecoderModel.from_pretrained(
+            tmp_path, output_loading_info=True, attn_implementation="eager"
+        )
+    assert not info["unexpected_keys"] and all(".pooler." in name for name in info["missing_keys"])
+    found = call(opened, **pair.batch)
+    assert torch.equal(found.logits, pair.wanted.logits) and torch.equal(found.loss, pair.wanted.loss)

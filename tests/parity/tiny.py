@@ -1,0 +1,183 @@
+"""Tiny random models of every family: the reference's, and ours with the same weights.
+
+A new family is a line in `TINY`: the arguments of its configuration class, which the reference's and ours share.
+Shapes: b batch, s source length, t target length.
+"""
+
+import contextlib
+import tempfile
+import warnings
+from pathlib import Path
+
+import torch
+import transformers
+
+import warmstart
+from parity.graft import GraftedEncoderDecoder
+
+transformers.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+
+VOCABULARY = 60
+START = 5
+FIRST = 6  # the lowest id of a token that is neither padding, start nor end in any family
+DEVIATION = 0.2  # of the noise on every matrix: enough for attention to be uneven and for gradients not to vanish
+
+_BERT = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 40,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+_GPT2 = {
+    "vocab_size": VOCABULARY,
+    "n_embd": 16,
+    "n_layer": 2,
+    "n_head": 2,
+    "n_positions": 40,
+    "resid_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+    "attn_pdrop": 0.0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_BART = {
+    "vocab_size": VOCABULARY,
+    "d_model": 16,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 24,
+    "decoder_ffn_dim": 20,
+    "max_position_embeddings": 40,
+    "dropout": 0.0,
+}
+_LLAMA = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+}
+TINY = {
+    "bert": {**_BERT, "pad_token_id": 3},
+    "roberta": _BERT,
+    "xlm-roberta": _BERT,
+    "camembert": _BERT,
+    "bert-generation": _BERT,
+    "gpt2": _GPT2,
+    "bart": _BART,
+    "llama": {**_LLAMA, "tie_word_embeddings": False},
+    "mistral": {**_LLAMA, "sliding_window": 4, "tie_word_embeddings": False},
+    "qwen2": {**_LLAMA, "bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": True},
+    "qwen3": {**_LLAMA, "bos_token_id": 1, "eos_token_id": 2, "head_dim": 8, "tie_word_embeddings": True},
+}
+ROTARY = ("llama", "mistral", "qwen2", "qwen3")  # no cross-attention of their own
+CROSS = tuple(name for name in TINY if name not in ROTARY)
+MASKED = ("bert", "roberta", "xlm-roberta", "camembert")
+WIDTH = {"gpt2": "n_embd", "bart": "d_model"}  # where a family calls its hidden size something else
+
+
+def configuration(family, **options):
+    """The reference's configuration of a tiny model; `width` is the hidden size, whatever the family calls it."""
+    if (width := options.pop("width", None)) is not None:
+        options[WIDTH.get(family, "hidden_size")] = width
+    return transformers.AutoConfig.for_model(family, **{**TINY[family], **options})
+
+
+def randomise(model, seed=0):
+    """Add noise to every parameter, norms and biases too, so that none is a special value."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += DEVIATION * torch.randn(parameter.shape, generator=generator)
+    return model.eval()
+
+
+def reference_encoder(family, **options):
+    """The reference's stack alone, with attention that can be looked at."""
+    config = configuration(family, **options)
+    if family == "bart":
+        return transformers.BartModel._from_config(config, attn_implementation="eager").encoder
+    return transformers.AutoModel.from_config(config, attn_implementation="eager")
+
+
+def reference_causal(family, cross_attention=False, **options):
+    """The reference's decoder with its head."""
+    config = configuration(family, **options)
+    config.is_decoder, config.add_cross_attention = True, cross_attention
+    return transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+
+
+def reference_pair(encoder, decoder, encoder_options=None, decoder_options=None):
+    """The reference's encoder-decoder; where it has none, its decoder with cross-attention grafted on."""
+    torch.manual_seed(0)
+    sides = {
+        "encoder": reference_encoder(encoder, **(encoder_options or {})),
+        "decoder": reference_causal(decoder, decoder not in ROTARY, **(decoder_options or {})),
+    }
+    model = GraftedEncoderDecoder(**sides) if decoder in ROTARY else transformers.EncoderDecoderModel(**sides)
+    pad = model.config.decoder.pad_token_id
+    model.config.decoder_start_token_id, model.config.pad_token_id = START, 2 if pad is None else pad
+    return randomise(model)
+
+
+def saved(model, folder=None, **options):
+    """The folder that a model was saved in."""
+    folder = tempfile.mkdtemp() if folder is None else folder
+    with quiet():
+        model.save_pretrained(folder, **options)
+    return Path(folder)
+
+
+def as_ours(model, cls=warmstart.EncoderDecoderModel, **options):
+    """Our model with the weights of a model of the reference, by way of its files."""
+    with tempfile.TemporaryDirectory() as folder:
+        return cls.from_pretrained(saved(model, folder), **options)
+
+
+@contextlib.contextmanager
+def quiet():
+    """Let the reference warn: it does about every loss, and about names that it is about to change."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def source_batch(pad=None, lengths=(9, 6, 4), side="right", seed=0):
+    """Source ids (b, s) of different lengths and their mask; without a padding id, noise stands under the mask."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(FIRST, VOCABULARY, (len(lengths), max(lengths)), generator=generator)
+    places = torch.arange(max(lengths))
+    count = torch.tensor(lengths)[:, None]
+    mask = (places < count if side == "right" else places >= max(lengths) - count).long()
+    return ids if pad is None else ids.masked_fill(mask == 0, pad), mask
+
+
+def target_batch(lengths=(5, 7, 3), seed=1):
+    """Labels (b, t) of different lengths, -100 after them."""
+    ids, mask = source_batch(None, lengths, seed=seed)
+    return ids.masked_fill(mask == 0, -100)
+
+
+def pair_batch(model):
+    """What a pair is compared on: sources and labels of different lengths."""
+    ids, mask = source_batch(model.config.encoder.pad_token_id)
+    return {"input_ids": ids, "attention_mask": mask, "labels": target_batch()}
+
+
+EVERYTHING = {"output_hidden_states": True, "output_attentions": True}
+
+
+def call(model, **arguments):
+    """The outputs of a model, the reference's or ours."""
+    with quiet():
+        return model(**arguments)
