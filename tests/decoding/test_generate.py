@@ -182,10 +182,18 @@ class TestSettings:
         }
         assert model.generate(**source, **settings).shape[1] == 4
 
+    def test_a_length_replaces_one_of_the_other_name_below_it(self, model, source):
+        model.generation_config.update(max_new_tokens=9, eos_token_id=None)
+        options = {**source, "eos_token_id": None}
+        assert model.generate(**options, max_length=4).shape[1] == 4
+        assert model.generate(**options, generation_config=GenerationConfig(max_length=5)).shape[1] == 5
+        with pytest.warns(UserWarning, match="max_length has no effect beside max_new_tokens"):
+            assert model.generate(**options, max_length=4, max_new_tokens=2).shape[1] == 3
+
     def test_twenty_new_tokens_where_nothing_is_said(self, model, source, zoo):
         assert model.generate(**source, eos_token_id=None).shape[1] == 21
-        expected = zoo.encoder_decoder(1).generate(**source, eos_token_id=None)
-        assert expected.shape[1] == 21
+        assert model.generate(**source, eos_token_id=None, max_length=None).shape[1] == 21
+        assert zoo.encoder_decoder(1).generate(**source, eos_token_id=None).shape[1] == 21
 
     def test_an_explicit_length_of_the_default_counts(self, model, source):
         assert model.generate(**source, eos_token_id=None, max_length=20).shape[1] == 20

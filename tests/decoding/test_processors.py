@@ -137,7 +137,7 @@ def test_top_p_of_equal_scores_keeps_them_all(xp, as_array):
 )
 def test_ids_outside_the_vocabulary_are_named(name, value, zoo):
     config = GenerationConfig(**{name: value}, eos_token_id=2, pad_token_id=0)
-    plan = zoo.resolve(config, (), prompt_length=1, encoder_decoder=True)
+    plan = zoo.resolve(config, {}, prompt_length=1, encoder_decoder=True)
     with pytest.raises(ValueError, match=rf"{name} has token ids outside the vocabulary: \[11\].*0 to 10"):
         processors.processors_for(zoo.TorchArrays(), config, plan, VOCABULARY)
 
@@ -147,7 +147,7 @@ def test_ids_outside_the_vocabulary_are_named(name, value, zoo):
 )
 def test_sampling_settings_that_make_no_sense(setting, message, zoo):
     config = GenerationConfig(**setting, do_sample=True, eos_token_id=2, pad_token_id=0)
-    plan = zoo.resolve(config, (), prompt_length=1, encoder_decoder=True)
+    plan = zoo.resolve(config, {}, prompt_length=1, encoder_decoder=True)
     with pytest.raises(ValueError, match=message):
         processors.processors_for(zoo.TorchArrays(), config, plan, VOCABULARY)
 
@@ -169,7 +169,7 @@ def test_order_is_that_of_transformers(zoo):
         eos_token_id=2,
         pad_token_id=0,
     )
-    plan = zoo.resolve(config, (), prompt_length=1, encoder_decoder=True)
+    plan = zoo.resolve(config, {}, prompt_length=1, encoder_decoder=True)
     same = [Processor(name, lambda scores, ids, at: scores) for name in ("prefix", "own")]
     chain = processors.processors_for(zoo.TorchArrays(), config, plan, VOCABULARY, prefix=same[0], custom=same[1:])
     assert [x.name for x in chain] == [

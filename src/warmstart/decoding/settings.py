@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,12 @@ _UNSUPPORTED_SAMPLING = ("typical_p", "epsilon_cutoff", "eta_cutoff")
 _ONLY_SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 _ONLY_BEAMS = ("length_penalty", "early_stopping")
 
+_SAME_LIMIT = {
+    "max_length": "max_new_tokens",
+    "max_new_tokens": "max_length",
+    "min_length": "min_new_tokens",
+    "min_new_tokens": "min_length",
+}
 _KEPT_IF_NONE = ("max_length", "num_beams", "num_return_sequences", "do_sample", "early_stopping", "use_cache")
 
 
@@ -62,17 +68,24 @@ def lay_over(
     """The settings of a call: its keywords, over the `generation_config` it was given, over the model's own.
 
     None switches off a setting that can be off (`top_k=None`), and is passed over where it cannot (`num_beams=None`).
-    Returned with them: the keywords that are no settings.
+    A length, in whichever of its two names, replaces that of a lower layer. Returned with the settings: the keywords
+    that are none.
+
+    >>> model, given = GenerationConfig(num_beams=4, max_new_tokens=9), GenerationConfig(num_beams=2)
+    >>> lay_over(model, given, {"max_length": 20, "top_k": None, "attention_mask": ...})
+    (GenerationConfig(num_beams=2, max_length=20, top_k=0), {'attention_mask': Ellipsis})
     """
     merged = model.explicit()
-    if given is not None:
-        merged.update({name: value for name, value in given.explicit().items() if value is not None})
-    rest = {}
-    for name, value in call.items():
-        if name not in GenerationConfig.DEFAULTS:
-            rest[name] = value
-        elif value is not None or name not in _KEPT_IF_NONE:
-            merged[name] = value
+    layers = [{} if given is None else {name: x for name, x in given.explicit().items() if x is not None}]
+    rest = {name: value for name, value in call.items() if name not in GenerationConfig.DEFAULTS}
+    layers.append(
+        {name: x for name, x in call.items() if name not in rest and (x is not None or name not in _KEPT_IF_NONE)}
+    )
+    for layer in layers:
+        for name, other in _SAME_LIMIT.items():
+            if layer.get(name) is not None and other not in layer:
+                merged.pop(other, None)
+        merged.update(layer)
     for name, value in merged.items():
         default = GenerationConfig.DEFAULTS.get(name)
         if value is None and default is not None:
@@ -82,14 +95,14 @@ def lay_over(
 
 def resolve(
     config: GenerationConfig,
-    call: Collection[str],
+    call: Mapping[str, Any],
     *,
     prompt_length: int,
     encoder_decoder: bool,
     positions: int | None = None,
 ) -> Plan:
-    """Work out one call. `call` names the settings that were arguments of it; `positions` is how many tokens a model
-    without an encoder can hold, if that is bounded.
+    """Work out one call. `call` holds its arguments; `positions` is how many tokens a model without an encoder can
+    hold, if that is bounded.
 
     Raises:
         ValueError: a setting is not supported yet, settings contradict each other or the prompt, or a token id is
@@ -156,7 +169,7 @@ def _refuse_unsupported(config: GenerationConfig) -> None:
             raise ValueError(f"{name}={value!r} is not supported yet; leave it at its default, {default!r}")
 
 
-def _warn_of_idle(config: GenerationConfig, call: Collection[str]) -> None:
+def _warn_of_idle(config: GenerationConfig, call: Mapping[str, Any]) -> None:
     """Warn of arguments that change nothing; those of a checkpoint's file may well be meant for another strategy."""
     idle = [name for name in _ONLY_SAMPLING if not config.do_sample]
     idle += [name for name in _ONLY_BEAMS if config.num_beams == 1]
@@ -164,16 +177,19 @@ def _warn_of_idle(config: GenerationConfig, call: Collection[str]) -> None:
     idle = [name for name in idle if not (name == "top_k" and config.top_k == 0)]
     if idle:
         needs = "do_sample=True" if idle[0] in _ONLY_SAMPLING else "num_beams above 1"
-        warnings.warn(f"{', '.join(idle)} has no effect without {needs}", UserWarning, stacklevel=4)
+        warnings.warn(f"{', '.join(idle)} has no effect without {needs}", UserWarning, stacklevel=5)
+    for name, other in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
+        if call.get(name) is not None and call.get(other) is not None:
+            warnings.warn(f"{name} has no effect beside {other}", UserWarning, stacklevel=5)
 
 
 def _max_length(
-    config: GenerationConfig, call: Collection[str], prompt_length: int, encoder_decoder: bool, positions: int | None
+    config: GenerationConfig, call: Mapping[str, Any], prompt_length: int, encoder_decoder: bool, positions: int | None
 ) -> int:
     default = GenerationConfig.DEFAULTS["max_length"]
     if config.max_new_tokens is not None:
         return prompt_length + int(config.max_new_tokens)
-    if "max_length" not in call and config.max_length == default:
+    if call.get("max_length") is None and config.max_length == default:
         # not chosen by anyone: so many new tokens, as far as the model's positions go
         return min(prompt_length + default, positions or prompt_length + default)
     if config.max_length <= prompt_length:
@@ -185,7 +201,7 @@ def _max_length(
     return int(config.max_length)
 
 
-def _eos(config: GenerationConfig, call: Collection[str]) -> tuple[int, ...]:
+def _eos(config: GenerationConfig, call: Mapping[str, Any]) -> tuple[int, ...]:
     if config.eos_token_id is not None:
         return token_ids(config.eos_token_id, "eos_token_id")
     if "eos_token_id" in call:

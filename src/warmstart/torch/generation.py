@@ -76,6 +76,15 @@ def generate(
     Raises:
         ValueError: an argument is unknown or not supported yet, settings contradict each other, a special token's id is
             missing, or inputs have a wrong shape; the message names it and says what to do.
+
+    >>> from warmstart import BertConfig, EncoderDecoderConfig, EncoderDecoderModel
+    >>> size = dict(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    >>> config = EncoderDecoderConfig.from_encoder_decoder_configs(BertConfig(**size), BertConfig(**size))
+    >>> model = EncoderDecoderModel(config).eval()
+    >>> source = torch.tensor([[4, 5, 6], [7, 8, 0]])
+    >>> ids = generate(model, source, decoder_start_token_id=1, eos_token_id=2, min_length=4, max_length=4, num_beams=3)
+    >>> ids.shape, ids[:, 0]
+    (torch.Size([2, 4]), tensor([1, 1]))
     """
     config, arguments = lay_over(model.generation_config, generation_config, kwargs)
     check_arguments(arguments)

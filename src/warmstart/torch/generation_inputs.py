@@ -29,10 +29,14 @@ _ARGUMENTS = (
     "decoder_attention_mask",
     *ENCODER_ARGUMENTS,
 )
-_WITHOUT_EFFECT = ("labels", "return_dict", "use_model_defaults")  # as a batch or an older call may hold them
+_WITHOUT_EFFECT = (
+    "labels",
+    "return_dict",
+    "use_model_defaults",
+    "tokenizer",
+)  # as a batch or an older call may hold them
 _UNSUPPORTED = (
     "assistant_model",
-    "tokenizer",
     "assistant_tokenizer",
     "synced_gpus",
     "custom_generate",
