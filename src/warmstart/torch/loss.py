@@ -24,7 +24,7 @@ def shift_labels(labels: Tensor, pad_token_id: int | None, decoder_start_token_i
     tensor([[1, 5, 6]])
     """
     start, pad = needed("decoder_start_token_id", decoder_start_token_id), needed("pad_token_id", pad_token_id)
-    shifted = torch.cat([labels.new_full((labels.shape[0], 1), start), labels[:, :-1]], 1)
+    shifted = F.pad(labels, (1, -1), value=start)
     return shifted.masked_fill(shifted == IGNORED, pad)
 
 
