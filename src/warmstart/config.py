@@ -60,6 +60,7 @@ class PretrainedConfig:
     defaults: ClassVar[dict[str, Any]] = {}
     attribute_map: ClassVar[dict[str, str]] = {}
     generation_config: GenerationConfig
+    _name_or_path: str = ""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -86,9 +87,9 @@ class PretrainedConfig:
         """Fill fields that follow from others; a family may override it."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        name = self._name(name)
-        if name == "pruned_heads" and value:  # JSON knows only text as a key
-            value = {int(layer): sorted(heads) for layer, heads in value.items()}
+        name = self.field_name(name)
+        if name == "pruned_heads" and value:
+            value = _heads_by_layer(value)
         if name == "dtype" and value is not None:
             value = str(value).removeprefix("torch.")
         if name == "generation_config":
@@ -101,7 +102,7 @@ class PretrainedConfig:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "generation_config":  # copy and pickle look before `__init__` has run
             raise AttributeError(name)
-        name = self._name(name)
+        name = self.field_name(name)
         if name in self.__dict__:
             return self.__dict__[name]
         if name in SHARED:
@@ -126,7 +127,12 @@ class PretrainedConfig:
                 setattr(value, name, old)
         return value
 
-    def _name(self, name: str) -> str:
+    def field_name(self, name: str) -> str:
+        """The name under which a field is kept: families have their own for some.
+
+        >>> PretrainedConfig().field_name("torch_dtype")
+        'dtype'
+        """
         name = {"torch_dtype": "dtype"}.get(name, name)
         return self.attribute_map.get(name, name)
 
@@ -138,7 +144,7 @@ class PretrainedConfig:
     @property
     def name_or_path(self) -> str:
         """Where the configuration was read from."""
-        return self.__dict__.get("_name_or_path", "")
+        return self._name_or_path
 
     def get_text_config(self, decoder: bool = False, encoder: bool = False) -> PretrainedConfig:
         """This configuration: models here are of text only."""
@@ -220,7 +226,7 @@ class PretrainedConfig:
 
     def has(self, name: str) -> bool:
         """Whether `name` is a field of this configuration."""
-        name = self._name(name)
+        name = self.field_name(name)
         return name in self.__dict__ or name in SHARED or name in COMMON
 
     def update(self, config_dict: Mapping[str, Any]) -> None:
@@ -237,6 +243,14 @@ class PretrainedConfig:
         return f"{type(self).__name__} {self.to_json_string()}"
 
 
+def _heads_by_layer(value: Any) -> dict[int, list[int]]:
+    """JSON knows only text as a key."""
+    try:
+        return {int(layer): sorted(int(head) for head in heads) for layer, heads in value.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"pruned_heads={value!r} does not map layers to lists of heads ({error})") from error
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, PretrainedConfig):
         return value.to_dict()
@@ -244,4 +258,6 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):  # a number or an array of numpy or torch
+        return value.tolist()
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)

@@ -8,6 +8,10 @@ from typing import Any
 
 import numpy as np
 
+# Activations that every framework here has.
+_SMOOTH = {"gelu", "gelu_python", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "silu", "swish", "mish"}
+ACTIVATIONS = frozenset(_SMOOTH | {"relu", "relu2", "tanh", "sigmoid", "linear"})
+
 
 @dataclass(frozen=True)
 class RotarySpec:
@@ -17,6 +21,21 @@ class RotarySpec:
     theta: float = 10000.0
     scaling: dict[str, Any] = field(default_factory=dict, hash=False)
     positions: int = 0  # the length the model was trained for, where a scaling needs it
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.kind, str) or self.kind not in _SCALINGS:
+            raise ValueError(
+                f"rope_scaling={self.scaling}: this rope_type is not supported; use one of {', '.join(_SCALINGS)}"
+            )
+        for name in _SCALINGS[self.kind][1]:
+            value = self.scaling.get(name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+                raise ValueError(f"rope_scaling={self.scaling}: {self.kind!r} needs a number above 0 as {name}")
+
+    @property
+    def kind(self) -> Any:
+        """How long texts are scaled: a key of the table below."""
+        return self.scaling.get("rope_type") or self.scaling.get("type") or "default"
 
 
 @dataclass(frozen=True)
@@ -135,12 +154,9 @@ def inverse_frequencies(rotary: RotarySpec) -> tuple[np.ndarray, float]:
     >>> [round(float(x), 3) for x in frequencies], factor
     ([1.0, 0.1], 1.0)
     """
-    kind = rotary.scaling.get("rope_type") or rotary.scaling.get("type") or "default"
-    if kind not in _SCALINGS:
-        raise ValueError(f"rope_scaling has rope_type {kind!r}, which is not supported; use one of {sorted(_SCALINGS)}")
     exponents = np.arange(0, rotary.size, 2, dtype=np.float32) / np.float32(rotary.size)
     plain = (1.0 / np.float32(rotary.theta) ** exponents).astype(np.float32)
-    frequencies, factor = _SCALINGS[kind](plain, rotary)
+    frequencies, factor = _SCALINGS[rotary.kind][0](plain, rotary)
     return frequencies.astype(np.float32), factor
 
 
@@ -189,4 +205,10 @@ def _yarn_magnitude(scaling: dict[str, Any], factor: float) -> float:
     return magnitude(1.0)
 
 
-_SCALINGS = {"default": _default, "linear": _linear, "llama3": _llama3, "yarn": _yarn}
+# kind of scaling -> how it is computed, and the numbers that it needs
+_SCALINGS = {
+    "default": (_default, ()),
+    "linear": (_linear, ("factor",)),
+    "llama3": (_llama3, ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")),
+    "yarn": (_yarn, ("factor",)),
+}

@@ -34,7 +34,7 @@ def family(model_type: str) -> Family:
     >>> family("gpt2").causal
     True
     """
-    if model_type not in MODULES:
+    if not isinstance(model_type, str) or model_type not in MODULES:
         raise ValueError(f"model_type {model_type!r} is not supported; the families are {', '.join(sorted(MODULES))}")
     return import_module(f"warmstart.families.{MODULES[model_type]}").FAMILIES[model_type]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from warmstart.config import PretrainedConfig
+from warmstart.families.checks import check
 from warmstart.families.entry import Family, Stored
 from warmstart.spec import AttentionSpec, EmbeddingSpec, HeadSpec, MLPSpec, NormSpec, StackSpec
 
@@ -58,6 +59,7 @@ class BartConfig(PretrainedConfig):
 
 def bart_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
     """The stack of one half of a BART."""
+    check(config)
     half = "decoder" if config.is_decoder or headed else "encoder"
     heads = getattr(config, f"{half}_attention_heads")
     attention = AttentionSpec(

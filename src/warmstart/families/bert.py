@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from warmstart.config import PretrainedConfig
+from warmstart.families.checks import check
 from warmstart.families.entry import Family, Stored
 from warmstart.spec import AttentionSpec, EmbeddingSpec, HeadSpec, MLPSpec, NormSpec, StackSpec
 
@@ -26,6 +29,13 @@ BERT_DEFAULTS = {
 }
 
 
+def with_ids(defaults: dict[str, Any], pad: int, start: int, end: int) -> dict[str, Any]:
+    """The same defaults with token ids, start and end right after padding, as positional arguments have them."""
+    fields = {**defaults, "pad_token_id": pad}
+    at = list(fields).index("pad_token_id") + 1
+    return dict([*fields.items()][:at]) | {"bos_token_id": start, "eos_token_id": end} | dict([*fields.items()][at:])
+
+
 class BertConfig(PretrainedConfig):
     """A BERT's configuration.
 
@@ -39,6 +49,7 @@ class BertConfig(PretrainedConfig):
 
 def bert_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
     """The stack of a BERT-like configuration."""
+    check(config)
     if (kind := getattr(config, "position_embedding_type", "absolute")) != "absolute":
         raise ValueError(f"position_embedding_type {kind!r} of a {config.model_type} is not supported; only 'absolute'")
     attention = AttentionSpec(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from warmstart.config import PretrainedConfig
-from warmstart.families.bert import BERT_DEFAULTS, BERT_LEFT_OUT, BERT_STACK, OLD_NORMS, bert_spec
+from warmstart.families.bert import BERT_DEFAULTS, BERT_LEFT_OUT, BERT_STACK, OLD_NORMS, bert_spec, with_ids
 from warmstart.families.entry import Family, Stored
 from warmstart.spec import HeadSpec, StackSpec
 
@@ -21,7 +21,7 @@ class BertGenerationConfig(PretrainedConfig):
     defaults = {
         **{
             name: value
-            for name, value in BERT_DEFAULTS.items()
+            for name, value in with_ids(BERT_DEFAULTS, pad=0, start=2, end=1).items()
             if name not in ("type_vocab_size", "classifier_dropout")
         },
         "vocab_size": 50358,
@@ -29,8 +29,6 @@ class BertGenerationConfig(PretrainedConfig):
         "num_hidden_layers": 24,
         "num_attention_heads": 16,
         "intermediate_size": 4096,
-        "bos_token_id": 2,
-        "eos_token_id": 1,
     }
 
 

@@ -72,4 +72,8 @@ def _configuration(value: Any, side: str) -> PretrainedConfig:
         return value
     if not isinstance(value, Mapping) or "model_type" not in value:
         raise ValueError(f"`{side}` must be a configuration, or a dict with a `model_type`, not {value!r}")
+    if value["model_type"] == EncoderDecoderConfig.model_type:
+        raise ValueError(
+            f"`{side}` is itself an encoder-decoder; take one of its halves, config.encoder or config.decoder"
+        )
     return AutoConfig.for_model(**value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from warmstart.config import PretrainedConfig
+from warmstart.families.checks import check
 from warmstart.families.entry import Family, Stored
 from warmstart.spec import AttentionSpec, EmbeddingSpec, HeadSpec, MLPSpec, NormSpec, StackSpec
 
@@ -51,6 +52,7 @@ class GPT2Config(PretrainedConfig):
 
 def gpt2_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
     """The stack of a GPT-2."""
+    check(config)
     attention = AttentionSpec(
         heads=config.n_head,
         key_value_heads=config.n_head,

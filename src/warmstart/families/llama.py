@@ -10,53 +10,70 @@ from dataclasses import replace
 from typing import Any
 
 from warmstart.config import PretrainedConfig
+from warmstart.families.checks import check, check_count
 from warmstart.families.entry import Family, Stored
 from warmstart.spec import AttentionSpec, EmbeddingSpec, HeadSpec, MLPSpec, NormSpec, RotarySpec, StackSpec
 
-_SHARED: dict[str, Any] = {
-    "vocab_size": 32000,
-    "hidden_size": 4096,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": None,
-    "hidden_act": "silu",
-    "max_position_embeddings": 2048,
-    "initializer_range": 0.02,
-    "rms_norm_eps": 1e-6,
-    "use_cache": True,
-    "pad_token_id": None,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "tie_word_embeddings": False,
-    "rope_theta": 10000.0,
-    "rope_scaling": None,
-    "attention_dropout": 0.0,
-}
+_IDS: dict[str, Any] = {"pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2}
 
 
 class LlamaConfig(PretrainedConfig):
-    """A Llama's configuration.
+    """A Llama's configuration. `rope_parameters`, as newer files have it, is `rope_theta` and `rope_scaling` in one.
 
     >>> config = LlamaConfig(hidden_size=64, num_attention_heads=4)
     >>> config.num_key_value_heads, config.head_dim
     (4, 16)
+    >>> config.rope_parameters = {"rope_type": "linear", "factor": 2.0, "rope_theta": 500.0}
+    >>> config.rope_theta, config.rope_scaling
+    (500.0, {'rope_type': 'linear', 'factor': 2.0})
     """
 
     model_type = "llama"
-    defaults = {**_SHARED, "pretraining_tp": 1, "attention_bias": False, "mlp_bias": False, "head_dim": None}
+    defaults = {
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": None,
+        "hidden_act": "silu",
+        "max_position_embeddings": 2048,
+        "initializer_range": 0.02,
+        "rms_norm_eps": 1e-6,
+        "use_cache": True,
+        **_IDS,
+        "pretraining_tp": 1,
+        "tie_word_embeddings": False,
+        "rope_theta": 10000.0,
+        "rope_scaling": None,
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "mlp_bias": False,
+        "head_dim": None,
+    }
 
     num_key_value_heads: int
-    head_dim: int
     rope_theta: float
+    head_dim: int | None
 
     def complete(self) -> None:
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
-        if getattr(self, "head_dim", None) is None:
-            self.head_dim = self.hidden_size // self.num_attention_heads
-        if (rotary := getattr(self, "rope_parameters", None)) and "rope_theta" in rotary:  # where newer files keep it
-            self.rope_theta = rotary["rope_theta"]
+        if self.model_type == "llama" and self.head_dim is None:  # the others' files leave it open
+            self.head_dim = head_size(self)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "rope_parameters":
+            value = dict(value or {})
+            self.rope_theta = value.pop("rope_theta", self.rope_theta)
+            name, value = "rope_scaling", None if value in ({}, {"rope_type": "default"}) else value
+        super().__setattr__(name, value)
+
+    @property
+    def rope_parameters(self) -> dict[str, Any]:
+        """Base and scaling of the rotary positions in one."""
+        scaling = getattr(self, "rope_scaling", None) or {"rope_type": "default"}
+        return {**scaling, "rope_theta": self.rope_theta}
 
 
 class MistralConfig(LlamaConfig):
@@ -64,12 +81,23 @@ class MistralConfig(LlamaConfig):
 
     model_type = "mistral"
     defaults = {
-        **{name: value for name, value in _SHARED.items() if name != "rope_scaling"},
+        "vocab_size": 32000,
+        "hidden_size": 4096,
         "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
         "num_key_value_heads": 8,
         "head_dim": None,
+        "hidden_act": "silu",
         "max_position_embeddings": 4096 * 32,
+        "initializer_range": 0.02,
+        "rms_norm_eps": 1e-6,
+        "use_cache": True,
+        **_IDS,
+        "tie_word_embeddings": False,
+        "rope_theta": 10000.0,
         "sliding_window": 4096,
+        "attention_dropout": 0.0,
     }
 
 
@@ -78,17 +106,25 @@ class Qwen2Config(LlamaConfig):
 
     model_type = "qwen2"
     defaults = {
-        **_SHARED,
         "vocab_size": 151936,
+        "hidden_size": 4096,
         "intermediate_size": 22016,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
         "num_key_value_heads": 32,
+        "hidden_act": "silu",
         "max_position_embeddings": 32768,
-        "bos_token_id": None,
-        "eos_token_id": None,
+        "initializer_range": 0.02,
+        "rms_norm_eps": 1e-6,
+        "use_cache": True,
+        "tie_word_embeddings": False,
+        "rope_theta": 10000.0,
+        "rope_scaling": None,
         "use_sliding_window": False,
         "sliding_window": 4096,
         "max_window_layers": 28,
         "layer_types": None,
+        "attention_dropout": 0.0,
     }
 
     layer_types: list[str]
@@ -99,6 +135,7 @@ class Qwen2Config(LlamaConfig):
         if not self.use_sliding_window:
             self.sliding_window = None
         if self.layer_types is None:
+            check_count(self, "num_hidden_layers")
             slides = [
                 self.sliding_window and layer >= self.max_window_layers for layer in range(self.num_hidden_layers)
             ]
@@ -109,12 +146,43 @@ class Qwen3Config(Qwen2Config):
     """A Qwen3's configuration."""
 
     model_type = "qwen3"
-    defaults = {**Qwen2Config.defaults, "head_dim": 128, "attention_bias": False}
+    defaults = {
+        "vocab_size": 151936,
+        "hidden_size": 4096,
+        "intermediate_size": 22016,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "head_dim": 128,
+        "hidden_act": "silu",
+        "max_position_embeddings": 32768,
+        "initializer_range": 0.02,
+        "rms_norm_eps": 1e-6,
+        "use_cache": True,
+        "tie_word_embeddings": False,
+        "rope_theta": 10000.0,
+        "rope_scaling": None,
+        "attention_bias": False,
+        "use_sliding_window": False,
+        "sliding_window": 4096,
+        "max_window_layers": 28,
+        "layer_types": None,
+        "attention_dropout": 0.0,
+    }
+
+
+def head_size(config: PretrainedConfig) -> int:
+    """The size of a head: given, or an equal share of the hidden size."""
+    if (given := getattr(config, "head_dim", None)) is not None:
+        return given
+    check_count(config, "hidden_size")
+    check_count(config, "num_attention_heads")
+    return config.hidden_size // config.num_attention_heads
 
 
 def _rotary(config: PretrainedConfig) -> RotarySpec:
-    scaling = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    size = int(config.head_dim * scaling.get("partial_rotary_factor", 1.0))
+    scaling = getattr(config, "rope_scaling", None) or {}
+    size = int(head_size(config) * scaling.get("partial_rotary_factor", 1.0))
     return RotarySpec(size, config.rope_theta, scaling, config.max_position_embeddings)
 
 
@@ -128,11 +196,13 @@ def _windows(config: PretrainedConfig) -> tuple[int | None, ...]:
 
 def llama_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
     """The stack of a Llama-like configuration."""
+    check(config)
+    pad = config.pad_token_id
     bias = config.model_type == "qwen2" or getattr(config, "attention_bias", False)
     attention = AttentionSpec(
         heads=config.num_attention_heads,
         key_value_heads=config.num_key_value_heads,
-        head_size=config.head_dim,
+        head_size=head_size(config),
         bias=bias,
         output_bias=getattr(config, "attention_bias", False),
         dropout=config.attention_dropout,
@@ -145,7 +215,7 @@ def llama_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
         family=config.model_type,
         hidden_size=config.hidden_size,
         layers=config.num_hidden_layers,
-        embedding=EmbeddingSpec(config.vocab_size, config.hidden_size, padding_id=config.pad_token_id),
+        embedding=EmbeddingSpec(config.vocab_size, config.hidden_size, padding_id=None if pad == -1 else pad),
         attention=attention,
         cross_attention=replace(attention, rotary=None, windows=()) if config.add_cross_attention else None,
         cross_attention_size=config.cross_attention_hidden_size or config.hidden_size,

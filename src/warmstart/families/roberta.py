@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from warmstart.config import PretrainedConfig
-from warmstart.families.bert import BERT_DEFAULTS, BERT_LEFT_OUT, BERT_STACK, OLD_NORMS, bert_spec
+from warmstart.families.bert import BERT_DEFAULTS, BERT_LEFT_OUT, BERT_STACK, OLD_NORMS, bert_spec, with_ids
 from warmstart.families.entry import Family, Stored
 from warmstart.spec import HeadSpec, StackSpec
 
@@ -18,7 +18,7 @@ class RobertaConfig(PretrainedConfig):
     """
 
     model_type = "roberta"
-    defaults = {**BERT_DEFAULTS, "vocab_size": 50265, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+    defaults = with_ids(BERT_DEFAULTS, pad=1, start=0, end=2) | {"vocab_size": 50265}
 
 
 class XLMRobertaConfig(RobertaConfig):
@@ -40,6 +40,11 @@ def roberta_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
     spec = bert_spec(config, headed)
     offset = (0 if config.pad_token_id is None else config.pad_token_id) + 1
     positions = config.max_position_embeddings - offset
+    if positions < 1:
+        raise ValueError(
+            f"{config.model_type} config: max_position_embeddings={config.max_position_embeddings} leaves no position "
+            f"after those up to pad_token_id={config.pad_token_id}; it must be larger by 2 at least"
+        )
     embedding = replace(spec.embedding, positions=positions, position_offset=offset, positions_skip_padding=True)
     head = HeadSpec("gelu", bias=True, tied=config.tie_word_embeddings) if headed else None  # whatever hidden_act is
     return replace(spec, embedding=embedding, positions=positions, head=head)
