@@ -6,7 +6,7 @@ import pytest
 import torch
 
 CASES = 210
-LONGEST = 11
+LONGEST = 9
 
 
 def some_tokens(draw, zoo, count):

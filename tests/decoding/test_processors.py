@@ -96,7 +96,7 @@ def as_array(zoo):
 def test_processor_equals_the_one_of_transformers(name, zoo, as_array):
     values_of, make_ours, make_theirs = PAIRS[name]
 
-    @settings(deadline=None, max_examples=40, derandomize=True)
+    @settings(deadline=None, max_examples=25, derandomize=True)
     @given(values=values_of, ids=IDS, seed=SEED)
     def check(values, ids, seed):
         ids = np.array(ids)
