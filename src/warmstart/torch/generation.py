@@ -88,7 +88,7 @@ def generate(
     """
     config, arguments = lay_over(model.generation_config, generation_config, kwargs)
     check_arguments(arguments)
-    encoder_decoder = bool(model.config.is_encoder_decoder)
+    encoder_decoder = hasattr(model, "encode")  # a BART's decoder alone says is_encoder_decoder in its config
     if inputs is not None:
         if arguments.get("input_ids") is not None:
             raise ValueError("the source was given twice, as `inputs` and as `input_ids`; give one of them")
@@ -206,7 +206,7 @@ class _Decoder:
         self, model: Any, xp: TorchArrays, config: GenerationConfig, plan: Plan, prompt_mask: Tensor | None
     ) -> None:
         self.model, self.xp, self.config, self.plan = model, xp, config, plan
-        self.prefix = "decoder_" if model.config.is_encoder_decoder else ""
+        self.prefix = "decoder_" if hasattr(model, "encode") else ""
         self.constant: dict[str, Any] = {}
         self.own_processors: tuple[Processor | None, list[Processor]] = (None, [])
         self.processors: list[Processor] | None = None
