@@ -71,7 +71,7 @@ def real_lines(count):
 @pytest.fixture(scope="session")
 def lines():
     """A few thousand lines, real and odd."""
-    return ODD + real_lines(2500)
+    return ODD + real_lines(2000)
 
 
 def _train(tokenizer, trainer):

@@ -8,6 +8,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -189,6 +190,17 @@ def test_tensors_are_padded_to_the_kind_they_had(bert):
     assert torch.equal(padded["attention_mask"], torch.tensor([[1, 1], [1, 0]]))
     assert isinstance(bert.pad({"input_ids": [np.array([1]), np.array([2, 3])]})["input_ids"], np.ndarray)
     assert bert.pad({"input_ids": []}).data == {"input_ids": [], "attention_mask": []}
+
+
+def test_data_collators_of_transformers_take_it(bert):
+    rows = [dict(bert(text)) for text in ("a", "b c d")]
+    padded = transformers.DataCollatorWithPadding(bert)(rows)
+    assert padded["input_ids"].shape == (2, 5)
+    labelled = [row | {"labels": row["input_ids"]} for row in rows]
+    batch = transformers.DataCollatorForSeq2Seq(bert)(labelled)
+    assert batch["labels"][0].tolist() == [*rows[0]["input_ids"], -100, -100]
+    masked = transformers.DataCollatorForLanguageModeling(bert, mlm_probability=0.5)(rows)
+    assert masked["labels"].shape == (2, 5)
 
 
 def test_threads_do_not_disturb_each_other(bert):

@@ -258,6 +258,9 @@ def test_missing_and_broken_files_are_named(folders, tmp_path):
     write(tmp_path, "tokenizer_config.json", {"pad_token": {"no": "content"}})
     with pytest.raises(ValueError, match="pad_token has to be text or an AddedToken, not"):
         AutoTokenizer.from_pretrained(tmp_path)
+    write(tmp_path, "tokenizer_config.json", {"added_tokens_decoder": {"first": "<s>"}})
+    with pytest.raises(ValueError, match="added_tokens_decoder has the key 'first', which is no id"):
+        AutoTokenizer.from_pretrained(tmp_path)
     bert = tmp_path / "bert"
     bert.mkdir()
     (bert / "vocab.txt").write_bytes(b"[UNK]\n\xff\n")
@@ -322,3 +325,13 @@ def test_pushing_sends_what_is_saved(folders, tmp_path, monkeypatch):
     tokenizer.save_pretrained(tmp_path / "model", push_to_hub=True, token="hf_x")
     names = sorted(path.name for path in (tmp_path / "model").iterdir())
     assert sent == [(names, "me/model", {"private": True}), (names, "model", {"token": "hf_x"})]
+
+
+def test_the_last_call_leaves_no_trace_in_the_files(folders, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(folders["bert", "whole"])
+    tokenizer.save_pretrained(tmp_path / "before")
+    tokenizer("some words", truncation=True, max_length=3, padding="max_length", split_special_tokens=True)
+    tokenizer.save_pretrained(tmp_path / "after")
+    for path in (tmp_path / "before").iterdir():
+        assert path.read_bytes() == (tmp_path / "after" / path.name).read_bytes()
+    assert tokenizer.build_inputs_with_special_tokens([5, 6, 7, 8]) == [2, 5, 6, 7, 8, 3]

@@ -45,14 +45,14 @@ def assert_same(ours, theirs):
 
 def test_some_lines(both, lines):
     ours, theirs = both
-    some = lines[:200]
+    some = lines[:100]
     mine, wanted = ours(some, **EVERYTHING), theirs(some, **EVERYTHING)
     assert_same(mine, wanted)
     ids = wanted["input_ids"]
     for skips, cleans in itertools.product((True, False), (True, False, None)):
         options = {"skip_special_tokens": skips, "clean_up_tokenization_spaces": cleans}
         assert ours.batch_decode(ids, **options) == theirs.batch_decode(ids, **options)
-    for line, row in list(zip(some, ids, strict=True))[:50]:
+    for line, row in list(zip(some, ids, strict=True))[:36]:
         assert ours.tokenize(line) == theirs.tokenize(line)
         tokens = theirs.convert_ids_to_tokens(row)
         assert ours.convert_ids_to_tokens(row) == tokens
@@ -134,7 +134,7 @@ def whole(request, folders):
 @pytest.mark.parametrize("options", LENGTHS, ids=str)
 def test_lengths(whole, lines, options):
     ours, theirs = whole
-    some = [*lines[1:5], *lines[21:25], *lines[40:46]]
+    some = [*lines[1:4], *lines[22:24], *lines[40:43]]
     for side in ("right", "left"):
         ours.truncation_side = theirs.truncation_side = side
         assert_same(ours(some, **EVERYTHING | options), theirs(some, **EVERYTHING | options))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 
 import pytest
@@ -135,6 +136,19 @@ def test_llama_start_and_end_equal_transformers(folders, tmp_path, bos, eos):
     ours.save_pretrained(tmp_path)
     again = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert again(TEXT, TEXT).data == theirs(TEXT, TEXT).data
+
+
+@pytest.mark.parametrize("config", [{}, {"add_eos_token": True}, {"add_bos_token": False}], ids=str)
+@pytest.mark.parametrize("has_frame", [True, False])
+def test_llama_start_and_end_in_the_files_equal_transformers(folders, tmp_path, config, has_frame):
+    state = json.loads((folders["llama", "bare"] / "tokenizer.json").read_text(encoding="utf-8"))
+    if not has_frame:
+        state["post_processor"] = None
+    (tmp_path / "tokenizer.json").write_text(json.dumps(state), encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizerFast"} | config))
+    ours, theirs = AutoTokenizer.from_pretrained(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert ours(TEXT, TEXT).data == theirs(TEXT, TEXT).data
+    assert (ours.add_bos_token, ours.add_eos_token) == (theirs.add_bos_token, theirs.add_eos_token)
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta", "camembert"])

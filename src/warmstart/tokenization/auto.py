@@ -102,6 +102,7 @@ def special_token_ids(name_or_path: str | os.PathLike[str], **options: Any) -> d
     >>> special_token_ids(folder)["eos_token_id"]
     1
     """
+    options = hub_options(options)
     if not _has_tokenizer(name_or_path, options):
         return {}
     tokenizer = AutoTokenizer.from_pretrained(name_or_path, **options)

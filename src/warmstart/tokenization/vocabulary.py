@@ -201,6 +201,8 @@ def take_special_tokens(
         ValueError: something is no token; or, with `checks_ids`, a token would not get the id that the files say.
     """
     decoder = settings.pop("added_tokens_decoder", None) or {}
+    if wrong := [index for index in decoder if not str(index).isdecimal()]:
+        raise ValueError(f"added_tokens_decoder has the key {wrong[0]!r}, which is no id")
     added = [_present(decoder[index], f"added_tokens_decoder[{index}]") for index in sorted(decoder, key=int)]
     known = {str(token): token for token in added}
     named = {name: settings.pop(name, None) for name in NAMES}
