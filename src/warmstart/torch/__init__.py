@@ -1,1 +1,5 @@
 """The models in PyTorch: layers, stack, models and generation."""
+
+from warmstart.torch import pytree
+
+pytree.register()

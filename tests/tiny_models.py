@@ -1,0 +1,123 @@
+"""Tiny random models of every family, without dropout, and batches for them; no reference is needed."""
+
+import torch
+
+from warmstart import AutoConfig, AutoModel, AutoModelForCausalLM, EncoderDecoderConfig, EncoderDecoderModel
+
+VOCABULARY = 37
+START, PAD, END, FIRST = 1, 0, 2, 5  # the decoder's special ids, and the first that is an ordinary token
+POSITIONS = 40
+
+_BERT = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": POSITIONS,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+_LLAMA = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 4,
+    "intermediate_size": 24,
+    "max_position_embeddings": POSITIONS,
+}
+_FIELDS = {
+    "bert": _BERT,
+    "bert-generation": _BERT,
+    "roberta": {**_BERT, "type_vocab_size": 1, "max_position_embeddings": POSITIONS + 2},
+    "xlm-roberta": {**_BERT, "type_vocab_size": 1, "max_position_embeddings": POSITIONS + 2},
+    "camembert": {**_BERT, "type_vocab_size": 1, "max_position_embeddings": POSITIONS + 2},
+    "gpt2": {
+        "n_embd": 12,  # another width than the others': a pair with it needs the projection
+        "n_layer": 2,
+        "n_head": 2,
+        "n_positions": POSITIONS,
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+        "bos_token_id": START,
+        "eos_token_id": END,
+    },
+    "bart": {
+        "d_model": 16,
+        **{f"{side}_{name}": 2 for side in ("encoder", "decoder") for name in ("layers", "attention_heads")},
+        "encoder_ffn_dim": 24,
+        "decoder_ffn_dim": 24,
+        "max_position_embeddings": POSITIONS,
+        "dropout": 0.0,
+    },
+    "llama": _LLAMA,
+    "mistral": {**_LLAMA, "sliding_window": 4},
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+}
+FAMILIES = tuple(_FIELDS)
+PAIRS = [("bert", "bert"), ("roberta", "gpt2"), ("gpt2", "bart"), ("bart", "llama"), ("bert-generation", "roberta")]
+
+
+def config(family, **fields):
+    """A tiny configuration of a family."""
+    return AutoConfig.for_model(family, **{"vocab_size": VOCABULARY, **_FIELDS[family], **fields})
+
+
+def pair(encoder="bert", decoder="gpt2", *, seed=0, spread=0.3, **fields):
+    """A random encoder-decoder in eval mode; weights are large enough (`spread`) that its logits differ."""
+    encoder, decoder = (config(side) if isinstance(side, str) else side for side in (encoder, decoder))
+    joint = EncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder, **fields)
+    joint.decoder_start_token_id, joint.pad_token_id, joint.eos_token_id = START, PAD, END
+    torch.manual_seed(seed)
+    return spread_out(EncoderDecoderModel(config=joint), spread, seed).eval()
+
+
+def shallow(encoder, decoder):
+    """A pair of one layer on each side, for what takes long."""
+    names = {"gpt2": ["n_layer"], "bart": ["encoder_layers", "decoder_layers"]}
+    sides = [config(side, **dict.fromkeys(names.get(side, ["num_hidden_layers"]), 1)) for side in (encoder, decoder)]
+    return pair(*sides)
+
+
+def spread_out(model, spread=0.3, seed=0):
+    """Give every matrix and bias values that matter; norms stay near 1."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.add_(torch.randn_like(parameter) * (0.1 if "norm" in name else spread))
+    return model
+
+
+def saved(folder, family, *, decoder=False, seed=0, **fields):
+    """A folder with a checkpoint of one stack: an encoder's, or a causal language model's."""
+    torch.manual_seed(seed)
+    kind = AutoModelForCausalLM if decoder else AutoModel
+    model = spread_out(kind(config(family, is_decoder=decoder, **fields)))
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+def batch(rows=3, source=7, target=6, seed=0, encoder_pad=None):
+    """Source ids with their mask and labels; row i is i tokens shorter than the first, and padded."""
+    draw = torch.Generator().manual_seed(seed)
+    ids = torch.randint(FIRST, VOCABULARY, (rows, source), generator=draw)
+    labels = torch.randint(FIRST, VOCABULARY, (rows, target), generator=draw)
+    mask = torch.ones_like(ids)
+    for row in range(1, rows):
+        mask[row, -row:], labels[row, -row:] = 0, -100
+    if encoder_pad is not None:
+        ids = ids.masked_fill(mask == 0, encoder_pad)
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def gradients(model):
+    """A copy of each parameter's gradient, by name."""
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+def assert_equal_gradients(ours, theirs, bound=1e-5):
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert (ours[name] - theirs[name]).abs().max() <= bound, name
