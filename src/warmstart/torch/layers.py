@@ -237,25 +237,16 @@ class Layer(nn.Module):
         return x if self.norm_before or norm is None else norm(x)
 
 
-def make_table(rows: int, size: int, padding_row: int | None = None) -> nn.Embedding:
-    """An embedding table without values yet.
-
-    `nn.Embedding(rows, size)` would draw them; where a model is made without memory ("meta"), that draw imports torch's
-    compiler, seconds for nothing.
-    """
-    return nn.Embedding.from_pretrained(torch.empty(rows, size), freeze=False, padding_idx=padding_row)
-
-
 class Embeddings(nn.Module):
     """The way in: token ids to vectors, with learned positions and token types where the spec has them."""
 
     def __init__(self, spec: EmbeddingSpec, norm: NormSpec):
         super().__init__()
-        self.token = make_table(spec.vocabulary, spec.size, spec.padding_id)
+        self.token = nn.Embedding(spec.vocabulary, spec.size, spec.padding_id)
         rows = spec.positions + spec.position_offset
         padding_row = spec.position_offset - 1 if spec.positions_skip_padding else None
-        self.position = make_table(rows, spec.size, padding_row) if spec.positions else None
-        self.token_type = make_table(spec.token_types, spec.size) if spec.token_types else None
+        self.position = nn.Embedding(rows, spec.size, padding_row) if spec.positions else None
+        self.token_type = nn.Embedding(spec.token_types, spec.size) if spec.token_types else None
         self.norm = make_norm(spec.size, norm) if spec.norm else None
         self.dropout = nn.Dropout(spec.dropout)
         self.scale = spec.scale

@@ -26,6 +26,7 @@ from warmstart.torch.layers import Head
 from warmstart.torch.loading import Side
 from warmstart.torch.loss import cross_entropy
 from warmstart.torch.stack import Stack, States
+from warmstart.torch.unfilled import unfilled
 from warmstart.warm_start import half
 
 
@@ -43,7 +44,7 @@ class StackModel(Stack):
             )
         super().__init__(config)
         device = torch.empty(0).device  # the default one, which may be "meta": then there is no memory to fill
-        with torch.device("meta"):
+        with unfilled():
             self.build_stack(family_of(config).spec(config, self.kind != "base"))
             if self.spec.head is not None:
                 self.head = Head(self.spec.head, self.spec.embedding, self.spec.hidden_size, self.spec.norm)

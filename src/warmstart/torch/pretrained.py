@@ -18,6 +18,7 @@ from warmstart.folder import Content, write_folder
 from warmstart.generation_config import GenerationConfig
 from warmstart.hub import find_file, hub_options, upload_folder
 from warmstart.torch import loading
+from warmstart.torch.unfilled import unfilled
 from warmstart.warm_start import LoadReport
 
 _LOADING = ("strict", "ignore_mismatched_sizes", "cross_attention_init")
@@ -158,7 +159,7 @@ class PreTrainedModel(nn.Module):
         files = {name: kwargs.pop(name) for name in _FILES if name in kwargs}
         config, prefix = cls._configuration(pretrained_model_name_or_path, hub, kwargs)
         weights = open_weights(pretrained_model_name_or_path, **files, **hub)
-        with torch.device("meta"):
+        with unfilled():
             model = cls(config)
         sides = [loading.Side(side.ours, prefix + side.theirs, side.config, side.spec) for side in model.sides()]
         report = loading.fill(model, sides, weights, dtype=dtype, may_be_new=cls.may_be_new(), **options)
