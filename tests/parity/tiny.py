@@ -83,14 +83,31 @@ TINY = {
 ROTARY = ("llama", "mistral", "qwen2", "qwen3")  # no cross-attention of their own
 CROSS = tuple(name for name in TINY if name not in ROTARY)
 MASKED = ("bert", "roberta", "xlm-roberta", "camembert")
+NEWEST = int(transformers.__version__.split(".")[0]) >= 5
 WIDTH = {"gpt2": "n_embd", "bart": "d_model"}  # where a family calls its hidden size something else
 
 
 def configuration(family, **options):
-    """The reference's configuration of a tiny model; `width` is the hidden size, whatever the family calls it."""
+    """The reference's configuration of a tiny model.
+
+    `width` is the hidden size, whatever the family calls it; `rotary` the rotary positions, whatever the release does.
+    """
     if (width := options.pop("width", None)) is not None:
         options[WIDTH.get(family, "hidden_size")] = width
+    if (rotary := options.pop("rotary", None)) is not None:
+        options |= rotary_fields(rotary, NEWEST)
     return transformers.AutoConfig.for_model(family, **{**TINY[family], **options})
+
+
+def rotary_fields(rotary, newest):
+    """The fields of a configuration that say these rotary positions, as version 5 and as version 4 spell them."""
+    if newest:
+        return {"rope_parameters": rotary}
+    scaling = {name: value for name, value in rotary.items() if name != "rope_theta"}
+    return {
+        "rope_theta": rotary["rope_theta"],
+        "rope_scaling": None if scaling == {"rope_type": "default"} else scaling,
+    }
 
 
 def randomise(model, seed=0):

@@ -102,11 +102,13 @@ def written_as(
     family = family_of(config)
     prefix = family.head_prefix if spec.head is not None else family.alone_prefix if alone else ""
     names = family.names
+    by_itself = alone and spec.head is None
     own_head = spec.head is not None and not spec.head.tied
 
     def full(entry: Stored) -> Stored:
+        first = entry.alone if entry.alone and by_itself else entry.name
         second = side + _absolute(entry.untied, prefix) if entry.untied and own_head else ""
-        return replace(entry, name=side + _absolute(entry.name, prefix), untied=second)
+        return replace(entry, name=side + _absolute(first, prefix), untied=second)
 
     return {name: full(stored_as(name, names)) for name in parameters}
 

@@ -98,7 +98,9 @@ def bart_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
 
 
 BART_NAMES: dict[str, str | Stored] = {
-    "embeddings.token": Stored("embed_tokens", aliases=("/model.shared", "/shared")),
+    "embeddings.token.weight": Stored(
+        "embed_tokens.weight", aliases=("/model.shared.weight", "/shared.weight"), alone="/shared.weight"
+    ),
     "embeddings.position": "embed_positions",
     "embeddings.norm": "layernorm_embedding",
     "layers.{}.attention.query": "layers.{}.self_attn.q_proj",

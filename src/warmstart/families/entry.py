@@ -17,7 +17,8 @@ class Stored:
     Several parameters may share one stored tensor, each one `part` of equal `parts`; Conv1D keeps its matrices
     `transposed`, (in, out). `aliases` are other names that real files use; `name` is the one that is written.
     `untied` is a second name that a head of its own weights has: read before `name`, and written beside it, because
-    newer releases of the reference compute with that one alone.
+    newer releases of the reference compute with that one alone. `alone` is the name that is written for a stack that is
+    saved by itself, where it is another.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Stored:
     transposed: bool = False
     aliases: tuple[str, ...] = ()
     untied: str = ""
+    alone: str = ""
 
 
 @dataclass(frozen=True)

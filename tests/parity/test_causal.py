@@ -1,0 +1,185 @@
+"""A decoder alone, without cross-attention, equals the reference: outputs, gradients, padding, cached decoding."""
+
+import json
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from parity.compare import UNUSED, assert_close, assert_same_gradients, assert_same_outputs, assert_same_tensors
+from parity.tiny import (
+    EVERYTHING,
+    TINY,
+    call,
+    randomise,
+    reference_causal,
+    rotary_fields,
+    saved,
+    source_batch,
+)
+from warmstart import AutoModelForCausalLM
+
+pytestmark = pytest.mark.v5
+
+LENGTHS = (12, 7, 4)  # tokens of each row; longer than the windows, and than the 8 positions before rotary scaling
+SCALED = {"original_max_position_embeddings": 8, "rope_theta": 100.0}
+ROTARIES = {
+    "default": {"rope_type": "default", "rope_theta": 100.0},
+    "linear": {"rope_type": "linear", "rope_theta": 100.0, "factor": 4.0},
+    "llama3": {"rope_type": "llama3", **SCALED, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+    "yarn": {"rope_type": "yarn", **SCALED, "factor": 8.0},
+    "yarn-fast-slow": {"rope_type": "yarn", **SCALED, "factor": 8.0, "beta_fast": 4.0, "beta_slow": 0.5},
+    "yarn-attention": {"rope_type": "yarn", **SCALED, "factor": 8.0, "attention_factor": 0.7},
+    "yarn-scales": {"rope_type": "yarn", **SCALED, "factor": 8.0, "mscale": 1.2, "mscale_all_dim": 0.6},
+    "yarn-uncut": {"rope_type": "yarn", **SCALED, "factor": 8.0, "truncate": False},
+}
+MIXED = {
+    "use_sliding_window": True,
+    "sliding_window": 3,
+    "num_hidden_layers": 3,
+    "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+}
+# (family, what is odd about it)
+CASES = {
+    **{family: (family, {}) for family in TINY},
+    **{f"llama-{kind}": ("llama", {"rotary": rotary, "head_dim": 8}) for kind, rotary in ROTARIES.items()},
+    "qwen3-yarn": ("qwen3", {"rotary": ROTARIES["yarn"]}),
+    "gpt2-by-layer": ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
+    "gpt2-unscaled": ("gpt2", {"scale_attn_weights": False}),
+    "llama-tied": ("llama", {"tie_word_embeddings": True}),
+    "llama-ungrouped": ("llama", {"num_key_value_heads": 4}),
+    "llama-one-key": ("llama", {"num_key_value_heads": 1}),
+    "llama-attention-bias": ("llama", {"attention_bias": True}),
+    "llama-mlp-bias": ("llama", {"mlp_bias": True}),
+    "llama-wide-heads": ("llama", {"head_dim": 12}),
+    "llama-gelu": ("llama", {"hidden_act": "gelu_pytorch_tanh"}),
+    "mistral-everywhere": ("mistral", {"sliding_window": None}),
+    "mistral-heads": ("mistral", {"head_dim": 6, "sliding_window": 5}),
+    "mistral-tied": ("mistral", {"tie_word_embeddings": True}),
+    "qwen2-untied": ("qwen2", {"tie_word_embeddings": False}),
+    "qwen2-mixed": ("qwen2", MIXED),
+    "qwen2-upper": ("qwen2", {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1}),
+    "qwen3-untied": ("qwen3", {"tie_word_embeddings": False}),
+    "qwen3-attention-bias": ("qwen3", {"attention_bias": True}),
+    "qwen3-mixed": ("qwen3", MIXED),
+}
+FIELDS = ("logits", "hidden_states", "attentions")
+
+
+@dataclass
+class Models:
+    """The reference's model, the folder of its files, and ours from that."""
+
+    family: str
+    theirs: object
+    folder: object
+    ours: AutoModelForCausalLM
+
+
+@pytest.fixture(scope="module", params=CASES.values(), ids=CASES)
+def models(request, tmp_path_factory):
+    family, options = request.param
+    torch.manual_seed(0)
+    theirs = randomise(reference_causal(family, **options))
+    folder = saved(theirs, tmp_path_factory.mktemp("causal"))
+    return Models(family, theirs, folder, AutoModelForCausalLM.from_pretrained(folder))
+
+
+def inputs(models, side):
+    """Ids, mask, labels; for the reference also the positions, which it does not count from the mask by itself."""
+    ids, mask = source_batch(models.theirs.config.pad_token_id, LENGTHS, side)
+    labels = ids.masked_fill(mask.cumsum(1) < 2, -100)  # what stands in padding predicts no first token
+    given = {"input_ids": ids, "attention_mask": mask, "labels": labels.masked_fill(mask == 0, -100)}
+    positions = {"position_ids": (mask.cumsum(1) - 1).clamp_min(0)}
+    counts_itself = models.family in ("roberta", "xlm-roberta", "camembert")  # from the padding id
+    return given, {} if side == "right" or counts_itself else positions
+
+
+def loss_of(model, given, family):
+    """The loss by `labels`; but the reference's BART does not shift them."""
+    if family != "bart":
+        return call(model, **given).loss
+    labels = given["labels"]
+    logits = call(model, **{name: value for name, value in given.items() if name != "labels"}).logits
+    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+
+
+@pytest.fixture(params=["right", "left"])
+def side(request, models):
+    if request.param == "left" and models.family == "bart":
+        pytest.skip("the reference's BART takes no positions, so that padding on the left shifts its tokens")
+    return request.param
+
+
+@torch.no_grad()
+def test_outputs(models, side):
+    given, positions = inputs(models, side)
+    found = call(models.ours, **given, **EVERYTHING)
+    wanted = call(models.theirs, **given, **positions, **EVERYTHING)
+    if side == "right":
+        return assert_same_outputs(found, wanted, FIELDS)
+    for name in FIELDS:
+        assert_close(*(on_tokens(output[name], given["attention_mask"]) for output in (found, wanted)), name)
+
+
+def on_tokens(value, mask):
+    """What stands in padding on the left sees nothing, and nothing sees it: a tensor or a tuple of them without that."""
+    if isinstance(value, tuple):
+        return tuple(on_tokens(x, mask) for x in value)
+    return (value.transpose(1, 2) if value.dim() == 4 else value)[mask.bool()]
+
+
+def test_loss_and_gradients(models, side):
+    given, positions = inputs(models, side)
+    losses = []
+    for model, more in ((models.ours, {}), (models.theirs, positions)):
+        model.train().zero_grad()
+        losses.append(loss_of(model, {**given, **more}, None if model is models.ours else models.family))
+        losses[-1].backward()
+        model.eval()
+    assert_close(*losses, "loss")
+    assert_same_gradients(models.ours, models.theirs)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("steps", [(1,) * 12, (5, 1, 1, 5), (3, 4, 5)], ids=str)
+def test_cached(models, side, steps):
+    """Decoding in steps, each with the cache of those before it, equals one pass of the reference."""
+    given, positions = inputs(models, side)
+    ids, mask = given["input_ids"], given["attention_mask"]
+    wanted = call(models.theirs, input_ids=ids, attention_mask=mask, **positions).logits
+    cache, logits, start = None, [], 0
+    for step in steps:
+        end = start + step
+        output = models.ours(ids[:, start:end], mask[:, :end], past_key_values=cache, use_cache=True)
+        cache, start = output.past_key_values, end
+        logits.append(output.logits)
+    found = torch.cat(logits, 1)
+    assert_close(found[mask.bool()], wanted[mask.bool()], "logits")
+
+
+@torch.no_grad()
+def test_files(models, tmp_path):
+    unused = r"\.encoder_attn" if models.family == "bart" else UNUSED  # the reference's BART is never without
+    assert_same_tensors(saved(models.ours, tmp_path), models.folder, unused)
+    opened = type(models.theirs).from_pretrained(tmp_path, attn_implementation="eager")
+    ids, mask = source_batch(models.theirs.config.pad_token_id, LENGTHS)
+    given = {"input_ids": ids, "attention_mask": mask}
+    assert torch.equal(call(opened, **given).logits, call(models.theirs, **given).logits)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("newest", [False, True], ids=["rope_scaling", "rope_parameters"])
+@pytest.mark.parametrize("kind", ROTARIES)
+def test_spellings_of_rotary_positions(kind, newest, tmp_path):
+    """Version 4 says `rope_theta` and `rope_scaling`, version 5 `rope_parameters`; both are read."""
+    torch.manual_seed(0)
+    theirs = randomise(reference_causal("llama", rotary=ROTARIES[kind]))
+    folder = saved(theirs, tmp_path)
+    fields = json.loads((folder / "config.json").read_text())
+    for name in ("rope_theta", "rope_scaling", "rope_parameters"):
+        fields.pop(name, None)
+    (folder / "config.json").write_text(json.dumps(fields | rotary_fields(ROTARIES[kind], newest)))
+    ids, mask = source_batch(None, LENGTHS)
+    found = AutoModelForCausalLM.from_pretrained(folder)(ids, mask).logits
+    assert_close(found, call(theirs, input_ids=ids, attention_mask=mask).logits, "logits")
