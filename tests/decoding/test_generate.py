@@ -300,15 +300,43 @@ class TestInputs:
         ids = model.generate(**source, decoder_input_ids=torch.full((3, 2), 7), max_new_tokens=2)
         assert ids[:, :2].tolist() == [[7, 7]] * 3
 
+    def test_a_start_token_in_one_row_means_that_no_row_gets_one(self, model, source, zoo):
+        prompt = torch.tensor([[zoo.START, 7], [8, 9], [8, 7]])
+        options = {**source, "decoder_input_ids": prompt, "max_new_tokens": 4, "suppress_tokens": [zoo.PAD]}
+        ids = model.generate(**options)
+        assert torch.equal(ids[:, :2], prompt)
+        assert torch.equal(ids, zoo.encoder_decoder(1).generate(**options))
+
+    @pytest.mark.parametrize("starts", [True, False])
+    @pytest.mark.parametrize("seed", [0, 1])
+    def test_prompts_of_different_lengths_are_padded_on_the_left(self, seed, starts, source, zoo):
+        model, start = zoo.ours("encoder_decoder", seed), [zoo.START] * starts
+        prompts = [[*start, 7], [*start, 8, 9, 10], [*start, 11, 12]]
+        longest = max(map(len, prompts))
+        padded = torch.tensor([[zoo.PAD] * (longest - len(prompt)) + prompt for prompt in prompts])
+        options = {"num_beams": 2, "max_new_tokens": 5, "eos_token_id": None}
+        ids = model.generate(
+            **source, decoder_input_ids=padded, decoder_attention_mask=(padded != zoo.PAD).long(), **options
+        )
+        for row, prompt in enumerate(prompts):
+            alone = {name: value[row : row + 1] for name, value in source.items()}
+            one = model.generate(**alone, decoder_input_ids=torch.tensor([prompt]), **options)
+            assert one[0, 0] == zoo.START and torch.equal(one[0], ids[row, -one.shape[1] :])
+
     def test_a_causal_model_without_pad_or_prompt(self, zoo):
         model = zoo.ours("causal", 1)
         model.generation_config.pad_token_id = None
         ids = model.generate(max_new_tokens=4)
         assert ids[0, 0] == zoo.START and ids.shape[0] == 1
 
-    def test_right_padding_of_a_causal_model_is_refused(self, zoo):
+    def test_right_padding_of_a_prompt_is_refused(self, model, source, zoo):
+        prompt = torch.full((3, 2), 5)
+        with pytest.raises(ValueError, match="pad it on the left"):
+            model.generate(
+                **source, decoder_input_ids=prompt, decoder_attention_mask=torch.tensor([[1, 0], [1, 1], [1, 1]])
+            )
         ids, mask = zoo.sources(4, rows=2)
-        with pytest.raises(ValueError, match="pad on the left"):
+        with pytest.raises(ValueError, match="pad it on the left"):
             zoo.ours("causal", 1).generate(ids, attention_mask=mask)
 
 

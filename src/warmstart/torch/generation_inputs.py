@@ -53,6 +53,7 @@ def decoder_prompt(model: Any, config: GenerationConfig, arguments: dict[str, An
     prompt, mask = arguments.get("decoder_input_ids"), arguments.get("decoder_attention_mask")
     if mask is not None and (prompt is None or mask.shape != prompt.shape):
         raise ValueError("decoder_attention_mask belongs to decoder_input_ids of the same shape; give both, or neither")
+    _check_left_padded(mask)
     if prompt is not None:
         _check_ids(prompt, "decoder_input_ids")
         if len(prompt) != sources:
@@ -69,9 +70,13 @@ def decoder_prompt(model: Any, config: GenerationConfig, arguments: dict[str, An
     start = start.reshape(-1, 1).expand(sources, 1)
     if prompt is None:
         return start, None
-    if bool((prompt[:, :1] == start).any()):
+    real = torch.ones_like(prompt) if mask is None else mask.long()
+    first = real.argmax(1, keepdim=True)  # where a row's prompt begins, behind its padding
+    if bool((prompt.gather(1, first) == start).any()):
         return prompt, mask
-    return torch.cat([start, prompt], 1), None if mask is None else torch.cat([torch.ones_like(mask[:, :1]), mask], 1)
+    starts = torch.arange(prompt.shape[1] + 1, device=device) == first
+    prompt = torch.where(starts, start, torch.cat([prompt[:, :1], prompt], 1))
+    return prompt, torch.cat([torch.zeros_like(real[:, :1]), real], 1) | starts
 
 
 def prompt_only(model: Any, config: GenerationConfig, arguments: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
@@ -98,12 +103,16 @@ def prompt_only(model: Any, config: GenerationConfig, arguments: dict[str, Any])
     ends = config.eos_token_id if isinstance(config.eos_token_id, (list, tuple)) else [config.eos_token_id]
     if mask is None and config.pad_token_id is not None and config.pad_token_id not in ends:
         mask = (ids != config.pad_token_id).long()
+    _check_left_padded(mask)
+    return ids, mask
+
+
+def _check_left_padded(mask: Tensor | None) -> None:
     if mask is not None and not bool(mask[:, -1].all()):
         raise ValueError(
-            "the prompt ends in padding: a model without an encoder goes on from the last position, so pad on the left "
+            "the prompt ends in padding, and generation goes on from its last position: pad it on the left "
             "(tokenizer.padding_side = 'left')"
         )
-    return ids, mask
 
 
 def _count_sources(arguments: dict[str, Any]) -> int:
