@@ -260,7 +260,8 @@ class Embeddings(nn.Module):
             vectors = vectors if self.scale == 1.0 else vectors * self.scale
         x = vectors
         if self.token_type is not None:
-            x = x + (self.token_type.weight[0] if token_type_ids is None else self.token_type(token_type_ids))
+            kinds = x.new_zeros(1, 1, dtype=torch.long) if token_type_ids is None else token_type_ids
+            x = x + self.token_type(kinds)
         if self.position is not None:
             x = x + self.position(position_rows)
         return self.dropout(x if self.norm is None else self.norm(x))

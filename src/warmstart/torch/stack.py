@@ -5,6 +5,7 @@ Shapes: r rows, b sources, t new tokens, p tokens in the cache, s source length,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +47,14 @@ class Stack(PreTrainedModel):
             frequencies, self.rotation_factor = inverse_frequencies(rotary)
             # Computed, not loaded: it must be real even where the parameters are made without memory.
             self.register_buffer("frequencies", torch.tensor(frequencies, device="cpu"), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Stack:
+        """Move or cast as any module; but rotary frequencies stay exact in fp32, and real where memory is only made."""
+        super()._apply(fn, recurse)
+        if (rotary := self.spec.attention.rotary) is not None:
+            place = "cpu" if self.frequencies.is_meta else self.frequencies.device
+            self.frequencies = torch.tensor(inverse_frequencies(rotary)[0], device=place)
+        return self
 
     def states(
         self,
