@@ -1,0 +1,162 @@
+"""Runs a saved pair on texts: settings checked first, then loaded, then texts answered a batch at a time.
+
+Shapes: b texts of a batch, s source length, t length of the results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from warmstart.cli.facts import read_tokenizer
+from warmstart.cli.rendering import say
+from warmstart.cli.settings import DECODER_TOKENIZER, prepare_torch
+from warmstart.cli.token_ids import missing, token_ids
+from warmstart.decoding.settings import lay_over, resolve
+from warmstart.families import family_of
+from warmstart.families.auto import AutoConfig
+from warmstart.generation_config import GenerationConfig
+from warmstart.hub import find_file
+from warmstart.tokenization import AutoTokenizer
+from warmstart.warm_start import fill_settings
+
+
+def check_settings(place: str, hub: Mapping[str, Any], call: Mapping[str, Any]) -> int | None:
+    """Check what a model would generate with before its weights are read; gives the length that nobody chose, if so.
+
+    Raises:
+        FileNotFoundError: no such folder or repository.
+        ValueError: it is no encoder-decoder, lacks a token id, or settings contradict each other or its positions.
+    """
+    config = AutoConfig.from_pretrained(place, **hub)
+    if config.model_type != "encoder-decoder":
+        raise ValueError(
+            f"{place} is a {config.model_type}, not an encoder-decoder; make one with warmstart create --encoder ..."
+        )
+    if find_file(place, "generation_config.json", required=False, **hub) is not None:
+        config.merge_settings(GenerationConfig.from_pretrained(place, **hub))
+    fill_settings(config)
+    settings, _ = lay_over(config.generation_config, None, call)
+    for name in missing(token_ids(settings, [])):
+        if name not in call and not (name == "decoder_start_token_id" and settings.bos_token_id is not None):
+            raise ValueError(f"{place} has no {name}; give it with --set {name}=ID")
+    plan = resolve(settings, call, prompt_length=1, encoder_decoder=True)
+    positions = family_of(config.decoder).spec(config.decoder, True).positions
+    if positions is not None and plan.max_length > positions:
+        raise ValueError(f"results of {plan.max_length} tokens are more than the decoder's {positions} positions")
+    length = settings.DEFAULTS["max_length"]
+    return (
+        length
+        if settings.max_new_tokens is None and settings.max_length == length and "max_length" not in call
+        else None
+    )
+
+
+def load_model(
+    place: str, hub: Mapping[str, Any], dtype: str, device: str | None, threads: int | None, seed: int
+) -> Any:
+    """The model, where it is to run; torch is told how.
+
+    Raises:
+        ImportError: torch is missing.
+        OSError: a file is missing or corrupt.
+        ValueError: the weights do not fit the configuration, or there is no such device.
+    """
+    from warmstart import EncoderDecoderModel
+
+    where = prepare_torch(seed, device, threads)
+    return EncoderDecoderModel.from_pretrained(place, dtype=dtype, **hub).to(where)
+
+
+def load_tokenizers(place: str, hub: Mapping[str, Any], source: str | None, target: str | None) -> tuple[Any, Any]:
+    """The tokenizer of the texts and that of the results: those named, else the model's own.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    reads = AutoTokenizer.from_pretrained(source) if source else AutoTokenizer.from_pretrained(place, **hub)
+    if target:
+        return reads, AutoTokenizer.from_pretrained(target)
+    writes = read_tokenizer(place, DECODER_TOKENIZER, hub)
+    if writes is None:
+        config = AutoConfig.from_pretrained(place, **hub)
+        sizes = config.encoder.vocab_size, config.decoder.vocab_size
+        if sizes[0] != sizes[1]:
+            say(
+                f"warning: {place} has no {DECODER_TOKENIZER}/, and its sides have vocabularies of {sizes[0]:,} and "
+                f"{sizes[1]:,}: name the tokenizer of the results with --decoder-tokenizer"
+            )
+    return reads, writes or reads
+
+
+def longest_source(model: Any, tokenizer: Any, asked: int | None) -> int | None:
+    """How many tokens of a text are read: as asked, else as many as encoder and tokenizer are made for.
+
+    Raises:
+        ValueError: more were asked for than the encoder has positions.
+    """
+    spec = model.encoder.spec
+    if asked is not None:
+        if spec.positions is not None and asked > spec.positions:
+            raise ValueError(f"--max-source-length {asked} is more than the encoder's {spec.positions} positions")
+        return asked
+    rotary = spec.attention.rotary
+    limits = [spec.positions, rotary.positions if rotary else None, tokenizer.model_max_length]
+    longest = min(limit for limit in limits if limit)
+    return longest if longest < 10**9 else None
+
+
+def answer(
+    model: Any,
+    tokenizers: tuple[Any, Any],
+    batch_size: int,
+    longest: int | None,
+    call: Mapping[str, Any],
+    texts: list[str],
+    done: Callable[[list[int]], None],
+) -> tuple[list[list[str]], int]:
+    """For each text its results, and how many texts were cut; texts of like length go together.
+
+    A text without tokens has one empty result for each that is asked for. `done` is told which texts are finished.
+    """
+    source, target = tokenizers
+    sequences = lay_over(model.generation_config, None, call)[0].num_return_sequences
+    results = [[""] * sequences for _ in texts]
+    full = [row for row, text in enumerate(texts) if text.strip()]
+    if not full:
+        done(list(range(len(texts))))
+        return results, 0
+    limits = {"truncation": True, "max_length": longest} if longest else {}
+    batch = source([texts[row] for row in full], return_attention_mask=False, verbose=False, **limits)
+    ids = dict(zip(full, batch["input_ids"], strict=True))
+    cut = sum(bool(encoding.overflowing) for encoding in batch.encodings)
+    order = sorted((row for row in full if ids[row]), key=lambda row: -len(ids[row]))
+    done([row for row in range(len(texts)) if not ids.get(row)])
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        outputs = target.batch_decode(_generate(model, [ids[row] for row in rows], call), skip_special_tokens=True)
+        for place, row in enumerate(rows):
+            results[row] = [text.strip() for text in outputs[place * sequences : (place + 1) * sequences]]
+        done(rows)
+    return results, cut
+
+
+def _generate(model: Any, rows: list[list[int]], call: Mapping[str, Any]) -> Any:
+    """Token ids (b * sequences, t) for the ids of a batch, padded here to (b, s)."""
+    import torch
+
+    shape = len(rows), max(map(len, rows))
+    ids = np.full(shape, model.config.encoder.pad_token_id or 0)
+    mask = np.zeros(shape, dtype=np.int64)
+    for row, values in enumerate(rows):
+        ids[row, : len(values)] = values
+        mask[row, : len(values)] = 1
+    inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+    try:
+        return model.generate(**{name: value.to(model.device) for name, value in inputs.items()}, **call).cpu()
+    except torch.OutOfMemoryError as error:
+        raise ValueError(
+            f"the device has too little memory for {shape[0]} texts of {shape[1]} tokens; lower --batch-size"
+        ) from error
