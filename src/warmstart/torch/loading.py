@@ -21,6 +21,9 @@ from warmstart.spec import StackSpec
 from warmstart.warm_start import PROJECTION, LoadReport, copies_of_self_attention, new_parts
 
 
+NUMBERS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+
+
 @dataclass(frozen=True)
 class Side:
     """One stack of a model: the prefix of its names in the model and in the file, and what it is."""
@@ -67,14 +70,14 @@ def fill(
     fresh, lost = new_parts(missing, groups) if may_be_new else ([], missing)
     fresh, lost = fresh + [name for name in lost if name in unequal], [name for name in lost if name not in unequal]
     if strict and (lost or located.unexpected):
-        raise ValueError(_does_not_fit(weights.place, lost, located.unexpected))
+        raise ValueError(_does_not_fit(weights, lost, located.unexpected))
     if not chosen:
         raise ValueError(f"{weights.place} holds none of this model's weights; is it of another family?")
     wanted = _type_of(dtype, weights, chosen)
     for first, entry in chosen.items():
         if first not in unequal:
-            tensor = unpack(entry, weights.read(entry.name))
-            _assign(model, groups[first], tensor.to(wanted if tensor.is_floating_point() else None).contiguous())
+            tensor = unpack(entry, _number(weights, entry.name))
+            _assign(model, groups[first], tensor.to(wanted).contiguous())
     initialise(model, sides, fresh + lost, wanted)
     copied = copies_of_self_attention(fresh, shapes) if cross_attention_init == "copy" else {}
     copy_weights(model, copied)
@@ -184,10 +187,19 @@ def _unequal(
 
 def _type_of(dtype: torch.dtype | str | None, weights: Weights, chosen: Mapping[str, Stored]) -> torch.dtype:
     if dtype == "auto":
-        return next(
-            tensor.dtype for entry in chosen.values() if (tensor := weights.read(entry.name)).is_floating_point()
-        )
+        return _number(weights, next(iter(chosen.values())).name).dtype
     return as_dtype(dtype)
+
+
+def _number(weights: Weights, name: str) -> Tensor:
+    """A stored tensor of real numbers."""
+    tensor = weights.read(name)
+    if tensor.dtype not in NUMBERS:
+        raise ValueError(
+            f"{weights.place}: {name} is of type {tensor.dtype}; weights are read as float32, bfloat16, float16 or "
+            "float64: use a checkpoint that is not quantised"
+        )
+    return tensor
 
 
 def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
@@ -224,10 +236,14 @@ def _shapes_differ(place: str, unequal: Mapping[str, tuple[Shape, Shape]]) -> st
     )
 
 
-def _does_not_fit(place: str, lost: list[str], unexpected: list[str]) -> str:
+def _does_not_fit(weights: Weights, lost: list[str], unexpected: list[str]) -> str:
     def listed(names: list[str]) -> str:
         return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
     parts = [f"{len(lost)} weights are missing: {listed(lost)}"] if lost else []
     parts += [f"{len(unexpected)} weights are not known to this model: {listed(unexpected)}"] if unexpected else []
-    return f"{place}: " + "; ".join(parts) + ". Check that config.json is this checkpoint's, or pass strict=False"
+    if lost and weights.unlisted:
+        parts += [f"its shards hold {len(weights.unlisted)} more that it does not name: {listed(weights.unlisted)}"]
+    return (
+        f"{weights.place}: " + "; ".join(parts) + ". Check that config.json is this checkpoint's, or pass strict=False"
+    )

@@ -23,6 +23,7 @@ from warmstart.warm_start import LoadReport
 
 _LOADING = ("strict", "ignore_mismatched_sizes", "cross_attention_init")
 _FILES = ("use_safetensors", "variant")
+_UPLOADING = ("token", "revision", "private", "commit_message", "create_pr")
 # Arguments of the reference's `from_pretrained` that ask for what is always done here.
 _ALWAYS = ("low_cpu_mem_usage", "trust_remote_code", "from_pt", "_fast_init", "weights_only")
 
@@ -49,7 +50,8 @@ class PreTrainedModel(nn.Module):
         """Make one parameter of those that are tied."""
 
     def init_weights(self, device: Any = None) -> None:
-        """Give every parameter a new random value, as the configuration says."""
+        """Give every parameter a new random value, as the configuration says; what is tied becomes one again."""
+        self.tie_weights()
         device = self.device if device is None else device
         names = list(loading.shared_names(self))
         loading.initialise(self, self.sides(), names, torch.get_default_dtype(), device)
@@ -183,25 +185,37 @@ class PreTrainedModel(nn.Module):
         settings = GenerationConfig.from_pretrained(place, **hub) if has_settings else GenerationConfig()
         if isinstance(given, PretrainedConfig):
             # The file still says whether its weights are one side of a whole.
-            found = (
-                AutoConfig.from_pretrained(place, **hub)
-                if find_file(place, "config.json", required=False, **hub)
-                else given
-            )
-            prefix = cls.part_of(found)[1] if found.model_type != given.model_type else cls.part_of(given)[1]
+            found = given
+            if find_file(place, "config.json", required=False, **hub) is not None:
+                said = PretrainedConfig.get_config_dict(place, **hub)[0].get("model_type", given.model_type)
+                found = given if said == given.model_type else AutoConfig.from_pretrained(place, **hub)
+            prefix = cls.part_of(found)[1]
             config = copy.deepcopy(cls.part_of(given)[0])
             config.merge_settings(settings, only_unset=True)
         else:
-            whole = AutoConfig.from_pretrained(given if given is not None else place, **hub)
+            whole = cls._read_config(given if given is not None else place, hub)
             whole.merge_settings(settings)
             config, prefix = cls.part_of(whole)
         config = _replaced(config, kwargs)
+        if config.has("quantization_config") and config.quantization_config:
+            raise ValueError(
+                f"{place}: config.json has a quantization_config; quantised weights are not read here, use the "
+                "checkpoint that they were made from"
+            )
         if kwargs:
             raise TypeError(
                 f"{cls.__name__}.from_pretrained got unknown arguments {sorted(kwargs)}: they are neither options of "
                 f"loading nor fields of {type(config).__name__}"
             )
         return config, prefix
+
+    @classmethod
+    def _read_config(cls, place: str | Path, hub: dict[str, Any]) -> PretrainedConfig:
+        """The configuration in a folder; the first files have no `model_type`, and then a family's class knows it."""
+        own: type[PretrainedConfig] | None = getattr(cls, "config_class", None)
+        if own is not None and "model_type" not in PretrainedConfig.get_config_dict(place, **hub)[0]:
+            return own.from_pretrained(place, **hub)
+        return AutoConfig.from_pretrained(place, **hub)
 
     def save_pretrained(
         self,
@@ -212,17 +226,24 @@ class PreTrainedModel(nn.Module):
         push_to_hub: bool = False,
         encoder_tokenizer: Any = None,
         decoder_tokenizer: Any = None,
+        is_main_process: bool = True,
         **kwargs: Any,
     ) -> None:
         """Write `config.json`, `generation_config.json` and the weights, under Hugging Face's names; all or nothing.
 
         Weights above `max_shard_size` are shared out over several files. The tokenizer of the source goes beside them;
-        the target's, if it is another, into `decoder_tokenizer/`. Anything else in the folder stays.
+        the target's, if it is another, into `decoder_tokenizer/`. Anything else in the folder stays. Where many
+        processes hold the model, `is_main_process` says which one writes. Other keywords are `hub.upload_folder`'s.
 
         Raises:
+            TypeError: an argument is not known.
             NotADirectoryError: `save_directory` is a file.
             OSError: the disk is full or the folder cannot be written; it is as it was.
         """
+        if unknown := kwargs.keys() - {"repo_id", *_UPLOADING}:
+            raise TypeError(f"{type(self).__name__}.save_pretrained got unknown arguments {sorted(unknown)}")
+        if not is_main_process:
+            return
         sizes, entries = loading.saved(self, self.sides())
         suffix = "safetensors" if safe_serialization else "bin"
         files: dict[str, Content] = {"config.json": self._config_json().encode()}
