@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +33,11 @@ def run(
         ValueError: `minutes` or `steps` is not above 0.
         FileExistsError: `output` is a file, or a folder with other things than an earlier demo in it.
         ImportError: torch or rouge-score is not installed.
-        RuntimeError: this Python's packages have too few docstrings to learn from.
+        FileNotFoundError: this Python's packages have too few docstrings to learn from.
     """
+    # Read when torch is loaded. Without it a thread spins while it waits for the others: where cores are shared with
+    # other programs, or a container has a quota of them, a step takes ten times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         import rouge_score  # noqa: F401
         import torch  # noqa: F401

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from warmstart import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     BertConfig,
-    BertForMaskedLM,
     BertTokenizer,
     EncoderDecoderConfig,
     EncoderDecoderModel,
     GPT2Config,
-    GPT2LMHeadModel,
 )
 from warmstart.demo.batches import endless_batches, padded
 from warmstart.demo.corpus import Pair
@@ -60,12 +60,17 @@ class Examples:
 
 
 def train_tokenizer(pairs: Iterable[Pair], recipe: Recipe) -> Any:
-    """A BERT tokenizer whose word pieces come from the training texts."""
-    blank = BertTokenizer(vocab={token: index for index, token in enumerate(SPECIAL_TOKENS)}, do_lower_case=True)
+    """A BERT tokenizer whose word pieces come from the training texts, in alphabetical order."""
+    blank = BertTokenizer(vocab=numbered(SPECIAL_TOKENS))
     texts = (text for pair in pairs for text in (pair.source, pair.summary))
-    tokenizer = blank.train_new_from_iterator(texts, vocab_size=recipe.vocabulary)
-    tokenizer.model_max_length = recipe.source_length
-    return tokenizer
+    trained = blank.train_new_from_iterator(texts, vocab_size=recipe.vocabulary)
+    pieces = sorted(set(trained.get_vocab()) - set(SPECIAL_TOKENS))  # the trainer's order differs from run to run
+    return BertTokenizer(vocab=numbered([*SPECIAL_TOKENS, *pieces]), model_max_length=recipe.source_length)
+
+
+def numbered(tokens: Iterable[str]) -> dict[str, int]:
+    """Tokens and their ids, from 0 on."""
+    return {token: number for number, token in enumerate(tokens)}
 
 
 def encode(tokenizer: Any, pairs: list[Pair], recipe: Recipe) -> Examples:
@@ -94,7 +99,7 @@ def pretrain_encoder(
         attention_probs_dropout_prob=0.0,
         pad_token_id=tokenizer.pad_token_id,
     )
-    model = BertForMaskedLM(config)
+    model = AutoModelForMaskedLM.from_config(config)
     rows = examples.together
     batches = endless_batches([len(row) for row in rows], recipe.batch, seed)
     generator = torch.Generator().manual_seed(seed)
@@ -138,7 +143,7 @@ def pretrain_decoder(
         eos_token_id=tokenizer.sep_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    model = GPT2LMHeadModel(config)
+    model = AutoModelForCausalLM.from_config(config)
     if encoder is not None:
         with torch.no_grad():
             model.get_input_embeddings().weight.copy_(encoder.get_input_embeddings().weight)

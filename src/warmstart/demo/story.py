@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
-import torch
 from warmstart.demo import recipe as make
 from warmstart.demo.corpus import Pair, package_folders, read_package
 from warmstart.demo.display import Display
@@ -111,7 +111,7 @@ def read_corpus(settings: Settings, display: Display) -> tuple[Split, dict[str, 
             watch(done / len(packages))
     split = split_by_package(pairs, settings.test_pairs, settings.seed)
     if len(split.train) < FEWEST_PAIRS or not split.test:
-        raise RuntimeError(
+        raise FileNotFoundError(
             f"only {len(split.train)} functions with docstrings to train on were found in {len(packages)} packages; "
             "the demo needs a Python whose standard library is there as source"
         )
