@@ -168,6 +168,7 @@ class EncoderDecoderModel(PreTrainedModel):
     ) -> Any:
         """Run the encoder alone: ids (b, s) to an output whose `last_hidden_state` is (b, s, h of the encoder)."""
         mask = self.encoder_attention_mask(input_ids, attention_mask)
+        kwargs = {"use_cache": False, **kwargs}  # a causal encoder's cache is of no use: the source never grows
         return self.encoder(input_ids=input_ids, attention_mask=mask, inputs_embeds=inputs_embeds, **kwargs)
 
     def forward(
@@ -211,7 +212,13 @@ class EncoderDecoderModel(PreTrainedModel):
         attention_mask = self.encoder_attention_mask(input_ids, attention_mask)
         if encoder_outputs is None:
             encoder_outputs = self.encoder(
-                input_ids, attention_mask, inputs_embeds=inputs_embeds, return_dict=True, **want, **kwargs
+                input_ids,
+                attention_mask,
+                inputs_embeds=inputs_embeds,
+                use_cache=False,
+                return_dict=True,
+                **want,
+                **kwargs,
             )
         elif isinstance(encoder_outputs, (tuple, list)):
             encoder_outputs = BaseModelOutput(*encoder_outputs)

@@ -13,9 +13,11 @@ from warmstart.torch.layers import Mask
 
 
 def eager(tensor: Tensor) -> bool:
-    """Whether a tensor's values can be looked at for free: on the CPU, and no stand-in that is traced or mapped over."""
-    plain = type(tensor) is Tensor and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-    return plain and tensor.device.type == "cpu" and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+    """Whether a tensor's values can be looked at for free: on the CPU, and nothing traces, fakes or maps over it."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    mapped = torch._C._functorch.is_functorch_wrapped_tensor(tensor)  # inside vmap or grad
+    return type(tensor) is Tensor and not mapped and tensor.device.type == "cpu"
 
 
 def source_mask(attention_mask: Tensor | None) -> Mask:

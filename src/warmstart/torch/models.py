@@ -80,7 +80,8 @@ class StackModel(Stack):
                 f"this {config.model_type} has no cross-attention to read encoder_hidden_states with; make it with "
                 "is_decoder=True, add_cross_attention=True"
             )
-        use_cache = config.use_cache if given["use_cache"] is None else given["use_cache"]
+        # In training nothing reads a cache: made unasked, it would keep keys and values beyond the backward pass.
+        use_cache = config.use_cache and not self.training if given["use_cache"] is None else given["use_cache"]
         if cache is None and use_cache and self.spec.causal and not (self.checkpoint_layers and self.training):
             cache = self.new_cache()
         names = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
