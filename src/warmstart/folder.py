@@ -30,7 +30,7 @@ def write_folder(folder: str | os.PathLike[str], files: Mapping[str, Content], r
     The files are written to a hidden folder inside, flushed to disk, and marked ready by one rename; only then do they
     take their places. A kill between these moves is made good by `finish_saves`, which `hub.find_file` calls first.
     One save at a time: a second one waits for the first. `replaces` are patterns of files from an earlier save that
-    must go with this one (shards, an index); all else in the folder stays.
+    must go with this one (shards, an index, "subfolder/name"); all else in the folder stays.
 
     Raises:
         NotADirectoryError: the folder is a file.
@@ -81,11 +81,9 @@ def _stage(folder: Path, files: Mapping[str, Content], replaces: Iterable[str]) 
     stage = Path(tempfile.mkdtemp(prefix=_STAGED, dir=folder))
     try:
         patterns = [re.compile(pattern) for pattern in replaces]
-        gone = [
-            path.name
-            for path in folder.iterdir()
-            if path.name not in files and not path.is_dir() and any(p.fullmatch(path.name) for p in patterns)
-        ]
+        held = [path for path in (*folder.iterdir(), *folder.glob("[!.]*/*")) if not path.is_dir()]
+        names = [path.relative_to(folder).as_posix() for path in held]
+        gone = [name for name in names if name not in files and any(p.fullmatch(name) for p in patterns)]
         _write(stage / _JOURNAL, json.dumps(gone).encode())
         mode = (stage / _JOURNAL).stat().st_mode & 0o777  # what the umask gives to a new file
         for name, content in files.items():

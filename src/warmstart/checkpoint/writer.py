@@ -11,6 +11,9 @@ from pathlib import Path
 from warmstart.folder import Content
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+# The folder of the target's tokenizer inside a pair's, where it is not the source's.
+TARGET_TOKENIZER = "decoder_tokenizer"
+
 # An earlier save's weights: a folder holds one set.
 OLD_WEIGHTS = (
     r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from warmstart.checkpoint.readers import open_weights
-from warmstart.checkpoint.writer import OLD_WEIGHTS, weight_files
+from warmstart.checkpoint.writer import OLD_WEIGHTS, TARGET_TOKENIZER, weight_files
 from warmstart.config import SHARED, TOKEN_IDS, PretrainedConfig
 from warmstart.families.auto import AutoConfig
 from warmstart.folder import Content, write_folder
@@ -161,14 +162,28 @@ class PreTrainedModel(nn.Module):
         files = {name: kwargs.pop(name) for name in _FILES if name in kwargs}
         config, prefix = cls._configuration(pretrained_model_name_or_path, hub, kwargs)
         weights = open_weights(pretrained_model_name_or_path, **files, **hub)
-        with unfilled():
-            model = cls(config)
-        sides = [loading.Side(side.ours, prefix + side.theirs, side.config, side.spec) for side in model.sides()]
+        model, sides = cls._unfilled(config, prefix)
+        if broken := loading.broken_ties(model, sides, weights):
+            for setting, whose in broken.items():
+                setattr(whose, setting, False)
+            warnings.warn(
+                f"{pretrained_model_name_or_path}: config.json ties weights ({', '.join(broken)}) of which the file "
+                "holds copies that differ; they are loaded as they are, untied, and the configuration now says so",
+                stacklevel=2,
+            )
+            model, sides = cls._unfilled(config, prefix)
         report = loading.fill(model, sides, weights, dtype=dtype, may_be_new=cls.may_be_new(), **options)
         model.load_report = report
         model.config.dtype = model.dtype
         info = {"missing_keys": report.new, "unexpected_keys": report.left_out, "mismatched_keys": [], "error_msgs": []}
         return (model.eval(), info) if wants_info else model.eval()
+
+    @classmethod
+    def _unfilled(cls, config: PretrainedConfig, prefix: str) -> tuple[Any, list[loading.Side]]:
+        """The model without memory, and its stacks as they are called in the file."""
+        with unfilled():
+            model = cls(config)
+        return model, [loading.Side(side.ours, prefix + side.theirs, side.config, side.spec) for side in model.sides()]
 
     @classmethod
     def may_be_new(cls) -> bool:
@@ -253,10 +268,12 @@ class PreTrainedModel(nn.Module):
         files |= weight_files(
             sizes, lambda keys, path: loading.write_tensors(self, entries, keys, path), max_shard_size, suffix
         )
-        files |= _tokenizer_files(encoder_tokenizer or decoder_tokenizer, "")
-        if encoder_tokenizer is not None and decoder_tokenizer not in (None, encoder_tokenizer):
-            files |= _tokenizer_files(decoder_tokenizer, "decoder_tokenizer/")
-        write_folder(save_directory, files, replaces=OLD_WEIGHTS)
+        source, target = _tokenizer_files(encoder_tokenizer), _tokenizer_files(decoder_tokenizer)
+        files |= source or target
+        if source and target and source != target:
+            files |= {f"{TARGET_TOKENIZER}/{name}": content for name, content in target.items()}
+        replaced = (*OLD_WEIGHTS, f"{TARGET_TOKENIZER}/.*") if source or target else OLD_WEIGHTS
+        write_folder(save_directory, files, replaces=replaced)
         if push_to_hub:
             upload_folder(save_directory, kwargs.pop("repo_id", None) or Path(save_directory).name, **kwargs)
 
@@ -300,7 +317,7 @@ def _check_attention(name: str | None) -> None:
         )
 
 
-def _tokenizer_files(tokenizer: Any, folder: str) -> dict[str, Content]:
+def _tokenizer_files(tokenizer: Any) -> dict[str, Content]:
     """What a tokenizer saves, as files of the folder that is being written."""
     import tempfile
 
@@ -308,4 +325,4 @@ def _tokenizer_files(tokenizer: Any, folder: str) -> dict[str, Content]:
         return {}
     with tempfile.TemporaryDirectory() as temporary:
         tokenizer.save_pretrained(temporary)
-        return {f"{folder}{path.name}": path.read_bytes() for path in Path(temporary).iterdir() if path.is_file()}
+        return {path.name: path.read_bytes() for path in Path(temporary).iterdir() if path.is_file()}
