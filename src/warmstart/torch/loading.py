@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from warmstart.config import PretrainedConfig
 from warmstart.families.entry import Stored
 from warmstart.spec import StackSpec
 from warmstart.warm_start import PROJECTION, LoadReport, copies_of_self_attention, new_parts
-
 
 NUMBERS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
@@ -85,6 +85,24 @@ def fill(
     return LoadReport(weights.place, loaded, fresh + lost, list(copied), located.left_out + located.unexpected)
 
 
+def broken_ties(model: Any, sides: list[Side], weights: Weights) -> dict[str, PretrainedConfig]:
+    """Settings that tie weights of which the file holds several copies, and not the same: name -> whose setting it is.
+
+    Version 5 of the reference writes such files: it keeps `tie_encoder_decoder` in the configuration and ties nothing.
+    """
+    groups = [names for names in shared_names(model).values() if len(names) > 1]
+    found = _locate({names[0]: names for names in groups}, sides, weights).found
+    broken: dict[str, PretrainedConfig] = {}
+    for names in groups:
+        for one, other in pairwise(name for name in names if name in found):
+            values = [unpack(found[name], _number(weights, found[name].name)) for name in (one, other)]
+            if values[0].dtype != values[1].dtype or not torch.equal(*values):
+                side = next(side for side in sides if other.startswith(side.ours))
+                same = one.startswith(side.ours)
+                broken["tie_word_embeddings" if same else "tie_encoder_decoder"] = side.config if same else model.config
+    return broken
+
+
 def initialise(
     model: nn.Module, sides: list[Side], names: Iterable[str], dtype: torch.dtype, device: Any = "cpu"
 ) -> None:
@@ -124,14 +142,20 @@ def copy_weights(model: nn.Module, copies: Mapping[str, str]) -> None:
 
 
 def saved(model: nn.Module, sides: list[Side]) -> tuple[dict[str, int], dict[str, Stored]]:
-    """The sizes in bytes of the tensors a checkpoint of this model holds, and where each parameter lies in them."""
-    groups = shared_names(model)
-    entries: dict[str, Stored] = {name: Stored(name) for name in groups if name.startswith(PROJECTION)}
+    """The sizes in bytes of the tensors a checkpoint of this model holds, and where each parameter lies in them.
+
+    What both sides share is written as the decoder's: the reference (version 4) ties the encoder to the decoder.
+    """
+    once = [
+        next((name for side in sides[::-1] for name in names if name.startswith(side.ours)), names[0])
+        for names in shared_names(model).values()
+    ]
+    entries: dict[str, Stored] = {name: Stored(name) for name in once if name.startswith(PROJECTION)}
     for side in sides:
-        own = [name[len(side.ours) :] for name in groups if name.startswith(side.ours) and name not in entries]
+        own = [name[len(side.ours) :] for name in once if name.startswith(side.ours) and name not in entries]
         written = written_as(own, side.config, side.spec, side.theirs, alone=not side.ours)
         entries.update({side.ours + name: entry for name, entry in written.items()})
-    parameters = dict(model.named_parameters())
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     sizes: dict[str, int] = {}
     for name, entry in entries.items():
         for key in filter(None, (entry.name, entry.untied)):
@@ -141,7 +165,8 @@ def saved(model: nn.Module, sides: list[Side]) -> tuple[dict[str, int], dict[str
 
 def write_tensors(model: nn.Module, entries: Mapping[str, Stored], keys: list[str], path: Path) -> None:
     """Write some of a checkpoint's tensors to one file, safetensors or (`.bin`) torch's own."""
-    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    named = model.named_parameters(remove_duplicate=False)
+    parameters = {name: parameter.detach() for name, parameter in named}
     tensors = {key: pack(entries, parameters, key, torch.cat).contiguous().cpu() for key in keys}
     for key in tensors.keys() & {entry.untied for entry in entries.values()}:
         tensors[key] = tensors[key].clone()  # no two names may share memory in a file
