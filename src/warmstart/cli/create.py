@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
+from warmstart.checkpoint.writer import TARGET_TOKENIZER
 from warmstart.cli.rendering import busy, console, count, patterns, say, table
-from warmstart.cli.settings import DECODER_TOKENIZER, DataType, parse_settings, prepare_torch
+from warmstart.cli.settings import DataType, parse_settings, prepare_torch
 from warmstart.cli.token_ids import missing, rows, token_ids
 
 CHECKPOINTS, WEIGHTS, HUB = "Checkpoints", "Weights and settings", "The hub"
@@ -179,9 +180,9 @@ def _save(model: Any, folder: Path, max_shard_size: str, tokenizers: Mapping[str
         for name in TOKENIZER_FILES:
             (folder / name).unlink(missing_ok=True)
     if decoder is None or decoder is encoder:
-        shutil.rmtree(folder / DECODER_TOKENIZER, ignore_errors=True)
+        shutil.rmtree(folder / TARGET_TOKENIZER, ignore_errors=True)
     elif encoder is None:
-        decoder.save_pretrained(folder / DECODER_TOKENIZER)
+        decoder.save_pretrained(folder / TARGET_TOKENIZER)
 
 
 def show(model: Any, places: Mapping[str, str], fields: Mapping[str, Any], tokenizer: Any) -> None:

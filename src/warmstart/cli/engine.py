@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from warmstart.checkpoint.writer import TARGET_TOKENIZER
 from warmstart.cli.facts import read_tokenizer
 from warmstart.cli.rendering import say
-from warmstart.cli.settings import DECODER_TOKENIZER, prepare_torch
+from warmstart.cli.settings import prepare_torch
 from warmstart.cli.token_ids import missing, token_ids
 from warmstart.decoding.settings import lay_over, resolve
 from warmstart.families import family_of
@@ -79,13 +80,13 @@ def load_tokenizers(place: str, hub: Mapping[str, Any], source: str | None, targ
     reads = AutoTokenizer.from_pretrained(source) if source else AutoTokenizer.from_pretrained(place, **hub)
     if target:
         return reads, AutoTokenizer.from_pretrained(target)
-    writes = read_tokenizer(place, DECODER_TOKENIZER, hub)
+    writes = read_tokenizer(place, TARGET_TOKENIZER, hub)
     if writes is None:
         config = AutoConfig.from_pretrained(place, **hub)
         sizes = config.encoder.vocab_size, config.decoder.vocab_size
         if sizes[0] != sizes[1]:
             say(
-                f"warning: {place} has no {DECODER_TOKENIZER}/, and its sides have vocabularies of {sizes[0]:,} and "
+                f"warning: {place} has no {TARGET_TOKENIZER}/, and its sides have vocabularies of {sizes[0]:,} and "
                 f"{sizes[1]:,}: name the tokenizer of the results with --decoder-tokenizer"
             )
     return reads, writes or reads

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from warmstart.checkpoint.writer import TARGET_TOKENIZER
 from warmstart.cli.headers import Tensor, file_sizes, read_headers
 from warmstart.cli.parts import PARTS, places
 from warmstart.cli.rendering import patterns
-from warmstart.cli.settings import DECODER_TOKENIZER
 from warmstart.cli.token_ids import missing, token_ids
 from warmstart.config import TOKEN_IDS, PretrainedConfig
 from warmstart.families import family_of
@@ -43,7 +43,7 @@ def facts_of(place: str, hub: Mapping[str, Any]) -> dict[str, Any]:
         fill_settings(config)
     tokenizers = {
         name: found
-        for name, inner in (("tokenizer", ""), *[(DECODER_TOKENIZER, DECODER_TOKENIZER)] * is_pair)
+        for name, inner in (("tokenizer", ""), *[(TARGET_TOKENIZER, TARGET_TOKENIZER)] * is_pair)
         if (found := read_tokenizer(place, inner, hub)) is not None
     }
     facts: dict[str, Any] = {
@@ -56,7 +56,7 @@ def facts_of(place: str, hub: Mapping[str, Any]) -> dict[str, Any]:
     if is_pair:
         facts["projection"] = [config.encoder.hidden_size, config.decoder.hidden_size] * needs_projection(config)
         facts["tied"] = bool(config.tie_encoder_decoder)
-    writer = tokenizers.get(DECODER_TOKENIZER) or tokenizers.get("tokenizer")
+    writer = tokenizers.get(TARGET_TOKENIZER) or tokenizers.get("tokenizer")
     facts["token_ids"] = _token_ids(config, raw, writer)
     settings = config.generation_config.to_diff_dict()
     facts["generation"] = {name: value for name, value in settings.items() if name not in TOKEN_IDS}
@@ -210,7 +210,7 @@ def _notes(config: PretrainedConfig, facts: Mapping[str, Any]) -> list[str]:
         notes.append("there is no tokenizer that can be read here")
     for name, found in facts["tokenizers"].items():
         stacks = facts["stacks"]
-        stack = stacks["decoder"] if name == DECODER_TOKENIZER else next(iter(stacks.values()))
+        stack = stacks["decoder"] if name == TARGET_TOKENIZER else next(iter(stacks.values()))
         if found["size"] > stack["vocabulary"]:
             notes.append(f"the {name} has {found['size']} tokens, more than the {stack['vocabulary']} of the model")
     return notes

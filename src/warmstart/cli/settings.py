@@ -8,8 +8,6 @@ from collections.abc import Collection, Iterable
 from enum import Enum
 from typing import Any
 
-DECODER_TOKENIZER = "decoder_tokenizer"  # the folder of the decoder's tokenizer in that of a pair, where it is another
-
 
 class DataType(str, Enum):
     """The type of a model's weights."""
