@@ -160,10 +160,12 @@ class PreTrainedModel(nn.Module):
         wants_info = kwargs.pop("output_loading_info", False)
         options = {name: kwargs.pop(name) for name in _LOADING if name in kwargs}
         files = {name: kwargs.pop(name) for name in _FILES if name in kwargs}
+        asked = set(kwargs)
         config, prefix = cls._configuration(pretrained_model_name_or_path, hub, kwargs)
         weights = open_weights(pretrained_model_name_or_path, **files, **hub)
         model, sides = cls._unfilled(config, prefix)
-        if broken := loading.broken_ties(model, sides, weights):
+        broken = loading.broken_ties(model, sides, weights)
+        if broken and not asked.intersection(broken):  # who asks for a tie has it, whatever the file holds
             for setting, whose in broken.items():
                 setattr(whose, setting, False)
             warnings.warn(
