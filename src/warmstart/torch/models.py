@@ -263,6 +263,8 @@ _KINDS = {"base": AutoModel, "causal": AutoModelForCausalLM, "masked": AutoModel
 
 def __getattr__(name: str) -> Any:
     """The familiar name of a family's model: one of the classes above, bound to that family's configuration."""
+    if name.startswith("_"):  # the import machinery asks for `__path__`: no reason to import every family
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from warmstart.families import MODULES, family
 
     for model_type in MODULES:

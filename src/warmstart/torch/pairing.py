@@ -13,7 +13,6 @@ from warmstart import warm_start
 from warmstart.families.auto import AutoConfig
 from warmstart.families.encoder_decoder import EncoderDecoderConfig
 from warmstart.hub import hub_options
-from warmstart.tokenization import special_token_ids
 from warmstart.torch.models import AutoModel, AutoModelForCausalLM
 from warmstart.warm_start import PROJECTION, LoadReport
 
@@ -67,6 +66,8 @@ def load_pair(encoder_path: str | Path | None, decoder_path: str | Path | None, 
     decoder = _load_decoder(decoder_path, {"cross_attention_init": start, **options["decoder"]})
     config = EncoderDecoderConfig.from_encoder_decoder_configs(encoder.config, decoder.config, **kwargs)
     if decoder_path is not None:
+        from warmstart.tokenization import special_token_ids  # here alone: a model that is loaded needs no tokenizer
+
         warm_start.fill_settings(config, special_token_ids(decoder_path, **hub_options(options["decoder"])))
     return Pair(encoder, decoder, config)
 
