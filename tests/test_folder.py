@@ -66,6 +66,16 @@ def test_a_save_replaces_what_it_says_and_nothing_else(tmp_path):
     assert hidden(tmp_path) == []
 
 
+def test_files_of_a_subfolder_are_replaced_but_not_through_a_link(tmp_path):
+    fill(tmp_path, {"home/old.txt": b"mine", "model/own/old.txt": b"old", "model/own/deep/old.txt": b"stays"})
+    (tmp_path / "model" / "link").symlink_to("../home")
+    write_folder(tmp_path / "model", {"own/new.txt": b"new"}, [r".*/old\.txt"])
+    assert contents(tmp_path / "home") == {"old.txt": b"mine"}
+    assert (tmp_path / "model" / "link").is_symlink()
+    assert contents(tmp_path / "model" / "own") == {"new.txt": b"new", "deep/old.txt": b"stays"}
+    assert hidden(tmp_path / "model") == []
+
+
 def test_a_folder_is_made_with_those_above_it(tmp_path):
     write_folder(tmp_path / "a" / "b", NEW)
     assert contents(tmp_path / "a" / "b") == NEW

@@ -81,9 +81,8 @@ def _stage(folder: Path, files: Mapping[str, Content], replaces: Iterable[str]) 
     stage = Path(tempfile.mkdtemp(prefix=_STAGED, dir=folder))
     try:
         patterns = [re.compile(pattern) for pattern in replaces]
-        held = [path for path in (*folder.iterdir(), *folder.glob("[!.]*/*")) if not path.is_dir()]
-        names = [path.relative_to(folder).as_posix() for path in held]
-        gone = [name for name in names if name not in files and any(p.fullmatch(name) for p in patterns)]
+        names = [name for name in _files_in(folder) if name not in files]
+        gone = [name for name in names if any(pattern.fullmatch(name) for pattern in patterns)]
         _write(stage / _JOURNAL, json.dumps(gone).encode())
         mode = (stage / _JOURNAL).stat().st_mode & 0o777  # what the umask gives to a new file
         for name, content in files.items():
@@ -100,6 +99,16 @@ def _stage(folder: Path, files: Mapping[str, Content], replaces: Iterable[str]) 
         raise
     _flush_folder(folder)
     return ready
+
+
+def _files_in(folder: Path) -> Iterator[str]:
+    """The files in a folder and in its own subfolders; a link to a folder leads to what is not its own."""
+    for path in folder.iterdir():
+        if not path.is_dir():
+            yield path.name
+        elif not path.name.startswith(".") and not path.is_symlink():
+            with contextlib.suppress(PermissionError):
+                yield from (f"{path.name}/{inner.name}" for inner in path.iterdir() if not inner.is_dir())
 
 
 def _write(path: Path, content: Content) -> None:
