@@ -14,7 +14,7 @@ from warmstart.torch.layers import Mask
 
 def eager(tensor: Tensor) -> bool:
     """Whether a tensor's values can be looked at for free: on the CPU, and nothing traces, fakes or maps over it."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return False
     mapped = torch._C._functorch.is_functorch_wrapped_tensor(tensor)  # inside vmap or grad
     return type(tensor) is Tensor and not mapped and tensor.device.type == "cpu"
