@@ -103,3 +103,17 @@ def test_without_torch_the_extra_is_named_and_inspect_works(checkpoints, tmp_pat
     assert done.returncode == 2 and 'pip install "warmstart[torch]"' in done.stderr
     done = ran("inspect", checkpoints / "pair")
     assert done.returncode == 0 and "encoder-decoder" in done.stdout, done
+
+
+def test_demo_is_told_what_was_asked(run, monkeypatch, tmp_path):
+    told = []
+    monkeypatch.setattr("warmstart.cli.demo.run", lambda output, **options: told.append((output, options)))
+    run("demo", "-o", tmp_path / "out", "--steps", 3, "--seed", 5, "--minutes", 0.5)
+    ((output, options),) = told
+    assert output == tmp_path / "out" and options.pop("console").file is not None
+    assert options == {"minutes": 0.5, "steps": 3, "seed": 5}
+
+
+def test_demo_refuses_a_folder_with_other_things(refused, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    assert f"{tmp_path} holds other files" in refused("demo", "-o", tmp_path)

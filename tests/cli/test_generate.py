@@ -100,9 +100,11 @@ def test_nothing_in_nothing_out(run, pair):
     assert run("generate", pair, *SHORT, stdin="\n").out == "\n"
 
 
-def test_windows_line_ends_and_a_byte_order_mark_are_no_text(run, pair, answer, file):
-    ran = run("generate", pair, file(b"\xef\xbb\xbf" + "\r\n".join(LINES).encode()), *SHORT)
-    assert lines_of(ran.out) == on_lines(wanted(answer))
+def test_windows_line_ends_and_a_byte_order_mark_are_no_text():
+    lines = [b"\xef\xbb\xbfone\r\n", b"two\r\n", b"\r\n", b"three\xe2\x80\xa8same line"]
+    records = list(read_records(lines, "a.txt", Format.auto, "text"))
+    assert [record.text for record in records] == ["one", "two", "", "three\u2028same line"]
+    assert [record.size for record in records] == [len(line) for line in lines]
 
 
 @pytest.mark.parametrize(
