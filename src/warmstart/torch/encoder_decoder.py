@@ -224,7 +224,7 @@ class EncoderDecoderModel(PreTrainedModel):
             encoder_outputs = BaseModelOutput(*encoder_outputs)
         if labels is not None:
             if decoder_input_ids is not None:
-                refuse_unshifted(decoder_input_ids, labels, config.pad_token_id, config.decoder_start_token_id)
+                refuse_unshifted(decoder_input_ids, labels, config.decoder_start_token_id)
             elif decoder_inputs_embeds is None:
                 decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
                 if decoder_attention_mask is None:

@@ -50,18 +50,20 @@ def label_mask(labels: Tensor) -> Tensor:
     return places <= count
 
 
-def refuse_unshifted(decoder_input_ids: Tensor, labels: Tensor, pad: int | None, start: int | None) -> None:
-    """Refuse decoder inputs that are the labels themselves: the model would learn to copy what it is to predict.
+def refuse_unshifted(decoder_input_ids: Tensor, labels: Tensor, start: int | None) -> None:
+    """Refuse decoder inputs that are the labels themselves: the model would learn to copy them from its input.
 
     Raises:
-        ValueError: they are equal, and labels shifted once would not be.
+        ValueError: they equal the labels wherever those count, and differ somewhere from the label before.
     """
-    if not eager(labels) or decoder_input_ids.shape != labels.shape or pad is None or start is None:
+    if not (eager(labels) and eager(decoder_input_ids)) or decoder_input_ids.shape != labels.shape:
         return
-    unshifted = labels.masked_fill(labels == IGNORED, pad)
-    if torch.equal(decoder_input_ids, unshifted) and not torch.equal(
-        decoder_input_ids, shift_labels(labels, pad, start)
-    ):
+    counted = labels != IGNORED
+    if not bool((decoder_input_ids == labels)[counted].all()):
+        return
+    # Shifted inputs equal the labels too where a token repeats; a label that is ignored says nothing of the input.
+    before = F.pad(labels, (1, -1), value=IGNORED if start is None else start)
+    if bool((counted & (before != IGNORED) & (decoder_input_ids != before)).any()):
         raise ValueError(
             "decoder_input_ids are equal to labels: each position would see the token that it must predict. Leave "
             "decoder_input_ids out (they are made from the labels), or pass model.prepare_decoder_input_ids_from_labels"
