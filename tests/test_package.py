@@ -88,6 +88,26 @@ def test_extras_that_messages_name_exist():
     assert set(warmstart._EXTRAS.values()) <= set(importlib.metadata.metadata("warmstart").get_all("Provides-Extra"))
 
 
+@pytest.mark.parametrize(
+    ("before", "enabled", "frozen"),
+    [("pass", True, True), ("gc.disable()", False, False), ("import torch", True, False)],
+    ids=["at rest during the import", "as the user left it", "nothing to win"],
+)
+def test_garbage_collection_rests_while_torch_is_imported(before, enabled, frozen):
+    printed = python(
+        f"import gc; {before}\n"
+        "from warmstart import EncoderDecoderModel\n"
+        "print(gc.isenabled(), gc.get_freeze_count() > 100_000)"
+    )
+    assert printed == f"{enabled} {frozen}"
+
+
+def test_garbage_collection_goes_on_after_a_failed_import():
+    code = "import gc, sys; sys.modules['torch.nn'] = None\n"
+    code += "try: from warmstart import EncoderDecoderModel\nexcept ImportError: print(gc.isenabled())"
+    assert python(code) == "True"
+
+
 @pytest.mark.v5
 def test_oracle_is_the_one_that_this_environment_is_for():
     """Parity is worth what it was measured against: `.venv` holds transformers 4.57.6, `.venv-v5` holds 5.23.0."""
