@@ -175,7 +175,8 @@ class PretrainedConfig:
         """Write `config.json` into a folder, made if need be; generation settings are in it."""
         write_folder(save_directory, {"config.json": self.to_json_string().encode()})
         if push_to_hub:
-            upload_folder(save_directory, kwargs.pop("repo_id", None) or Path(save_directory).name, **kwargs)
+            repo_id = kwargs.pop("repo_id", None) or Path(save_directory).name
+            upload_folder(save_directory, repo_id, only=["config.json"], **kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:

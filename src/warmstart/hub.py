@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
@@ -153,10 +154,12 @@ def upload_folder(
     private: bool | None = None,
     commit_message: str | None = None,
     create_pr: bool = False,
+    only: Iterable[str] | None = None,
 ) -> str:
-    """Send every file of ``folder`` to the hub repository ``repo_id``, made if it is not there, in one commit.
+    """Send the files of ``folder`` to the hub repository ``repo_id``, made if it is not there, in one commit.
 
-    ``revision`` is the branch, made too if it is not there. Returns the address of the commit, or of the pull request.
+    ``only`` names the files to send, relative to the folder; without it all of them are sent. ``revision`` is the
+    branch, made too if it is not there. Returns the address of the commit, or of the pull request.
 
     Raises:
         FileNotFoundError: there is no such folder, or it is empty.
@@ -185,6 +188,7 @@ def upload_folder(
             revision=revision,
             commit_message=commit_message or "Upload with warmstart",
             create_pr=create_pr,
+            allow_patterns=None if only is None else list(only),
         )
     except HfHubHTTPError as error:
         raise OSError(

@@ -277,7 +277,8 @@ class PreTrainedModel(nn.Module):
         replaced = (*OLD_WEIGHTS, f"{TARGET_TOKENIZER}/.*") if source or target else OLD_WEIGHTS
         write_folder(save_directory, files, replaces=replaced)
         if push_to_hub:
-            upload_folder(save_directory, kwargs.pop("repo_id", None) or Path(save_directory).name, **kwargs)
+            repo_id = kwargs.pop("repo_id", None) or Path(save_directory).name
+            upload_folder(save_directory, repo_id, only=files, **kwargs)
 
     def _config_json(self) -> str:
         """The configuration as text; settings of `generate` have a file of their own, as the reference wants."""
