@@ -123,7 +123,7 @@ def test_outputs(models, side):
 
 
 def on_tokens(value, mask):
-    """What stands in padding on the left sees nothing, and nothing sees it: a tensor or a tuple of them without that."""
+    """A tensor, or a tuple of them, without what stands in padding: there it sees nothing, and nothing sees it."""
     if isinstance(value, tuple):
         return tuple(on_tokens(x, mask) for x in value)
     return (value.transpose(1, 2) if value.dim() == 4 else value)[mask.bool()]
