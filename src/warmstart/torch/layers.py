@@ -120,7 +120,8 @@ class Attention(nn.Module):
 
     def __init__(self, spec: AttentionSpec, layer: int, hidden_size: int, source_size: int | None, norm: NormSpec):
         super().__init__()
-        heads, key_value_heads = spec.heads_of(layer)
+        # Pruning takes heads out of self-attention only, as in the files.
+        heads, key_value_heads = spec.heads_of(layer) if source_size is None else (spec.heads, spec.key_value_heads)
         width = source_size or hidden_size
         self.head_size, self.scale, self.dropout = spec.head_size, spec.scale(layer), spec.dropout
         self.is_cross = source_size is not None

@@ -87,8 +87,6 @@ def prune_heads(model: Any, heads_to_prune: Mapping[int, list[int]]) -> None:
         held = [head for head in range(spec.heads) if head not in before.get(layer, set())]
         kept = [place for place, head in enumerate(held) if head not in gone]
         _prune(model.layers[layer].attention, kept)
-        if model.spec.cross_attention is not None and model.layers[layer].cross_attention is not None:
-            _prune(model.layers[layer].cross_attention, kept)
     model.config.pruned_heads = {layer: sorted(gone) for layer, gone in after.items() if gone}
     model.adopt(model.config)
 
