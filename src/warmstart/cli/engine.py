@@ -48,11 +48,8 @@ def check_settings(place: str, hub: Mapping[str, Any], call: Mapping[str, Any]) 
     if positions is not None and plan.max_length > positions:
         raise ValueError(f"results of {plan.max_length} tokens are more than the decoder's {positions} positions")
     length = settings.DEFAULTS["max_length"]
-    return (
-        length
-        if settings.max_new_tokens is None and settings.max_length == length and "max_length" not in call
-        else None
-    )
+    is_chosen = settings.max_new_tokens is not None or settings.max_length != length or "max_length" in call
+    return None if is_chosen else length
 
 
 def load_model(

@@ -12,7 +12,7 @@ from enum import Enum
 from errno import EPIPE
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TextIO
 
 STANDARD = "-"  # standard input or output
 _JSON_NAMES = (".jsonl", ".ndjson", ".json")
@@ -38,7 +38,7 @@ class Record(NamedTuple):
 def opened(name: str) -> Iterator[BinaryIO]:
     """A file to read bytes from; "-" is standard input."""
     if name == STANDARD:
-        yield sys.stdin.buffer
+        yield _standard(sys.stdin, "input")
         return
     with open(name, "rb") as file:
         yield file
@@ -111,7 +111,7 @@ def whole_file(name: str) -> Iterator[Callable[[bytes], None]]:
     """
     path = Path(os.path.realpath(name))
     if name == STANDARD:
-        yield partial(_write, sys.stdout.buffer, "standard output")
+        yield partial(_write, _standard(sys.stdout, "output"), "standard output")
         return
     if path.is_dir() or not path.parent.is_dir():
         reason = "it is a folder; give the name of a file" if path.is_dir() else f"there is no folder {path.parent}"
@@ -130,6 +130,12 @@ def whole_file(name: str) -> Iterator[Callable[[bytes], None]]:
     finally:
         if not is_stream:
             part.unlink(missing_ok=True)
+
+
+def _standard(stream: TextIO | None, name: str) -> BinaryIO:
+    if stream is None:
+        raise OSError(f"standard {name} is closed; name a file")
+    return stream.buffer
 
 
 def _write(file: BinaryIO, name: str, data: bytes) -> None:
