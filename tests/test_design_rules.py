@@ -378,8 +378,8 @@ def same_parameters(one, other):
     return [name for name, value in one.named_parameters() if value is dict(other.named_parameters()).get(name)]
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "bert-generation"])
-def test_rule_10_tied_stacks_are_written_once(family, tmp_path):
+@pytest.mark.parametrize(("family", "shard"), [("bert", "5GB"), ("roberta", "4KB"), ("bert-generation", "5GB")])
+def test_rule_10_tied_stacks_are_written_once(family, shard, tmp_path):
     folder = saved(tmp_path / "both", family)
     model = EncoderDecoderModel.from_encoder_decoder_pretrained(folder, folder, tie_encoder_decoder=True)
     untied = EncoderDecoderModel.from_encoder_decoder_pretrained(folder, folder)
@@ -387,9 +387,10 @@ def test_rule_10_tied_stacks_are_written_once(family, tmp_path):
     assert untied.num_parameters() - model.num_parameters() == count
     spread_out(model)
     model.config.decoder_start_token_id = START
-    model.save_pretrained(tmp_path / "saved")
-    tensors = load_file(tmp_path / "saved" / "model.safetensors")
-    assert sum(tensor.numel() for tensor in tensors.values()) == model.num_parameters()
+    model.save_pretrained(tmp_path / "saved", max_shard_size=shard)
+    files = [load_file(path) for path in (tmp_path / "saved").glob("*.safetensors")]
+    assert sum(tensor.numel() for file in files for tensor in file.values()) == model.num_parameters()
+    assert (len(files) == 1) == (shard == "5GB")
     loaded = EncoderDecoderModel.from_pretrained(tmp_path / "saved")
     for one in (model, loaded):
         assert one.config.tie_encoder_decoder
@@ -485,6 +486,17 @@ def test_rule_12_either_side_is_resized(side, tied, tmp_path):
         one(input_ids=ids, labels=labels).loss.backward()
         with pytest.raises(ValueError, match=f"{sizes['decoder']}"):
             one(input_ids=ids, labels=labels + 1)
+
+
+@pytest.mark.parametrize("side", ["encoder", "decoder", "both"])
+def test_rule_12_a_vocabulary_may_shrink(side, tmp_path):
+    model, size = pair("bert", "bert"), VOCABULARY - 6
+    inputs = {name: value.clamp(max=size - 1) for name, value in batch().items()}
+    before = model(**inputs).logits
+    model.resize_token_embeddings(size, side=side)
+    for one in (model, reloaded(model, tmp_path)):
+        left = VOCABULARY if side == "encoder" else size
+        close(one(**inputs).logits, before[..., :left])
 
 
 def test_rule_12_tied_stacks_are_resized_together(tmp_path):
