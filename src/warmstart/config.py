@@ -203,7 +203,8 @@ class PretrainedConfig:
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """What `config.json` says, and the keywords that did not say where it is."""
         options = hub_options(kwargs)
-        path = Path(pretrained_model_name_or_path)
+        is_place = isinstance(pretrained_model_name_or_path, (str, Path))
+        path = Path(pretrained_model_name_or_path) if is_place else Path()
         if not path.is_file():
             path = find_file(pretrained_model_name_or_path, "config.json", **options)  # type: ignore[assignment]
         values = read_json(path)

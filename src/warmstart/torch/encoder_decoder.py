@@ -25,6 +25,7 @@ from warmstart.torch.masks import eager
 from warmstart.torch.models import AutoModel, AutoModelForCausalLM
 from warmstart.torch.pairing import load_pair
 from warmstart.torch.pretrained import PreTrainedModel
+from warmstart.torch.stack import check_tensor
 from warmstart.warm_start import PROJECTION
 
 
@@ -68,7 +69,10 @@ class EncoderDecoderModel(PreTrainedModel):
         if config is None:
             config = EncoderDecoderConfig.from_encoder_decoder_configs(encoder.config, decoder.config)
         if not isinstance(config, EncoderDecoderConfig):
-            raise ValueError(f"config is a {type(config).__name__}; EncoderDecoderModel needs an EncoderDecoderConfig")
+            raise ValueError(
+                f"config is a {type(config).__name__}; EncoderDecoderModel needs an EncoderDecoderConfig. To join two "
+                "checkpoints use EncoderDecoderModel.from_encoder_decoder_pretrained(encoder, decoder)"
+            )
         warm_start.check_decoder(config.decoder)
         super().__init__(config)
         self.encoder = AutoModel(config.encoder) if encoder is None else _fit_encoder(encoder)
@@ -145,6 +149,8 @@ class EncoderDecoderModel(PreTrainedModel):
         Where the encoder's padding id also ends or starts a text, padding cannot be told from text: nothing is masked,
         and a warning says so if a row ends in that id twice.
         """
+        if input_ids is not None:
+            check_tensor(input_ids, "input_ids")
         pad = self.config.encoder.pad_token_id
         if attention_mask is not None or input_ids is None or pad is None:
             return attention_mask
@@ -261,7 +267,9 @@ class EncoderDecoderModel(PreTrainedModel):
 
     def _source(self, states: Tensor, cache: KeyValueCache | None) -> Tensor:
         """What cross-attention reads (b, s, h of the decoder); not needed once the cache holds its keys and values."""
-        held = cache is not None and cache.layers[0].source is not None
+        held = isinstance(cache, KeyValueCache) and cache.layers[0].source is not None
+        if states.shape[-1] != (width := self.config.encoder.hidden_size):
+            raise ValueError(f"encoder_outputs are {states.shape[-1]} wide and the encoder's states {width}")
         return states if held or not hasattr(self, PROJECTION) else self.enc_to_dec_proj(states)
 
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:

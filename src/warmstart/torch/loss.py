@@ -23,6 +23,11 @@ def shift_labels(labels: Tensor, pad_token_id: int | None, decoder_start_token_i
     >>> shift_labels(torch.tensor([[5, 6, -100]]), pad_token_id=0, decoder_start_token_id=1)
     tensor([[1, 5, 6]])
     """
+    if not isinstance(labels, Tensor) or labels.dim() != 2 or labels.is_floating_point():
+        given = f"{tuple(labels.shape)} of {labels.dtype}" if isinstance(labels, Tensor) else type(labels).__name__
+        raise ValueError(f"labels must be a tensor of token ids (batch, target_length), not {given}")
+    if labels.shape[1] == 0:
+        raise ValueError(f"labels of shape {tuple(labels.shape)} are empty; give at least the end token")
     start, pad = needed("decoder_start_token_id", decoder_start_token_id), needed("pad_token_id", pad_token_id)
     shifted = F.pad(labels, (1, -1), value=start)
     return shifted.masked_fill(shifted == IGNORED, pad)
@@ -40,6 +45,8 @@ def needed(name: str, value: int | None) -> int:
             f"{name} is not set: neither the decoder's config nor its tokenizer says it. "
             f"Set model.config.{name}, for example to {hint} or to the id of the token your labels were trained with"
         )
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ValueError(f"{name}={value!r} is not a token id; set model.config.{name} to one whole number")
     return value
 
 
@@ -79,6 +86,11 @@ def cross_entropy(
     With `num_items_in_batch`, the count of such labels in a whole accumulated batch, the sum is divided by that: the
     losses of its parts then add up to the loss of the whole. Label smoothing as in Szegedy et al. 2016, section 7.
     """
+    if eager(labels) and labels.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"labels of shape {tuple(labels.shape)} do not fit logits for {tuple(logits.shape[:-1])} positions; give "
+            "one label for each, -100 where there is none"
+        )
     check_labels(labels, logits.shape[-1])
     logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
     reduction = "mean" if num_items_in_batch is None else "sum"
@@ -94,6 +106,8 @@ def check_labels(labels: Tensor, vocabulary: int) -> None:
     """Refuse labels that are neither -100 nor in the vocabulary, where looking costs nothing."""
     if not eager(labels):
         return
+    if labels.numel() == 0:
+        raise ValueError("there is nothing to predict: the labels are empty, or a prompt of one token has no next one")
     low, high = (int(x) for x in labels.aminmax())
     if high >= vocabulary or (low < 0 and bool(((labels < 0) & (labels != IGNORED)).any())):
         wrong = high if high >= vocabulary else low

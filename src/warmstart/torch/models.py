@@ -25,6 +25,7 @@ from warmstart.torch.generation import generate
 from warmstart.torch.layers import Head
 from warmstart.torch.loading import Side
 from warmstart.torch.loss import cross_entropy
+from warmstart.torch.masks import eager
 from warmstart.torch.stack import Stack, States
 from warmstart.torch.unfilled import unfilled
 from warmstart.warm_start import half
@@ -38,6 +39,15 @@ class StackModel(Stack):
     config_class: ClassVar[type[PretrainedConfig] | None] = None
 
     def __init__(self, config: PretrainedConfig):
+        if not isinstance(config, PretrainedConfig):
+            raise TypeError(
+                f"{type(self).__name__} is built from a configuration (AutoConfig.from_pretrained(...)), not from a "
+                f"{type(config).__name__}"
+            )
+        if config.model_type == "encoder-decoder":
+            raise ValueError(
+                f"{type(self).__name__} is one stack and the configuration a pair's; use EncoderDecoderModel"
+            )
         if self.config_class is not None and not isinstance(config, self.config_class):
             raise TypeError(
                 f"{type(self).__name__} is built from a {self.config_class.__name__}, not {type(config).__name__}"
@@ -79,6 +89,13 @@ class StackModel(Stack):
             raise ValueError(
                 f"this {config.model_type} has no cross-attention to read encoder_hidden_states with; make it with "
                 "is_decoder=True, add_cross_attention=True"
+            )
+        source, own = given["encoder_hidden_states"], given["input_ids"]
+        own = given["inputs_embeds"] if own is None else own
+        if isinstance(own, Tensor) and source is not None and eager(own) and own.shape[0] % source.shape[0]:
+            raise ValueError(
+                f"the decoder has {own.shape[0]} rows for {source.shape[0]} sources; labels and decoder_input_ids must "
+                "have as many rows for each source, one or more"
             )
         # In training nothing reads a cache: made unasked, it would keep keys and values beyond the backward pass.
         use_cache = config.use_cache and not self.training if given["use_cache"] is None else given["use_cache"]

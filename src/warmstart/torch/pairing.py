@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from warmstart import warm_start
+from warmstart.config import PretrainedConfig
 from warmstart.families.auto import AutoConfig
 from warmstart.families.encoder_decoder import EncoderDecoderConfig
 from warmstart.hub import hub_options
@@ -52,6 +53,7 @@ def load_pair(encoder_path: str | Path | None, decoder_path: str | Path | None, 
     """Load both sides; `kwargs` are those of `from_encoder_decoder_pretrained`.
 
     Raises:
+        TypeError: a keyword is not known.
         ValueError: a side has neither a path nor a model, cannot serve as that side, or its weights do not fit.
     """
     start = warm_start.check_cross_attention_init(kwargs.pop("cross_attention_init", "random"))
@@ -62,6 +64,12 @@ def load_pair(encoder_path: str | Path | None, decoder_path: str | Path | None, 
             own[side][rest] = kwargs.pop(name)
     shared = hub_options(kwargs) | {name: kwargs.pop(name) for name in SHARED_OPTIONS if name in kwargs}
     options = {side: {**shared, **own[side]} for side in own}
+    fields = PretrainedConfig()
+    if unknown := sorted(name for name in kwargs if not fields.has(name)):
+        raise TypeError(
+            f"from_encoder_decoder_pretrained got unknown arguments {unknown}: they are neither options of loading nor "
+            "fields of a configuration; put encoder_ or decoder_ before what is for one side"
+        )
     encoder = _load_encoder(encoder_path, options["encoder"])
     decoder = _load_decoder(decoder_path, {"cross_attention_init": start, **options["decoder"]})
     config = EncoderDecoderConfig.from_encoder_decoder_configs(encoder.config, decoder.config, **kwargs)

@@ -107,6 +107,12 @@ class PreTrainedModel(nn.Module):
 
     # Switches ---------------------------------------------------------------------------------------------------
 
+    def train(self, mode: bool = True) -> Any:
+        """Switch to training (or, with False, to evaluation); weights then stand row by row in memory of their own."""
+        if mode:
+            loading.straighten(self)
+        return super().train(mode)
+
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None) -> None:
         """Keep only each layer's input for the backward pass, and compute the layer again there (Chen et al. 2016)."""
         for stack in self.stacks():
@@ -127,6 +133,8 @@ class PreTrainedModel(nn.Module):
     @classmethod
     def from_config(cls, config: PretrainedConfig, **kwargs: Any) -> Any:
         """A model with random weights; keywords replace fields of a copy of the configuration."""
+        if not isinstance(config, PretrainedConfig):
+            raise TypeError(f"{cls.__name__}.from_config needs a configuration, not a {type(config).__name__}")
         config = _replaced(config, kwargs)
         if kwargs:
             raise TypeError(f"{cls.__name__}.from_config got unknown arguments {sorted(kwargs)}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +73,8 @@ class Stack(PreTrainedModel):
         """Run the stack over ids (r, t) or vectors (r, t, h); `attention_mask` covers the cache too, (r, p + t)."""
         spec = self.spec
         shape = self._check(input_ids, inputs_embeds, attention_mask, cache)
+        check_rows(token_type_ids, self.embeddings.token_type, "token_type_ids")
+        check_rows(position_ids, self.embeddings.position, "position_ids")
         past = cache.length if cache is not None else 0
         if position_ids is None and self.embeddings.position is not None:
             position_ids = position_rows(input_ids, attention_mask, shape, past, spec.causal, spec.embedding)
@@ -132,6 +135,7 @@ class Stack(PreTrainedModel):
             raise ValueError("give either input ids or input vectors (`inputs_embeds`), and not both")
         given = ids if ids is not None else vectors
         assert given is not None
+        check_tensor(given, f"the {spec.family} stack's input")
         if given.dim() != (2 if ids is not None else 3):
             raise ValueError(f"input of shape {tuple(given.shape)} is not (batch, length) ids or (batch, length, size)")
         rows, length = given.shape[0], given.shape[1]
@@ -145,14 +149,54 @@ class Stack(PreTrainedModel):
                 f"{past + length} tokens are more than the {spec.positions} positions of the {spec.family} stack; "
                 f"truncate to max_length={spec.positions}, or use a model with more positions"
             )
-        if attention_mask is not None and attention_mask.dim() == 2 and attention_mask.shape[1] != past + length:
+        if vectors is not None and vectors.shape[-1] != spec.embedding.size:
             raise ValueError(
-                f"attention_mask of shape {tuple(attention_mask.shape)} does not cover {past} cached and {length} new "
-                f"tokens: it must be ({rows}, {past + length})"
+                f"inputs_embeds are {vectors.shape[-1]} wide and the {spec.family} stack's embeddings "
+                f"{spec.embedding.size}; give what get_input_embeddings() would"
             )
+        if attention_mask is not None:
+            check_mask(attention_mask, rows, past, length)
         if ids is not None:
             check_ids(ids, spec.embedding.vocabulary, spec.family)
         return rows, length
+
+
+def check_tensor(value: Any, what: str) -> None:
+    """Refuse what is no tensor.
+
+    Raises:
+        TypeError: it is something else, a list of ids say.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{what} is a {type(value).__name__}; give a tensor (tokenizer(..., return_tensors='pt'))")
+
+
+def check_mask(mask: Tensor, rows: int, past: int, length: int) -> None:
+    """Refuse a mask that does not fit its tokens.
+
+    Raises:
+        ValueError: it has another number of rows or columns.
+    """
+    fits = mask.dim() in (3, 4) or (mask.dim() == 2 and mask.shape[1] == past + length)
+    if not fits or (eager(mask) and mask.shape[0] not in (1, rows)):
+        raise ValueError(
+            f"attention_mask of shape {tuple(mask.shape)} does not cover {past} cached and {length} new tokens: it "
+            f"must be ({rows}, {past + length})"
+        )
+
+
+def check_rows(ids: Tensor | None, table: Any, name: str) -> None:
+    """Refuse ids of token types or positions that have no row in their table, where looking costs nothing.
+
+    Raises:
+        ValueError: names the id, and how many rows there are.
+    """
+    if ids is None or table is None or not eager(ids) or ids.numel() == 0:
+        return
+    low, high = (int(x) for x in ids.aminmax())
+    if low < 0 or high >= table.num_embeddings:
+        wrong = low if low < 0 else high
+        raise ValueError(f"{name} holds {wrong}, and the model has rows for 0 to {table.num_embeddings - 1}")
 
 
 def check_ids(ids: Tensor, vocabulary: int, where: str) -> None:
