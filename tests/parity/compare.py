@@ -71,15 +71,17 @@ def assert_same_gradients(ours, theirs, bound=BOUND):
     assert not left, f"gradients that ours has not: {left}"
 
 
-UNUSED = r"(^|\.)pooler\."  # nothing here has one
+UNUSED = r"(^|\.)pooler\."
 
 
 def assert_same_tensors(ours, theirs, unused=UNUSED):
-    """The weights in two folders have the same names and the same bits, but for those that theirs has for no use."""
-    ours, theirs = tensors(ours), tensors(theirs)
-    wanted = {name for name in theirs if not re.search(unused, name)}
-    assert ours.keys() == wanted
-    for name in wanted:
+    """The weights in two folders have the same names and the same bits, but for those that are there for no use."""
+    ours, theirs = (
+        {name: tensor for name, tensor in tensors(folder).items() if not re.search(unused, name)}
+        for folder in (ours, theirs)
+    )
+    assert ours.keys() == theirs.keys()
+    for name in theirs:
         assert ours[name].dtype == theirs[name].dtype, name
         assert torch.equal(ours[name], theirs[name]), f"{name} has other values"
 
