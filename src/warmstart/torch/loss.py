@@ -109,8 +109,9 @@ def check_labels(labels: Tensor, vocabulary: int) -> None:
     if labels.numel() == 0:
         raise ValueError("there is nothing to predict: the labels are empty, or a prompt of one token has no next one")
     low, high = (int(x) for x in labels.aminmax())
-    if high >= vocabulary or (low < 0 and bool(((labels < 0) & (labels != IGNORED)).any())):
-        wrong = high if high >= vocabulary else low
+    odd = labels[(labels < 0) & (labels != IGNORED)] if low < 0 else labels[:0]
+    if high >= vocabulary or odd.numel():
+        wrong = high if high >= vocabulary else int(odd.flatten()[0])
         raise ValueError(
             f"label {wrong} is neither -100 nor in the decoder's vocabulary of {vocabulary}; tokenize the targets with "
             "the decoder's tokenizer, and use -100 for what the loss ignores"
