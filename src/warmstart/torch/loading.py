@@ -77,7 +77,7 @@ def fill(
     for first, entry in chosen.items():
         if first not in unequal:
             tensor = unpack(entry, _number(weights, entry.name))
-            _assign(model, groups[first], tensor.to(wanted).contiguous())
+            _assign(model, groups[first], _laid_out(tensor.to(wanted), is_part=entry.parts > 1))
     initialise(model, sides, fresh + lost, wanted)
     copied = copies_of_self_attention(fresh, shapes) if cross_attention_init == "copy" else {}
     copy_weights(model, copied)
@@ -114,12 +114,14 @@ def initialise(
             (side for side in sides if name.startswith(side.ours)), key=lambda side: len(side.ours), default=sides[-1]
         )
         tensor = torch.empty(parameters[name].shape, dtype=dtype, device=device)
-        _assign(model, groups[name], initial_value(name, tensor, side.spec))
+        _assign(model, groups[name], tensor if tensor.is_meta else initial_value(name, tensor, side.spec))
 
 
 @torch.no_grad()
 def initial_value(name: str, tensor: Tensor, spec: StackSpec) -> Tensor:
     """Fill a tensor with the value that a new parameter of this name starts with."""
+    if tensor.is_meta:  # there is nothing to fill, and a draw without memory imports torch's compiler
+        return tensor
     *_, module, leaf = ("", *name.split("."))
     if module.endswith("norm"):
         return tensor.fill_(1.0 if leaf == "weight" else 0.0)
@@ -216,6 +218,26 @@ def _type_of(dtype: torch.dtype | str | None, weights: Weights, chosen: Mapping[
     return as_dtype(dtype)
 
 
+def _laid_out(tensor: Tensor, is_part: bool) -> Tensor:
+    """A tensor in one piece, laid out row by row or, where its matrix is stored turned, column by column.
+
+    A turned matrix multiplies as fast, and a whole one stays a view of the mapped file, until `straighten`. Where
+    processes work together it is turned at once: `fully_shard` takes rows alone. Parts of one stored tensor are copied
+    apart: tools that save drop what shares memory, taking it for tied.
+    """
+    alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
+    if alone and tensor.dim() == 2 and tensor.stride(0) == 1:
+        return tensor.T.contiguous().T
+    return tensor.clone() if is_part and tensor.is_contiguous() else tensor.contiguous()
+
+
+def straighten(model: nn.Module) -> None:
+    """Lay every matrix out row by row, as optimizers, `fully_shard` and `safetensors` want it; values stay."""
+    for parameter in model.parameters():
+        if type(parameter) is nn.Parameter and not parameter.is_contiguous():  # not what a quantiser put in its place
+            parameter.data = parameter.data.contiguous()
+
+
 def _number(weights: Weights, name: str) -> Tensor:
     """A stored tensor of real numbers."""
     tensor = weights.read(name)
@@ -248,8 +270,9 @@ def _assign(model: nn.Module, names: list[str], tensor: Tensor) -> None:
     parameter = nn.Parameter(tensor)
     for name in names:
         path, _, leaf = name.rpartition(".")
-        parameter.requires_grad_(getattr(model.get_submodule(path), leaf).requires_grad)
-        setattr(model.get_submodule(path), leaf, parameter)
+        module = model.get_submodule(path)
+        parameter.requires_grad_(getattr(module, leaf).requires_grad)
+        setattr(module, leaf, parameter)
 
 
 def _shapes_differ(place: str, unequal: Mapping[str, tuple[Shape, Shape]]) -> str:
