@@ -1,0 +1,98 @@
+"""Describes the machine and measures its limits: `python -m benchmarks.machine` prints them as JSON.
+
+A limit is a time that no implementation can beat with the same arithmetic: floating-point operations over the rate of
+matrix products, or bytes over the rate of memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from benchmarks.tasks import PAIRS, Size
+
+
+def describe() -> dict[str, Any]:
+    """What the figures of a table depend on."""
+    import torch
+
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "load": round(os.getloadavg()[0], 1),
+        "vectors": torch.backends.cpu.get_cpu_capability(),
+    } | {name: version(name) for name in ("torch", "transformers", "warmstart")}
+
+
+def limits() -> dict[str, float]:
+    """The best rates seen: `gflops` of fp32 matrix products, `gigabytes` read per second."""
+    import torch
+    import torch.nn.functional as F
+
+    x, weight = torch.randn(2048, 768), torch.randn(3072, 768)
+    big = torch.randn(64 * 2**20)  # 256 MB: larger than any cache here
+    return {
+        "gflops": 2 * 2048 * 768 * 3072 / _fastest(lambda: F.linear(x, weight)) / 1e9,
+        "gigabytes": big.numel() * 4 / _fastest(big.sum) / 1e9,
+    }
+
+
+def flops(pair: str, size: Size) -> dict[str, float]:
+    """Floating-point operations of one batch: `forward`, `train` (backward is twice as much), and its `step` bytes.
+
+    Matrix products alone count, two operations for each multiplication; attention over all pairs of positions.
+    """
+    decoder = PAIRS[pair][1]
+    h, s, t = size.hidden, size.source, size.target
+    attend = 4 * h  # per query and key: scores and sums
+    source = size.layers * (2 * 12 * h * h + attend * s)
+    cross_pairs = size.layers * 2 * 2 * h * h
+    target = size.layers * (2 * 14 * h * h + attend * (t + s)) + 2 * h * size.vocabulary[decoder]
+    target += 2 * h * h if decoder == "bert" else 0  # the head's dense layer
+    forward = size.batch * (s * (source + cross_pairs) + t * target)
+    weights = size.layers * 14 * h * h + h * size.vocabulary[decoder]
+    source_pairs = size.layers * size.batch * s * 2 * h
+    return {
+        "forward": forward,
+        "train": 3 * forward,
+        "source": size.batch * s * (source + cross_pairs),
+        "step_bytes": 4 * (weights + source_pairs),
+    }
+
+
+def limit_seconds(work: str, pair: str | None, size: Size, rates: dict[str, float]) -> float | None:
+    """The limit of a kind of work on a machine of these rates; None where there is none to state."""
+    if pair is None or work not in ("forward", "train", "generate"):
+        return None
+    needs, operations, transfer = flops(pair, size), rates["gflops"] * 1e9, rates["gigabytes"] * 1e9
+    if work == "generate":
+        return needs["source"] / operations + size.target * needs["step_bytes"] / transfer
+    return needs[work] / operations
+
+
+def _fastest(function: Callable[[], Any], samples: int = 20) -> float:
+    function()
+    times = []
+    for _ in range(samples):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _processor() -> str:
+    cpu = Path("/proc/cpuinfo")
+    lines = cpu.read_text().splitlines() if cpu.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+if __name__ == "__main__":
+    print(json.dumps({**describe(), **limits()}))
