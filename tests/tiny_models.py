@@ -121,3 +121,24 @@ def assert_equal_gradients(ours, theirs, bound=1e-5):
     assert ours.keys() == theirs.keys()
     for name in ours:
         assert (ours[name] - theirs[name]).abs().max() <= bound, name
+
+
+def generated(model, inputs, **options):
+    """The tokens of beam search."""
+    source = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    return model.generate(**source, max_new_tokens=6, num_beams=2, **options)
+
+
+def trained(model, inputs, steps=2):
+    """The losses of some steps of training; then the model is in eval mode."""
+    model.train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    losses = []
+    for _ in range(steps):
+        loss = model(**inputs).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    model.eval()
+    return losses

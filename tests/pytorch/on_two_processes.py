@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from tiny_models import PAIRS, batch, pair
+from warmstart import EncoderDecoderModel
 
 BOUND = 1e-5
 
@@ -75,6 +76,13 @@ def fully_shard_rotary(rank):
     compare(shard(pair("roberta", "llama").train()), pair("roberta", "llama").train(), rank)
 
 
+def fully_shard_from_files(rank):
+    """Weights as they come from a checkpoint, GPT-2's stored turned."""
+    folder = Path(sys.argv[2], f"model-{rank}")
+    pair("gpt2", "gpt2").save_pretrained(folder)
+    compare(shard(EncoderDecoderModel.from_pretrained(folder).train()), pair("gpt2", "gpt2").train(), rank)
+
+
 def fully_shard_one_stack_for_both(rank):
     """The whole encoder is the decoder's: one group holds what is shared."""
     fields = {"tie_encoder_decoder": True}
@@ -104,6 +112,7 @@ def data_parallel(rank):
 RUNS = (
     fully_shard_tied_and_projected,
     fully_shard_rotary,
+    fully_shard_from_files,
     fully_shard_one_stack_for_both,
     fully_shard_in_bfloat16,
     data_parallel,

@@ -10,6 +10,7 @@ SCRIPT = Path(__file__).with_name("on_two_processes.py")
 RUNS = [
     "fully_shard_tied_and_projected",
     "fully_shard_rotary",
+    "fully_shard_from_files",
     "fully_shard_one_stack_for_both",
     "fully_shard_in_bfloat16",
     "data_parallel",

@@ -9,16 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from tiny_models import FAMILIES, assert_equal_gradients, batch, config, gradients, pair
+from tiny_models import FAMILIES, assert_equal_gradients, batch, config, generated, gradients, pair, trained
 from warmstart import AutoModel, AutoModelForCausalLM, EncoderDecoderModel
 
 BOUND = {"rtol": 0, "atol": 1e-6}
-
-
-def generated(model, inputs, **options):
-    """The tokens of beam search."""
-    source = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-    return model.generate(**source, max_new_tokens=6, num_beams=2, **options)
 
 
 @pytest.fixture
@@ -38,20 +32,6 @@ def lora():
         return peft.get_peft_model(model, peft.LoraConfig(task_type="SEQ_2_SEQ_LM", **settings))
 
     return wrap
-
-
-def trained(model, inputs, steps=2):
-    model.train()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
-    losses = []
-    for _ in range(steps):
-        loss = model(**inputs).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-    model.eval()
-    return losses
 
 
 def test_adapters_train_save_load_and_merge(tmp_path, inputs, lora):
