@@ -1,5 +1,8 @@
 """`from_encoder_decoder_pretrained` and the other ways to make a pair: every keyword that is documented."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -69,6 +72,28 @@ def test_keywords_with_a_side_before_them(folders):
     assert (model.encoder.layers[0].dropout.p, model.decoder.layers[0].dropout.p) == (0.3, 0.4)
     with pytest.raises(TypeError, match=r"unknown arguments .*'hiden_size'"):
         warm(*folders, encoder_hiden_size=3)
+
+
+def test_fewer_layers_than_the_checkpoint_has(folders):
+    """The first ones are taken, and the report says what was left out."""
+    model = warm(*folders, encoder_num_hidden_layers=1, decoder_n_layer=1)
+    assert len(model.encoder.layers) == len(model.decoder.layers) == 1
+    assert same(model.encoder, AutoModel.from_pretrained(folders[0]))
+    assert any("layer.1." in name for name in model.load_report.left_out)
+    assert any("h.1." in name for name in model.load_report.left_out)
+    encoder = AutoConfig.from_pretrained(folders[0], num_hidden_layers=1)
+    assert len(warm(*folders, encoder_config=encoder).encoder.layers) == 1
+    model.config.decoder_start_token_id = START
+    model.save_pretrained(folders[0])
+    assert len(EncoderDecoderModel.from_pretrained(folders[0]).encoder.layers) == 1
+
+
+def test_a_configuration_file_of_another_depth_is_a_mistake(folders):
+    """Who asks for fewer layers gets them; a file that does not fit its configuration is refused."""
+    path = Path(folders[0], "config.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "num_hidden_layers": 1}))
+    with pytest.raises(ValueError, match=r"16 weights are not known.*layer\.1\."):
+        warm(*folders)
 
 
 def test_plain_keywords_are_of_the_pair(folders):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -26,12 +27,18 @@ class Located:
 
 
 def locate(
-    parameters: Iterable[str], keys: Iterable[str], config: PretrainedConfig, spec: StackSpec, side: str = ""
+    parameters: Iterable[str],
+    keys: Iterable[str],
+    config: PretrainedConfig,
+    spec: StackSpec,
+    side: str = "",
+    fewer_layers: bool = False,
 ) -> Located:
     """Find a stack's parameters among a file's keys.
 
     `side` is "encoder." or "decoder." where the file holds both; other keys than the side's are not looked at. The
     prefix before the stack's own names (`bert.`, `model.decoder.` ...) is the one under which most of them are found.
+    With `fewer_layers` the file's further layers are left out; otherwise they are unexpected.
     """
     family = family_of(config)
     known = {_modern(key[len(side) :], family): key for key in keys if key.startswith(side)}
@@ -52,7 +59,8 @@ def locate(
             result.missing.append(name)
         else:
             result.found[name] = replace(entry, name=known[key], aliases=(), untied="")
-    _sort_rest(result, known, family, config, spec, prefix)
+    layers = math.inf if fewer_layers else spec.layers
+    _sort_rest(result, known, family, config, layers, prefix)
     return result
 
 
@@ -129,7 +137,7 @@ def _modern(key: str, family: Family) -> str:
 
 
 def _sort_rest(
-    result: Located, known: Mapping[str, str], family: Family, config: PretrainedConfig, spec: StackSpec, prefix: str
+    result: Located, known: Mapping[str, str], family: Family, config: PretrainedConfig, layers: float, prefix: str
 ) -> None:
     """Say of each key that was not taken whether the family knows it."""
     taken = {entry.name for entry in result.found.values()}
@@ -140,7 +148,7 @@ def _sort_rest(
         if key in taken:
             continue
         is_known = any(pattern.search(modern) for pattern in unwanted) or any(
-            (layer := own(modern, other)) is not None and (other != prefix or layer < spec.layers) for other in prefixes
+            (layer := own(modern, other)) is not None and (other != prefix or layer < layers) for other in prefixes
         )
         (result.left_out if is_known else result.unexpected).append(key)
 

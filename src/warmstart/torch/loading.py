@@ -52,15 +52,18 @@ def fill(
     strict: bool = True,
     ignore_mismatched_sizes: bool = False,
     cross_attention_init: str = "random",
+    fewer_layers: bool = False,
 ) -> LoadReport:
     """Give every parameter of a model its value: the checkpoint's, or a new one where the plan allows it.
+
+    With `fewer_layers` those of the checkpoint that the model has not are left out.
 
     Raises:
         ValueError: weights are missing, unexpected or of another shape; nothing was read yet.
     """
     groups = shared_names(model)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    located = _locate(groups, sides, weights)
+    located = _locate(groups, sides, weights, fewer_layers)
     chosen = {first: found for first, names in groups.items() if (found := _first(names, located.found)) is not None}
     missing = [first for first in groups if first not in chosen]
     unequal = _unequal(chosen, shapes, weights)
@@ -180,7 +183,9 @@ def write_tensors(model: nn.Module, entries: Mapping[str, Stored], keys: list[st
         save_file(tensors, path, metadata={"format": "pt"})
 
 
-def _locate(groups: Mapping[str, list[str]], sides: list[Side], weights: Weights) -> Located:
+def _locate(
+    groups: Mapping[str, list[str]], sides: list[Side], weights: Weights, fewer_layers: bool = False
+) -> Located:
     names = [name for group in groups.values() for name in group]
     result = Located(
         found={name: Stored(name) for name in names if name.startswith(PROJECTION) and name in weights.files}
@@ -190,7 +195,7 @@ def _locate(groups: Mapping[str, list[str]], sides: list[Side], weights: Weights
         own = [
             name[len(side.ours) :] for name in names if name.startswith(side.ours) and not name.startswith(PROJECTION)
         ]
-        part = locate(own, weights.files, side.config, side.spec, side.theirs)
+        part = locate(own, weights.files, side.config, side.spec, side.theirs, fewer_layers)
         result.found.update({side.ours + name: entry for name, entry in part.found.items()})
         result.left_out += part.left_out
         result.unexpected += part.unexpected

@@ -14,6 +14,7 @@ from torch import nn
 from warmstart.checkpoint.readers import open_weights
 from warmstart.checkpoint.writer import OLD_WEIGHTS, TARGET_TOKENIZER, weight_files
 from warmstart.config import SHARED, TOKEN_IDS, PretrainedConfig
+from warmstart.families import family_of
 from warmstart.families.auto import AutoConfig
 from warmstart.folder import Content, write_folder
 from warmstart.generation_config import GenerationConfig
@@ -169,7 +170,11 @@ class PreTrainedModel(nn.Module):
         options = {name: kwargs.pop(name) for name in _LOADING if name in kwargs}
         files = {name: kwargs.pop(name) for name in _FILES if name in kwargs}
         asked = set(kwargs)
+        given = isinstance(kwargs.get("config"), PretrainedConfig)
         config, prefix = cls._configuration(pretrained_model_name_or_path, hub, kwargs)
+        options["fewer_layers"] = bool(given or asked) and _asks_for_fewer_layers(
+            config, pretrained_model_name_or_path, hub
+        )
         weights = open_weights(pretrained_model_name_or_path, **files, **hub)
         model, sides = cls._unfilled(config, prefix)
         broken = loading.broken_ties(model, sides, weights)
@@ -318,6 +323,23 @@ def _replaced(config: PretrainedConfig, kwargs: dict[str, Any]) -> PretrainedCon
     for name in [name for name in kwargs if config.has(name)]:
         setattr(config, name, kwargs.pop(name))
     return config
+
+
+def _asks_for_fewer_layers(config: PretrainedConfig, place: str | Path, hub: dict[str, Any]) -> bool:
+    """Whether a configuration has fewer layers than the folder's own: then its user wants the first ones alone."""
+    if find_file(place, "config.json", required=False, **hub) is None:
+        return False
+    values = PretrainedConfig.get_config_dict(place, **hub)[0]
+    if values.get("model_type") != config.model_type:
+        return False
+    stored = type(config).from_dict(values)
+    return any(wanted < held for wanted, held in zip(_layers(config), _layers(stored), strict=True))
+
+
+def _layers(config: PretrainedConfig) -> list[int]:
+    """How many layers each stack has that a configuration describes."""
+    parts = [config.encoder, config.decoder] if config.model_type == "encoder-decoder" else [config]
+    return [family_of(part).spec(part, headed).layers for part in parts for headed in (False, True)]
 
 
 def _check_attention(name: str | None) -> None:
