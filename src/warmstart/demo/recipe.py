@@ -47,7 +47,6 @@ class Recipe:
     pretraining_rate: float = 3e-3
     warm_rate: float = 2e-3  # of weights that come from a checkpoint
     new_rate: float = 4e-3  # of weights that start at random
-    beams: int = 4
 
 
 @dataclass(frozen=True)
@@ -180,7 +179,7 @@ def from_random_weights(config: EncoderDecoderConfig, seed: int) -> Any:
 def set_generation(model: Any, recipe: Recipe) -> None:
     """How the model writes, saved with it: `generate` and the command line take it from there."""
     settings = model.generation_config
-    settings.max_length, settings.num_beams, settings.no_repeat_ngram_size = recipe.summary_length, recipe.beams, 3
+    settings.max_length, settings.no_repeat_ngram_size = recipe.summary_length, 2
 
 
 def fine_tune(model: Any, examples: Examples, recipe: Recipe, budget: Budget, seed: int, watch: Watch) -> Trained:

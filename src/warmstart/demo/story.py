@@ -25,7 +25,7 @@ from warmstart.demo.split import Split, split_by_package
 
 # Of the time that is left when training begins.
 SHARES = {BERT: 0.24, GPT2: 0.14, WARM: 0.27, RANDOM: 0.27, "evaluation": 0.08}
-PAIRS_OF_A_PACKAGE = 1000  # at most: no package is most of the corpus, and reading stays quick
+PAIRS_OF_A_PACKAGE = 2000  # at most: no package is most of the corpus, and reading stays quick
 FEWEST_PAIRS = 100  # for training; with less there is nothing to see
 REPORT = "report.json"
 
