@@ -136,6 +136,18 @@ def test_rule_02_settings_on_the_config_survive(tmp_path):
     assert torch.equal(model.generate(inputs["input_ids"]), tokens) and torch.equal(model(**inputs).loss, loss)
 
 
+def test_rule_02_settings_of_the_decoder_that_were_taken_back_stay_so(tmp_path):
+    """A default that was chosen is written as any choice: the decoder's own setting does not come back."""
+    model = pair("bert", config("bart", num_beams=4, no_repeat_ngram_size=3))
+    assert (model.config.num_beams, model.config.no_repeat_ngram_size, model.config.forced_eos_token_id) == (4, 3, END)
+    model.config.num_beams, model.config.forced_eos_token_id = 1, None
+    for number in range(2):
+        model.save_pretrained(tmp_path / str(number))
+        model = EncoderDecoderModel.from_pretrained(tmp_path / str(number))
+        assert (model.config.num_beams, model.config.no_repeat_ngram_size) == (1, 3)
+        assert model.config.forced_eos_token_id is None
+
+
 def test_rule_02_config_and_generation_config_are_one_store(tmp_path):
     model = pair()
     model.generation_config.num_beams, model.config.max_length = 5, 33

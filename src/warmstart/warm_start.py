@@ -131,7 +131,7 @@ def fill_settings(config: PretrainedConfig, tokenizer_ids: Mapping[str, int | No
     """
     decoder = config.decoder
     for name, value in decoder.generation_config.to_diff_dict().items():
-        if name not in TOKEN_IDS and config.generation_config.explicit().get(name) is None:
+        if name not in TOKEN_IDS and name not in config.generation_config.explicit():
             setattr(config.generation_config, name, value)
 
     def first(*candidates: Any) -> Any:

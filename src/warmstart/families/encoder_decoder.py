@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from warmstart.config import TOKEN_IDS, PretrainedConfig
+from warmstart.config import SHARED, TOKEN_IDS, PretrainedConfig
 from warmstart.families import family_of
 from warmstart.families.auto import AutoConfig
 from warmstart.generation_config import GenerationConfig
@@ -46,10 +46,16 @@ class EncoderDecoderConfig(PretrainedConfig):
         """Take in what a `generation_config.json` says; token ids that this configuration sets stay.
 
         A pair has no default ids, so those in its `config.json` were set by somebody, and the loss uses them; the
-        reference writes a `generation_config.json` beside them that may still hold the decoder's own.
+        reference writes a `generation_config.json` beside them that may still hold the decoder's own. Settings that the
+        file leaves out have their defaults: it speaks for the whole pair, and the decoder's settings do not come back.
         """
         own = {name: value for name in TOKEN_IDS if (value := getattr(self, name)) is not None}
         super().merge_settings(settings, only_unset)
+        if settings.explicit():
+            left_out = self.decoder.generation_config.explicit().keys() - self.generation_config.explicit().keys()
+            self.update(
+                {name: GenerationConfig.DEFAULTS[name] for name in left_out.intersection(SHARED) - {*TOKEN_IDS}}
+            )
         self.update(own)
 
     def __setattr__(self, name: str, value: Any) -> None:
