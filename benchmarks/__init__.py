@@ -1,1 +1,1 @@
-"""Speed and memory of `warmstart` beside `transformers`, as a table: `python -m benchmarks`, docs/benchmarks.md."""
+"""Speed and memory of `warmstart` beside `transformers`: `python -m benchmarks` prints a table (docs/benchmarks.md)."""

@@ -1,7 +1,7 @@
 """Clocks and memory of this process, and how much of the machine others took meanwhile (Linux; elsewhere time alone).
 
-Anonymous memory is what the process allocated for itself; resident memory also counts the pages of mapped files, which
-all processes share with the page cache.
+Own (anonymous) memory is what the process allocated for itself; resident memory also counts the pages of mapped files,
+which all processes share with the page cache.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Probe:
 
 
 def memory() -> dict[str, float]:
-    """Megabytes of this process: resident, its highest value, and anonymous."""
-    names = {"VmRSS": "resident_mb", "VmHWM": "peak_mb", "RssAnon": "anonymous_mb"}
+    """Megabytes of this process: resident, its highest value, and its own."""
+    names = {"VmRSS": "resident_mb", "VmHWM": "peak_mb", "RssAnon": "own_mb"}
     found = dict.fromkeys(names.values(), 0.0)
     if (status := _PROC / "status").exists():
         for line in status.read_text().splitlines():

@@ -30,7 +30,7 @@ def import_class(library: str, **_: Any) -> Result:
 
 
 def load(library: str, folder: str, **_: Any) -> Result:
-    """From a folder to a model, then until every weight was read once."""
+    """From a folder to a model; afterwards, what memory it holds then and once every weight was read."""
     module = _library(library)
     for path in Path(folder).iterdir():  # into the page cache
         path.read_bytes()
@@ -39,16 +39,20 @@ def load(library: str, folder: str, **_: Any) -> Result:
     probe = probes.Probe()
     model = module.EncoderDecoderModel.from_pretrained(folder)
     result = probe.stop()
-    after = probes.memory()
-    result["anonymous_mb"] = after["anonymous_mb"] - before["anonymous_mb"]
-    result["peak_mb"] = after["peak_mb"] - before["resident_mb"]
-    touch = probes.Probe()
-    total = sum(float(parameter.detach().sum()) for parameter in model.parameters())
-    result["touch_seconds"] = touch.stop()["seconds"]
-    touched = probes.memory()
-    result["anonymous_touched_mb"] = touched["anonymous_mb"] - before["anonymous_mb"]
-    result["resident_touched_mb"] = touched["resident_mb"] - before["resident_mb"]
-    return result | {"weights_mb": _weights_mb(model), "check": round(total, 1)}
+    loaded = probes.memory()
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    means = [float(weight.abs().mean()) for name, weight in weights.items() if "embed" in name]
+    for weight in weights.values():
+        weight.sum()
+    read = probes.memory()
+    return result | {
+        "weights_mb": sum(weight.numel() * weight.element_size() for weight in weights.values()) / 1e6,
+        "own_mb": loaded["own_mb"] - before["own_mb"],
+        "peak_mb": loaded["peak_mb"] - before["resident_mb"],
+        "own_read_mb": read["own_mb"] - before["own_mb"],
+        "resident_read_mb": read["resident_mb"] - before["resident_mb"],
+        "check": max(means),
+    }
 
 
 def forward(
@@ -84,9 +88,10 @@ def train(library: str, folder: str, size: Size, pair: str, dropout: float, samp
         return float(loss.detach())
 
     first = step(batch(replace(size, batch=1), pair))  # makes the optimizer's state
+    before = probes.memory()
     probes.reset_peak()
     result = _median(lambda: step(batch(size, pair)), samples, warm_up=False)
-    result["peak_mb"] = probes.memory()["peak_mb"]
+    result["peak_mb"] = probes.memory()["peak_mb"] - before["resident_mb"]
     return result | {"check": round(first, 4) if dropout == 0 else None}
 
 
@@ -146,10 +151,6 @@ def _median(function: Callable[[], Any], samples: int, warm_up: bool = True) -> 
         function()
         results.append(probe.stop())
     return {name: probes.median([result[name] for result in results]) for name in results[0]}
-
-
-def _weights_mb(model: Any) -> float:
-    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()) / 1e6
 
 
 def main() -> None:

@@ -538,6 +538,21 @@ def test_rule_13_every_parameter_has_a_gradient(encoder):
         assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == [], decoder
 
 
+def test_rule_13_skipped_layers_have_a_gradient_too():
+    """BART's LayerDrop: a layer that is skipped takes part in the graph, and moves by nothing."""
+    model = pair(config("bart", encoder_layerdrop=1.0), config("bart", decoder_layerdrop=0.5)).train()
+    torch.manual_seed(0)
+    model(**batch()).loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert all(parameter.grad.abs().max() == 0 for parameter in model.encoder.layers.parameters())
+    ids = batch()["input_ids"]
+    states = model.encoder(ids, output_hidden_states=True).hidden_states
+    assert torch.equal(states[0], states[-1])
+    assert not torch.equal(*(model.eval().encoder(ids, output_hidden_states=True).hidden_states[i] for i in (0, -1)))
+    logits = {tuple(model.train()(**batch()).logits.flatten().tolist()) for _ in range(40)}
+    assert len(logits) == 4  # either of two layers, skipped or not
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rule_13_in_single_stacks_too(family):
     model = AutoModelForCausalLM(config(family, is_decoder=True))

@@ -1,13 +1,13 @@
 """Comparisons of ours with the reference: outputs field by field, gradients and files weight by weight."""
 
 import re
-import tempfile
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
-from parity.tiny import saved
+from warmstart.checkpoint.names import pack
+from warmstart.torch import loading
 
 BOUND = 1e-5
 OUTPUTS = (
@@ -42,17 +42,13 @@ def assert_same_outputs(ours, theirs, names=OUTPUTS, bound=BOUND):
 
 
 def gradients(model):
-    """Our gradients under the checkpoint's names: what is saved of a model whose weights are its gradients."""
-    values = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    try:
-        for name, parameter in model.named_parameters():
-            assert parameter.grad is not None, f"{name} has no gradient"
-            parameter.data = parameter.grad
-        with tempfile.TemporaryDirectory() as folder:
-            return tensors(saved(model, folder))
-    finally:
-        for name, parameter in model.named_parameters():
-            parameter.data = values[name]
+    """Our gradients under the checkpoint's names: what would be written if they were the weights."""
+    found = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        assert parameter.grad is not None, f"{name} has no gradient"
+        found[name] = parameter.grad
+    sizes, entries = loading.saved(model, model.sides())
+    return canonical({key: pack(entries, found, key, torch.cat) for key in sizes})
 
 
 def assert_same_gradients(ours, theirs, bound=BOUND, least=20 * BOUND):

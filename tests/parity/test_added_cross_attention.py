@@ -23,14 +23,12 @@ from warmstart import AutoModelForCausalLM, EncoderDecoderModel
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
-    torch.manual_seed(0)
     return saved(randomise(reference_encoder("bert")), tmp_path_factory.mktemp("encoder"))
 
 
 @pytest.fixture(scope="module", params=TINY)
 def decoder(request, tmp_path_factory):
     """The reference's causal language model and its folder."""
-    torch.manual_seed(0)
     theirs = randomise(reference_causal(request.param))
     return theirs, saved(theirs, tmp_path_factory.mktemp("decoder"))
 
@@ -110,7 +108,6 @@ def test_it_trains(encoder, decoder, start, only_new):
 @pytest.mark.parametrize("family", ROTARY)
 def test_projected_source(family, encoder, tmp_path):
     """A wider decoder reads the source through `enc_to_dec_proj`; its cross-attention is copied all the same."""
-    torch.manual_seed(0)
     wide = saved(randomise(reference_causal(family, width=24)), tmp_path)
     model = warm_started(encoder, (None, wide), cross_attention_init="copy")
     assert tuple(model.enc_to_dec_proj.weight.shape) == (24, 16)

@@ -79,7 +79,6 @@ class Models:
 @pytest.fixture(scope="module", params=CASES.values(), ids=CASES)
 def models(request, tmp_path_factory):
     family, options = request.param
-    torch.manual_seed(0)
     theirs = randomise(reference_causal(family, **options))
     folder = saved(theirs, tmp_path_factory.mktemp("causal"))
     return Models(family, theirs, folder, AutoModelForCausalLM.from_pretrained(folder))
@@ -142,7 +141,7 @@ def test_loss_and_gradients(models, side):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("steps", [(1,) * 12, (5, 1, 1, 5), (3, 4, 5)], ids=str)
+@pytest.mark.parametrize("steps", [(1,) * 12, (3, 1, 5, 3)], ids=["tokens", "chunks"])
 def test_cached(models, side, steps):
     """Decoding in steps, each with the cache of those before it, equals one pass of the reference."""
     given, positions = inputs(models, side)
@@ -173,7 +172,6 @@ def test_files(models, tmp_path):
 @pytest.mark.parametrize("kind", ROTARIES)
 def test_spellings_of_rotary_positions(kind, newest, tmp_path):
     """Version 4 says `rope_theta` and `rope_scaling`, version 5 `rope_parameters`; both are read."""
-    torch.manual_seed(0)
     theirs = randomise(reference_causal("llama", rotary=ROTARIES[kind]))
     folder = saved(theirs, tmp_path)
     fields = json.loads((folder / "config.json").read_text())

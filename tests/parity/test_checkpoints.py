@@ -118,7 +118,6 @@ def test_pickled_weights_are_written(size, tmp_path):
 
 def tied_pair(encoder, decoder, **options):
     """The reference's encoder-decoder with `tie_encoder_decoder`, which version 5 keeps as a word and no more."""
-    torch.manual_seed(0)
     sides = reference_encoder(encoder, **options), reference_causal(decoder, True, **options)
     config = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(
         *(side.config for side in sides), tie_encoder_decoder=True
@@ -194,7 +193,6 @@ def test_two_copies_that_are_equal_are_tied(tmp_path):
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_head_that_should_be_tied_and_is_not(family, tmp_path):
     """A file whose head differs from the embeddings is read as it is, whatever its configuration says."""
-    torch.manual_seed(0)
     theirs = randomise(reference_causal(family, tie_word_embeddings=False))
     folder = saved(theirs, tmp_path)
     fields = json.loads((folder / "config.json").read_text())

@@ -97,8 +97,9 @@ def test_files(pair, tmp_path):
     """What is saved here has the reference's names and bits, and opens in the reference."""
     assert_same_tensors(saved(pair.ours, tmp_path), pair.folder)
     config = pair.theirs.config
-    if config.encoder.model_type == "bart" or config.decoder.model_type in ROTARY:
-        return  # the reference opens neither, not even what it wrote itself
+    sides = {config.encoder.model_type, config.decoder.model_type}
+    if config.encoder.model_type == "bart" or config.decoder.model_type in ROTARY or "bert" not in sides:
+        return  # the reference opens neither, not even what it wrote itself; and every family once is enough
     with quiet():
         opened, info = transformers.EncoderDecoderModel.from_pretrained(
             tmp_path, output_loading_info=True, attn_implementation="eager"

@@ -5,6 +5,9 @@ Shapes: b batch, s source length, t target length.
 """
 
 import contextlib
+import copy
+import functools
+import json
 import tempfile
 import warnings
 from pathlib import Path
@@ -120,36 +123,42 @@ def randomise(model, seed=0):
 
 
 def reference_encoder(family, **options):
-    """The reference's stack alone, with attention that can be looked at."""
-    config = configuration(family, **options)
-    if family == "bart":
-        return transformers.BartModel._from_config(config, attn_implementation="eager").encoder
-    return transformers.AutoModel.from_config(config, attn_implementation="eager")
+    """The reference's stack alone, with attention that can be looked at; always the same, and a copy each time."""
+    return copy.deepcopy(_built(family, "encoder", json.dumps(options)))
 
 
 def reference_causal(family, cross_attention=False, **options):
-    """The reference's decoder with its head."""
-    config = configuration(family, **options)
-    config.is_decoder, config.add_cross_attention = True, cross_attention
+    """The reference's decoder with its head; always the same, and a copy each time."""
+    return copy.deepcopy(_built(family, "cross" if cross_attention else "causal", json.dumps(options)))
+
+
+@functools.cache
+def _built(family, kind, options):
+    torch.manual_seed(0)
+    config = configuration(family, **json.loads(options))
+    if kind == "encoder" and family == "bart":
+        return transformers.BartModel._from_config(config, attn_implementation="eager").encoder
+    if kind == "encoder":
+        return transformers.AutoModel.from_config(config, attn_implementation="eager")
+    config.is_decoder, config.add_cross_attention = True, kind == "cross"
     return transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
 
 
 def reference_pair(encoder, decoder, encoder_options=None, decoder_options=None):
     """The reference's encoder-decoder; where it has none, its decoder with cross-attention grafted on."""
-    torch.manual_seed(0)
     sides = {
         "encoder": reference_encoder(encoder, **(encoder_options or {})),
         "decoder": reference_causal(decoder, decoder not in ROTARY, **(decoder_options or {})),
     }
+    torch.manual_seed(0)  # a projection is new
     model = GraftedEncoderDecoder(**sides) if decoder in ROTARY else transformers.EncoderDecoderModel(**sides)
     pad = model.config.decoder.pad_token_id
     model.config.decoder_start_token_id, model.config.pad_token_id = START, 2 if pad is None else pad
     return randomise(model)
 
 
-def saved(model, folder=None, **options):
+def saved(model, folder, **options):
     """The folder that a model was saved in."""
-    folder = tempfile.mkdtemp() if folder is None else folder
     with quiet():
         model.save_pretrained(folder, **options)
     return Path(folder)

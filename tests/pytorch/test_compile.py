@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tiny_models import PAIRS, assert_equal_gradients, batch, gradients, pair, shallow
+from tiny_models import PAIRS, assert_equal_gradients, batch, config, gradients, pair, shallow
 from warmstart import Seq2SeqLMOutput
 from warmstart.torch.cache import KeyValueCache
 
@@ -64,6 +64,13 @@ def test_one_graph_for_all_sizes():
 def test_forward_and_backward_are_traced():
     """Autograd is compiled too, and what the graph changes in place is written back."""
     check_training_step(shallow("bert", "gpt2"), batch(), backend="aot_eager")
+
+
+def test_one_graph_with_skipped_layers():
+    """LayerDrop is no branch of the program."""
+    model = pair("bert", config("bart", decoder_layerdrop=0.5)).train()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    assert len({compiled(**batch()).loss.item() for _ in range(20)}) == 4
 
 
 def test_one_graph_that_returns_a_cache():
