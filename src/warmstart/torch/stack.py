@@ -89,15 +89,15 @@ class Stack(PreTrainedModel):
         hidden, attentions, cross_attentions = [], [], []
         for index, layer in enumerate(self.layers):
             hidden += [x] if want_hidden else []
-            if self.training and spec.layer_drop and float(torch.rand(())) < spec.layer_drop:
-                continue
             mask = masks[spec.attention.window(index)]
             layer_cache = cache.layers[index] if cache is not None else None
-            arguments = (x, mask, rotation, source, source_seen, layer_cache, want_attentions)
+            before, arguments = x, (x, mask, rotation, source, source_seen, layer_cache, want_attentions)
             if self.checkpoint_layers and self.training:
                 x, weights, cross_weights = checkpoint(layer, *arguments, use_reentrant=False)
             else:
                 x, weights, cross_weights = layer(*arguments)
+            if self.training and spec.layer_drop:  # skipped afterwards: one graph, and a gradient for every parameter
+                x = torch.where(torch.rand((), device=x.device) < spec.layer_drop, before, x)
             attentions.append(weights)
             cross_attentions.append(cross_weights)
         if self.final_norm is not None:
