@@ -313,20 +313,16 @@ def test_a_save_that_cannot_be_finished_says_where_its_files_are(tmp_path, monke
     assert find_file(tmp_path, "config.json").read_bytes() == b"new"
 
 
-@pytest.mark.parametrize("locks", [True, False])
-def test_many_readers_finish_one_save(tmp_path, monkeypatch, locks):
-    if not locks:
-        monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOTSUP, "no locks")))
-    for trial in range(30):
+def test_many_readers_finish_one_save(tmp_path):
+    for trial in range(10):
         folder = cut_short(fill(tmp_path / str(trial), OLD), NEW, [name for name in OLD if name.startswith("model")])
         errors = []
 
         def read(folder=folder, errors=errors):
             try:
                 finish_saves(folder)
-                seen = {name: (folder / name).read_bytes() for name in NEW}
-                if seen != NEW or any((folder / name).exists() for name in OLD.keys() - NEW.keys()):
-                    errors.append(seen)
+                if contents(folder) != NEW:
+                    errors.append(contents(folder))
             except Exception as error:
                 errors.append(error)
 

@@ -36,6 +36,7 @@ class EncoderDecoderModel(PreTrainedModel):
     `from_encoder_decoder_pretrained`. Where hidden sizes differ, `enc_to_dec_proj` takes the encoder's states to the
     decoder's width; it starts normal with the decoder's `initializer_range`, its bias 0.
 
+    >>> import torch
     >>> from warmstart import BertConfig
     >>> size = dict(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
     >>> config = EncoderDecoderConfig.from_encoder_decoder_configs(BertConfig(**size), BertConfig(**size))
