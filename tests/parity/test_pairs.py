@@ -62,6 +62,7 @@ CASES = {**PAIRS, **PROJECTED, **ODD}
 class Pair:
     """The reference's model with its outputs and gradients for a batch, the folder of its files, and ours from that."""
 
+    name: str
     theirs: object
     ours: EncoderDecoderModel
     folder: Path
@@ -69,14 +70,14 @@ class Pair:
     wanted: object
 
 
-@pytest.fixture(scope="module", params=CASES.values(), ids=CASES)
+@pytest.fixture(scope="module", params=CASES)
 def pair(request, tmp_path_factory):
-    theirs = reference_pair(*request.param)
+    theirs = reference_pair(*CASES[request.param])
     folder = saved(theirs, tmp_path_factory.mktemp("pair"))
     batch = pair_batch(theirs)
     wanted = call(theirs, **batch, **EVERYTHING)
     wanted.loss.backward()
-    return Pair(theirs, EncoderDecoderModel.from_pretrained(folder), folder, batch, wanted)
+    return Pair(request.param, theirs, EncoderDecoderModel.from_pretrained(folder), folder, batch, wanted)
 
 
 @torch.no_grad()
@@ -97,9 +98,11 @@ def test_files(pair, tmp_path):
     """What is saved here has the reference's names and bits, and opens in the reference."""
     assert_same_tensors(saved(pair.ours, tmp_path), pair.folder)
     config = pair.theirs.config
-    sides = {config.encoder.model_type, config.decoder.model_type}
-    if config.encoder.model_type == "bart" or config.decoder.model_type in ROTARY or "bert" not in sides:
-        return  # the reference opens neither, not even what it wrote itself; and every family once is enough
+    sides = config.encoder.model_type, config.decoder.model_type
+    if sides[0] == "bart" or sides[1] in ROTARY:
+        return  # the reference opens neither, not even what it wrote itself
+    if pair.name in PAIRS and "bert" not in sides:
+        return  # the files are equal, and every family was opened once on either side
     with quiet():
         opened, info = transformers.EncoderDecoderModel.from_pretrained(
             tmp_path, output_loading_info=True, attn_implementation="eager"
