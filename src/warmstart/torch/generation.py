@@ -6,7 +6,7 @@ positions, n length so far, s source length, v vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -23,10 +23,8 @@ from warmstart.decoding.processors import Processor, process, processors_for
 from warmstart.decoding.settings import Plan, lay_over, resolve
 from warmstart.decoding.stopping import Stop, stopping
 from warmstart.generation_config import GenerationConfig
-from warmstart.outputs import BaseModelOutput
 from warmstart.torch.arrays import TorchArrays
 from warmstart.torch.generation_inputs import (
-    ENCODER_ARGUMENTS,
     check_arguments,
     decoder_prompt,
     listed,
@@ -36,6 +34,7 @@ from warmstart.torch.generation_inputs import (
     prompt_only,
     time_rule,
 )
+from warmstart.torch.runner import Runner, encode_source, runner_for, wanted_states
 
 
 @torch.no_grad()
@@ -107,9 +106,13 @@ def generate(
     if streamer is not None and plan.beams > 1:
         raise ValueError(f"a streamer with num_beams={plan.beams}: beams are not final until the end; use num_beams=1")
     xp = TorchArrays(prompt.device)
-    decoder = _Decoder(model, xp, config, plan, prompt_mask)
-    if encoder_decoder:
-        decoder.constant = _encode(model, arguments, decoder.wants)
+    source = encode_source(model, arguments, wanted_states(config)) if encoder_decoder else {}
+    mask = None
+    if prompt_mask is not None and not bool(prompt_mask.all()):
+        rest = prompt_mask.new_ones(prompt_mask.shape[0], plan.max_length - plan.prompt_length)
+        mask = torch.cat([prompt_mask, rest], 1)
+    runner = runner_for(model, source, config, rows=plan.rows, length=plan.max_length, mask=mask)
+    decoder = _Scorer(xp, runner, config, plan)
     custom = [own_processor(function) for function in listed(logits_processor)]
     prefix = None if prefix_allowed_tokens_fn is None else prefix_processor(prefix_allowed_tokens_fn, plan)
     decoder.own_processors = prefix, custom
@@ -122,12 +125,12 @@ def generate(
         result = _beam_search(xp, decoder, prompt, plan, config, stop, generator)
     else:
         result = _one_by_one(xp, decoder, prompt, plan, stop, generator, streamer, may_end_early)
-    return decoder.output(result, encoder_decoder) if config.return_dict_in_generate else result["sequences"]
+    return decoder.output(result, source) if config.return_dict_in_generate else result["sequences"]
 
 
 def _one_by_one(
     xp: TorchArrays,
-    decoder: _Decoder,
+    decoder: _Scorer,
     prompt: Tensor,
     plan: Plan,
     stop: Stop,
@@ -157,7 +160,7 @@ def _one_by_one(
 
 def _beam_search(
     xp: TorchArrays,
-    decoder: _Decoder,
+    decoder: _Scorer,
     prompt: Tensor,
     plan: Plan,
     config: GenerationConfig,
@@ -186,7 +189,7 @@ def _beam_search(
         state = beams.step(xp, state, scores, settings, draw if plan.sample else xp.top_k, stop)
         if not bool(state.going):
             break
-        decoder.reorder(state.rows)
+        decoder.runner.reorder(state.rows)
     ids, sums, origins, longest = beams.finish(xp, state, plan.sequences)
     new = int(longest)
     return {
@@ -196,40 +199,19 @@ def _beam_search(
     }
 
 
-class _Decoder:
-    """The model as decoding sees it: the tokens of all rows in, the scores of the next ones out.
+class _Scorer:
+    """The scores of the next tokens: the model's logits, processed; and what is to be returned of them."""
 
-    It holds the KV cache, the masks, and what is to be returned beside the tokens.
-    """
-
-    def __init__(
-        self, model: Any, xp: TorchArrays, config: GenerationConfig, plan: Plan, prompt_mask: Tensor | None
-    ) -> None:
-        self.model, self.xp, self.config, self.plan = model, xp, config, plan
-        self.prefix = "decoder_" if hasattr(model, "encode") else ""
-        self.constant: dict[str, Any] = {}
+    def __init__(self, xp: TorchArrays, runner: Runner, config: GenerationConfig, plan: Plan) -> None:
+        self.xp, self.runner, self.config, self.plan = xp, runner, config, plan
         self.own_processors: tuple[Processor | None, list[Processor]] = (None, [])
         self.processors: list[Processor] | None = None
-        self.cache: Any = None
-        self.started = False
-        self.mask: Tensor | None = None
-        if prompt_mask is not None and not bool(prompt_mask.all()):
-            rest = prompt_mask.new_ones(prompt_mask.shape[0], plan.max_length - plan.prompt_length)
-            self.mask = torch.cat([prompt_mask, rest], 1).repeat_interleave(plan.rows, 0)
-        asked = {name for name in ("attentions", "hidden_states") if getattr(config, f"output_{name}")}
-        self.wants = {f"output_{name}": True for name in asked} if config.return_dict_in_generate else {}
-        self.seen: dict[str, list[Any]] = {name: [] for name in self._collected()}
-
-    def _collected(self) -> Iterable[str]:
-        if self.config.return_dict_in_generate:
-            yield from (name for name in ("scores", "logits") if getattr(self.config, f"output_{name}"))
-            yield from (self.prefix + name.removeprefix("output_") for name in self.wants)
-            if self.prefix and "output_attentions" in self.wants:
-                yield "cross_attentions"
+        wanted = [name for name in ("scores", "logits") if getattr(config, f"output_{name}")]
+        self.seen: dict[str, list[Tensor]] = {name: [] for name in wanted if config.return_dict_in_generate}
 
     def scores(self, ids: Tensor) -> Tensor:
         """The processed scores (r, v) of what follows `ids` (r, n): logits, or with beams log-probabilities."""
-        logits = self._logits(ids)
+        logits = self.runner.logits(ids)[:, -1]
         if self.processors is None:
             prefix, custom = self.own_processors
             self.processors = processors_for(
@@ -243,71 +225,14 @@ class _Decoder:
             self.seen["scores"].append(scores)
         return scores
 
-    def _logits(self, ids: Tensor) -> Tensor:
-        at = ids.shape[1]
-        past = 0 if self.cache is None else at - 1
-        # the rows of a source hold the same prompt, so that its first pass needs only one of them
-        spread = 1 if self.started else self.plan.rows
-        sources = len(ids) // spread
-        inputs: dict[str, Any] = {
-            f"{self.prefix}input_ids": ids[::spread, past:],
-            f"{self.prefix}logits_to_keep": 1,
-        }
-        if self.mask is not None:
-            inputs[f"{self.prefix}attention_mask"] = self.mask[::spread, :at]
-        outputs = self.model(
-            **self.constant,
-            **inputs,
-            **self.wants,
-            past_key_values=self.cache,
-            use_cache=self.config.use_cache,
-            return_dict=True,
-        )
-        self.started = True
-        if self.config.use_cache:
-            self.cache = outputs.past_key_values
-        logits = outputs.logits[:, -1].float()
-        if spread > 1:
-            logits = logits.repeat_interleave(spread, 0)
-            self.reorder(torch.arange(sources, device=ids.device).repeat_interleave(spread))
-        self._collect(outputs, spread)
-        return logits
-
-    def reorder(self, rows: Tensor) -> None:
-        """Let row i of the cache be what row ``rows[i]`` was."""
-        if self.cache is not None:
-            self.cache.reorder(rows)
-
-    def _collect(self, outputs: Any, spread: int) -> None:
-        for name in self.seen.keys() - {"scores", "logits"}:
-            layers = getattr(outputs, name)
-            if layers is not None and spread > 1:
-                layers = tuple(layer.repeat_interleave(spread, 0) for layer in layers)
-            self.seen[name].append(layers)
-
-    def output(self, result: dict[str, Any], encoder_decoder: bool) -> Any:
+    def output(self, result: dict[str, Any], source: dict[str, Any]) -> Any:
         """The result as one of the output classes."""
-        fields: dict[str, Any] = {name: tuple(values) for name, values in self.seen.items()}
-        fields |= result | {"past_key_values": self.cache}
-        if not encoder_decoder:
+        seen = {**self.seen, **getattr(self.runner, "seen", {})}
+        fields: dict[str, Any] = {name: tuple(values) for name, values in seen.items()}
+        fields |= result | {"past_key_values": getattr(self.runner, "cache", None)}
+        if not source:
             kind = GenerateBeamDecoderOnlyOutput if self.plan.beams > 1 else GenerateDecoderOnlyOutput
             return kind(**fields)
-        encoder = self.constant["encoder_outputs"]
-        for name in ("attentions", "hidden_states"):
-            if f"output_{name}" in self.wants:
-                fields[f"encoder_{name}"] = getattr(encoder, name, None)
+        for name in wanted_states(self.config):
+            fields[f"encoder_{name}"] = getattr(source["encoder_outputs"], name, None)
         return (GenerateBeamEncoderDecoderOutput if self.plan.beams > 1 else GenerateEncoderDecoderOutput)(**fields)
-
-
-def _encode(model: Any, arguments: dict[str, Any], wants: dict[str, bool]) -> dict[str, Any]:
-    """Run the encoder; what the decoder gets of it at each step."""
-    ids, mask = arguments.get("input_ids"), arguments.get("attention_mask")
-    mask = model.encoder_attention_mask(ids, mask)
-    outputs = arguments.get("encoder_outputs")
-    if outputs is None:
-        more = {name: arguments[name] for name in ENCODER_ARGUMENTS if arguments.get(name) is not None}
-        embeds = arguments.get("inputs_embeds")
-        outputs = model.encode(input_ids=ids, attention_mask=mask, inputs_embeds=embeds, **more, **wants)
-    elif not hasattr(outputs, "last_hidden_state"):
-        outputs = BaseModelOutput(*(outputs if isinstance(outputs, (tuple, list)) else (outputs,)))
-    return {"encoder_outputs": outputs, "attention_mask": mask}

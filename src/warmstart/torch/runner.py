@@ -1,0 +1,167 @@
+"""Running a model for decoding: the tokens of all rows in, the logits of what follows them out.
+
+Shapes: b sources, k rows for each, r = b * k rows, n length so far, p prompt length, v vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from warmstart.generation_config import GenerationConfig
+from warmstart.outputs import BaseModelOutput
+from warmstart.torch.generation_inputs import ENCODER_ARGUMENTS
+
+
+class Runner(Protocol):
+    """A model, its source and its KV cache. A source's rows stand one after another, each source with as many."""
+
+    @property
+    def length(self) -> int:
+        """How many tokens of each row the cache holds."""
+        ...
+
+    def logits(self, ids: Tensor, keep: int = 1) -> Tensor:
+        """The float32 logits (r, keep, v) at the last `keep` positions of `ids` (r, n), whole sequences from their
+        beginning; only the positions that the cache does not hold are computed.
+        """
+        ...
+
+    def reorder(self, rows: Tensor) -> None:
+        """Let row i be what row ``rows[i]`` was; sources may leave with all their rows."""
+        ...
+
+    def crop(self, length: int) -> None:
+        """Forget what stands behind the first `length` tokens."""
+        ...
+
+
+class ModuleRunner:
+    """Runs any model through its `forward`, hooks and adapters included, and collects what `wants` asks of it.
+
+    `seen` holds, by their names in the outputs of `generate`, what each pass gave.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        source: dict[str, Any],
+        *,
+        rows: int,
+        mask: Tensor | None = None,
+        use_cache: bool = True,
+        wants: Iterable[str] = (),
+    ) -> None:
+        """`source` is what `encode_source` gave (empty without an encoder), `rows` how many decoder rows each source
+        has, `mask` (b, n) which tokens are real, as long as sequences may become, `wants` of "attentions" and
+        "hidden_states".
+        """
+        self.model, self.source, self.rows, self.use_cache = model, dict(source), rows, use_cache
+        self.mask = None if mask is None else mask.repeat_interleave(rows, 0)
+        self.prefix = "decoder_" if source else ""
+        self.wants = {f"output_{name}": True for name in wants}
+        self.seen: dict[str, list[Any]] = {self.prefix + name: [] for name in wants}
+        if source and "attentions" in wants:
+            self.seen["cross_attentions"] = []
+        self.cache: Any = None
+        self.started = False
+
+    @property
+    def length(self) -> int:
+        return 0 if self.cache is None else self.cache.length
+
+    def logits(self, ids: Tensor, keep: int = 1) -> Tensor:
+        # the rows of a source hold the same prompt, so that its first pass needs only one of them
+        spread = 1 if self.started else self.rows
+        inputs: dict[str, Any] = {
+            f"{self.prefix}input_ids": ids[::spread, self.length :],
+            f"{self.prefix}logits_to_keep": keep,
+        }
+        if self.mask is not None:
+            inputs[f"{self.prefix}attention_mask"] = self.mask[::spread, : ids.shape[1]]
+        outputs = self.model(
+            **self.source,
+            **inputs,
+            **self.wants,
+            past_key_values=self.cache,
+            use_cache=self.use_cache,
+            return_dict=True,
+        )
+        self.started = True
+        if self.use_cache:
+            self.cache = outputs.past_key_values
+        logits = outputs.logits[:, -keep:].float()
+        if spread > 1:
+            logits = logits.repeat_interleave(spread, 0)
+            if self.cache is not None:
+                self.cache.reorder(torch.arange(len(ids), device=ids.device) // spread)
+        self._collect(outputs, spread)
+        return logits
+
+    def _collect(self, outputs: Any, spread: int) -> None:
+        for name, passes in self.seen.items():
+            layers = getattr(outputs, name)
+            if layers is not None and spread > 1:
+                layers = tuple(layer.repeat_interleave(spread, 0) for layer in layers)
+            passes.append(layers)
+
+    def reorder(self, rows: Tensor) -> None:
+        if self.cache is not None:
+            self.cache.reorder(rows)
+        if self.mask is not None:
+            self.mask = self.mask[rows]
+        if self.source and len(rows) != self.sources * self.rows:
+            self._keep_sources(rows[:: self.rows] // self.rows)
+
+    @property
+    def sources(self) -> int:
+        """How many sources there are still."""
+        return len(self.source["encoder_outputs"][0])
+
+    def _keep_sources(self, kept: Tensor) -> None:
+        states = self.source["encoder_outputs"]
+        self.source["encoder_outputs"] = BaseModelOutput(last_hidden_state=states[0][kept])
+        if self.source["attention_mask"] is not None:
+            self.source["attention_mask"] = self.source["attention_mask"][kept]
+        for layer in self.cache.layers if self.cache is not None else ():
+            if layer.source is not None:
+                layer.source = layer.source[0][kept], layer.source[1][kept]
+
+    def crop(self, length: int) -> None:
+        if self.cache is not None:
+            self.cache.crop(length)
+
+
+def runner_for(
+    model: Any, source: dict[str, Any], config: GenerationConfig, *, rows: int, length: int, mask: Tensor | None
+) -> Runner:
+    """The fastest runner that can do what the settings ask; see `ModuleRunner` for the arguments.
+
+    `length` is how many tokens a sequence may hold at most.
+    """
+    return ModuleRunner(model, source, rows=rows, mask=mask, use_cache=config.use_cache, wants=wanted_states(config))
+
+
+def wanted_states(config: GenerationConfig) -> list[str]:
+    """Which states of the model are to be returned beside the tokens: "attentions", "hidden_states", both or none."""
+    if not config.return_dict_in_generate:
+        return []
+    return [name for name in ("attentions", "hidden_states") if getattr(config, f"output_{name}")]
+
+
+def encode_source(model: Any, arguments: dict[str, Any], wants: Iterable[str]) -> dict[str, Any]:
+    """Run the encoder; what the decoder gets of it at each pass."""
+    ids, mask = arguments.get("input_ids"), arguments.get("attention_mask")
+    mask = model.encoder_attention_mask(ids, mask)
+    outputs = arguments.get("encoder_outputs")
+    if outputs is None:
+        more = {name: arguments[name] for name in ENCODER_ARGUMENTS if arguments.get(name) is not None}
+        more |= {f"output_{name}": True for name in wants}
+        embeds = arguments.get("inputs_embeds")
+        outputs = model.encode(input_ids=ids, attention_mask=mask, inputs_embeds=embeds, **more)
+    elif not hasattr(outputs, "last_hidden_state"):
+        outputs = BaseModelOutput(*(outputs if isinstance(outputs, (tuple, list)) else (outputs,)))
+    return {"encoder_outputs": outputs, "attention_mask": mask}
