@@ -114,6 +114,13 @@ def test_processor_equals_the_one_of_transformers(name, zoo, as_array):
         xp = zoo.StrictArrays()
         arrays = (as_array(xp, x) for x in (scores, buffer, np.array(at)))
         np.testing.assert_allclose(np.asarray(process(xp, make_ours(xp, values), *arrays)), expected, rtol=1e-5)
+        # rows of different age in one batch
+        ages = np.random.default_rng(seed).integers(1, at + 1, (rows, 1))
+        mixed = process(xp, make_ours(xp, values), *(as_array(xp, x) for x in (scores, buffer, ages)))
+        for row, age in enumerate(ages[:, 0].tolist()):
+            arguments = as_array(xp, scores[row : row + 1]), as_array(xp, buffer[row : row + 1]), age
+            alone = process(xp, make_ours(xp, values), *arguments)
+            np.testing.assert_allclose(np.asarray(mixed)[row], np.asarray(alone)[0], rtol=1e-5)
 
     check()
 

@@ -106,6 +106,65 @@ def test_one_source_at_a_time_gives_the_same(xp, zoo):
         assert ids.tolist() == together[2 * source : 2 * source + 2].tolist()
 
 
+def merged(xp, states, per_row):
+    """Several states as one, whose rows differ in age; `per_row` rows of ids belong to each position."""
+    fields = {}
+    for name in states[0]._fields:
+        parts = [getattr(state, name) for state in states]
+        if name == "at":
+            ages = [np.full((len(np.asarray(state.ids)) // per_row, 1), int(np.asarray(state.at))) for state in states]
+            fields[name] = np.concatenate(ages)
+        elif name == "rows":
+            fields[name] = np.arange(sum(len(np.asarray(part)) for part in parts))
+        elif name == "going":
+            fields[name] = np.any([np.asarray(part) for part in parts])
+        else:
+            fields[name] = np.concatenate([np.asarray(part) for part in parts])
+    return fields
+
+
+@pytest.mark.parametrize("early_stopping", [True, False, "never"])
+def test_sources_of_different_age_share_a_batch(early_stopping, xp, zoo):
+    length, ahead = 8, (0, 1, 4)
+    chain, settings = Chain(3, length, seed=5), beams.BeamSettings(3, 1, length, 6, PAD, 1.0, early_stopping)
+    stop = stopping(xp, [END], length)
+    ones, alone = [], []
+    for source, steps in enumerate(ahead):
+        one = Chain(1, length, seed=0)
+        one.log_probabilities = chain.log_probabilities[source : source + 1]
+        alone.append(np.asarray(beams.finish(xp, search(xp, zoo, one, 1, settings), 2)[0]).tolist())
+        state = beams.start(xp, zoo.as_array(xp, np.full((1, 1), START)), settings)
+        for at in range(1, 1 + steps):
+            scores = one.scores(np.asarray(state.ids).reshape(-1, length), at, 3)
+            state = beams.step(xp, state, zoo.as_array(xp, scores), settings, xp.top_k, stop)
+        ones.append(state)
+    fields = merged(xp, ones, 1)
+    state = beams.Beams(**{name: zoo.as_array(xp, value) for name, value in fields.items()})
+    for _ in range(length - 1):
+        at = np.repeat(np.asarray(state.at), 3).clip(max=length - 1)
+        scores = np.stack(
+            [
+                chain.log_probabilities[row // 3, at[row] - 1, ids[at[row] - 1]]
+                for row, ids in enumerate(np.asarray(state.ids).reshape(-1, length))
+            ]
+        )
+        state = beams.step(xp, state, zoo.as_array(xp, scores), settings, xp.top_k, stop)
+    assert np.asarray(state.done).all()
+    ids = np.asarray(beams.finish(xp, state, 2)[0])
+    assert [ids[2 * source : 2 * source + 2].tolist() for source in range(3)] == alone
+
+
+def test_a_source_that_is_done_finds_no_more(xp, zoo):
+    chain, seen = Chain(4, 9, seed=6), []
+    settings = beams.BeamSettings(3, 1, 9, 6, PAD, 1.0, False)
+    search(xp, zoo, chain, 4, settings, lambda state: seen.append((np.asarray(state.done), np.asarray(state.found))))
+    ends = 0
+    for (done, found), (_, later) in itertools.pairwise(seen):
+        np.testing.assert_array_equal(found[done[:, 0]], later[done[:, 0]])
+        ends += int(done.sum())
+    assert ends > 0
+
+
 def test_all_namespaces_search_alike(zoo):
     chain = Chain(3, 9, seed=2)
     settings = beams.BeamSettings(4, 1, 9, 8, PAD, 0.7)
@@ -158,6 +217,31 @@ def test_greedy_takes_the_likeliest_token_until_the_end(xp, zoo):
         lengths.add(len(expected))
         assert ids == expected + [PAD] * (8 - len(expected))
     assert len(lengths) > 1, "the rows should end at different lengths, or padding is not seen"
+
+
+def test_rows_of_different_age_share_a_batch(xp, zoo):
+    chain, length = Chain(4, 8, seed=4), 8
+    stop = stopping(xp, [END], length)
+    state = sampling.start(xp, zoo.as_array(xp, np.full((4, 1), START)), length, PAD)
+    ages = np.ones((4, 1), int)
+    state = state._replace(at=zoo.as_array(xp, ages))
+    for turn in range(2 * length):
+        # every other row waits now and then, as one would that came later
+        at = np.asarray(state.at).clip(max=length - 1)
+        scores = chain.log_probabilities[np.arange(4), at[:, 0] - 1, np.asarray(state.ids)[np.arange(4), at[:, 0] - 1]]
+        moved = sampling.step(xp, state, zoo.as_array(xp, scores), xp.argmax, stop, PAD)
+        waits = (np.arange(4) % 2 == 1) & (turn % 3 == 0)
+        parts = []
+        for before, after in zip(state, moved, strict=True):
+            before, after = np.asarray(before), np.asarray(after)
+            parts.append(zoo.as_array(xp, np.where(waits.reshape((4,) + (1,) * (after.ndim - 1)), before, after)))
+        state = sampling.Rows(*parts)
+    assert np.asarray(state.done).all()
+    for row, ids in enumerate(np.asarray(state.ids).tolist()):
+        expected = [START]
+        while expected[-1] != END and len(expected) < length:
+            expected.append(int(chain.log_probabilities[row, len(expected) - 1, expected[-1]].argmax()))
+        assert ids == expected + [PAD] * (length - len(expected))
 
 
 def test_a_rule_of_the_callers_ends_a_row(xp, zoo):

@@ -13,7 +13,8 @@ Array = Any
 """An array of the framework at hand."""
 
 Position = Any
-"""How many tokens each row holds: a Python int, or an integer scalar of the framework."""
+"""How many tokens each row holds: a Python int, an integer scalar of the framework, or where rows differ in age a
+column (rows, 1) of integers."""
 
 
 class Arrays(Protocol):
@@ -71,5 +72,20 @@ class Arrays(Protocol):
 
 
 def write(xp: Arrays, x: Array, at: Position, values: Array) -> Array:
-    """Return `x` (..., length) with `values` (...) at position `at` of the last axis."""
+    """Return `x` (b, ..., length) with `values` (b, ...) at position `at` of the last axis; a column is (b, 1)."""
+    if is_column(at) and len(x.shape) > 2:
+        at = xp.reshape(at, (at.shape[0], *(1 for _ in x.shape[1:])))
     return xp.where(xp.arange(x.shape[-1]) == at, values[..., None], x)
+
+
+def is_column(at: Position) -> bool:
+    """Whether each row has a position of its own."""
+    return not isinstance(at, int) and len(at.shape) == 2
+
+
+def repeat(xp: Arrays, at: Position, times: int) -> Position:
+    """A position for each of b rows as one for each of b * times, those of a row one after another."""
+    if not is_column(at):
+        return at
+    rows = at.shape[0]
+    return xp.reshape(at + xp.full((rows, times), 0), (rows * times, 1))

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from warmstart.decoding.arrays import Array, Arrays, Position, write
+from warmstart.decoding.arrays import Array, Arrays, Position, repeat, write
 from warmstart.decoding.stopping import Stop
 
 LOW = -1.0e9
@@ -43,7 +43,7 @@ class BeamSettings:
 class Beams(NamedTuple):
     """The state. An origin is the row (source * k + beam) that a token was appended to; -1 where there is no token."""
 
-    at: Position  # how many tokens the unfinished sequences hold
+    at: Position  # how many tokens the unfinished sequences hold: one number, or a column (b, 1)
     ids: Array  # (b, k, n) unfinished sequences
     scores: Array  # (b, k) the sums of their scores
     origins: Array  # (b, k, n - p)
@@ -53,6 +53,7 @@ class Beams(NamedTuple):
     found_origins: Array  # (b, k, n - p)
     is_found: Array  # (b, k)
     improvable: Array  # (b, 1) whether an unfinished sequence may still do better than a finished one
+    done: Array  # (b, 1) whether nothing that comes can change what a source has found
     going: Array  # () whether to go on
 
 
@@ -74,6 +75,7 @@ def start(xp: Arrays, prompt: Array, settings: BeamSettings) -> Beams:
         found_origins=origins,
         is_found=xp.full((sources, beams), False),
         improvable=xp.full((sources, 1), True),
+        done=xp.full((sources, 1), False),
         going=xp.all(xp.full((1,), True)),
     )
 
@@ -91,14 +93,16 @@ def step(xp: Arrays, state: Beams, scores: Array, settings: BeamSettings, select
     origins = write(xp, xp.take(state.origins, beam), state.at - settings.prompt_length, row)
     at = state.at + 1
     flat = (sources * candidates,)
-    ended = stop(xp.reshape(ids, (*flat, length)), xp.reshape(token, flat), at)
+    ended = stop(xp.reshape(ids, (*flat, length)), xp.reshape(token, flat), repeat(xp, at, candidates))
     ended = xp.reshape(ended, (sources, candidates))
 
     running, order = xp.top_k(best + xp.to_float(ended) * LOW, beams)
     found = _with_finished(xp, state, settings, at, best, ids, origins, ended)
     improvable = state.improvable & _improvable(xp, settings, at, running, *found[1::2])
+    done = ~improvable | xp.all(ended, 1, keepdims=True)
     going = xp.any(improvable) & ~xp.all(ended)
     if settings.early_stopping is True:
+        done = done | xp.all(found[3], 1, keepdims=True)
         going = going & ~xp.all(found[3])
     return Beams(
         at,
@@ -108,6 +112,7 @@ def step(xp: Arrays, state: Beams, scores: Array, settings: BeamSettings, select
         xp.reshape(xp.take(row, order), (sources * beams,)),
         *found,
         improvable,
+        state.done | done,
         going,
     )
 

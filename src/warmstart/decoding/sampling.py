@@ -16,7 +16,9 @@ Choose = Callable[[Array], Array]
 
 
 class Rows(NamedTuple):
-    """The state: how many tokens the rows hold, the tokens (r, n), and which rows have ended (r,)."""
+    """The state: how many tokens the rows hold (one number, or a column (r, 1)), the tokens (r, n), and which rows have
+    ended (r,).
+    """
 
     at: Position
     ids: Array

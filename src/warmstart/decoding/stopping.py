@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from warmstart.decoding.arrays import Array, Arrays, Position
+from warmstart.decoding.arrays import Array, Arrays, Position, is_column
 
 Stop = Callable[[Array, Array, Position], Array]
 """(ids (r, n), the newest token of each row (r,), how many tokens the rows hold) -> ended (r,) booleans."""
@@ -21,7 +21,7 @@ def stopping(xp: Arrays, eos: Sequence[int], max_length: int, rules: Sequence[St
         ended = xp.full(tuple(new.shape), False)
         if ends is not None:
             ended = xp.any(new[:, None] == ends, axis=1)
-        ended = ended | (at >= max_length)
+        ended = ended | ((at[:, 0] if is_column(at) else at) >= max_length)
         for rule in rules:
             ended = ended | rule(ids, new, at)
         return ended
