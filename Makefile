@@ -66,8 +66,9 @@ clean: ## remove the environments and what the tools left
 	$(BIN)/python $(PIP) --no-build-isolation --no-deps -e .
 	@touch $@
 
-.venv/.test: .venv/.run requirements/test.txt
+.venv/.test: .venv/.run requirements/test.txt requirements/test-tf.txt
 	$(BIN)/python $(PIP) --no-build-isolation -r requirements/test.txt
+	$(BIN)/python $(PIP) --no-deps -r requirements/test-tf.txt
 	@touch $@
 
 .venv-v5/.test: requirements/torch.txt requirements/test-v5.txt pyproject.toml
