@@ -33,6 +33,7 @@ _NAMES_BY_MODULE = {
         "AutoTokenizer",
         "BartTokenizer",
         "BartTokenizerFast",
+        "BatchEncoding",
         "BertGenerationTokenizer",
         "BertTokenizer",
         "BertTokenizerFast",

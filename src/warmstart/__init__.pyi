@@ -23,6 +23,7 @@ from warmstart.outputs import Seq2SeqLMOutput as Seq2SeqLMOutput
 from warmstart.tokenization import AutoTokenizer as AutoTokenizer
 from warmstart.tokenization import BartTokenizer as BartTokenizer
 from warmstart.tokenization import BartTokenizerFast as BartTokenizerFast
+from warmstart.tokenization import BatchEncoding as BatchEncoding
 from warmstart.tokenization import BertGenerationTokenizer as BertGenerationTokenizer
 from warmstart.tokenization import BertTokenizer as BertTokenizer
 from warmstart.tokenization import BertTokenizerFast as BertTokenizerFast
