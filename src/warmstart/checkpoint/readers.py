@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import warnings
 from collections.abc import Mapping
@@ -9,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
+from warmstart.checkpoint.flax_files import FLAX_FILE, FlaxFile, name_from_flax
+from warmstart.checkpoint.pickles import PickledArrays
 from warmstart.hub import find_file, inside, read_json
 
 # What may hold the weights, best first.
@@ -54,6 +57,9 @@ class SafetensorsFile:
     def __init__(self, path: Path, framework: str):
         from safetensors import SafetensorError, safe_open
 
+        if framework == "np":
+            with contextlib.suppress(ImportError):
+                import ml_dtypes  # noqa: F401  (with it numpy knows bfloat16)
         try:
             self._file = safe_open(str(path), framework=framework)
             self.shapes = {name: tuple(self._file.get_slice(name).get_shape()) for name in self._file.keys()}
@@ -90,20 +96,22 @@ def open_weights(
     """Find and open the weights of a folder or a hub id.
 
     Looks for `model.safetensors`, its index, `pytorch_model.bin`, its index, in this order; `variant="fp16"` looks for
-    `model.fp16.safetensors` and so on. `framework` is "pt" or "np": whose arrays `read` gives.
+    `model.fp16.safetensors` and so on. `framework` is "pt" or "np": whose arrays `read` gives. With "np" a `.bin` is
+    read without torch, and `flax_model.msgpack` is looked for too, last.
 
     Raises:
         FileNotFoundError: there are no weights; the message says what there is.
         OSError: a file is truncated, corrupt, or would run code.
         ValueError: an index points outside its folder, or does not fit its shards.
     """
-    for filename in _candidates(use_safetensors, variant):
+    wanted = _candidates(use_safetensors, variant, framework)
+    for filename in wanted:
         if (path := find_file(name_or_path, filename, required=False, **hub)) is not None:
             return Weights(str(path), dict.fromkeys(_names(file := _open(path, framework)), file))
         index = f"{filename}.index.json"
         if (path := find_file(name_or_path, index, required=False, **hub)) is not None:
             return _sharded(name_or_path, path, framework, hub)
-    _explain_missing(name_or_path, _candidates(use_safetensors, variant), hub)
+    _explain_missing(name_or_path, wanted, hub)
 
 
 def _explain_missing(name_or_path: str | Path, wanted: list[str], hub: Mapping[str, Any]) -> NoReturn:
@@ -122,8 +130,10 @@ def _explain_missing(name_or_path: str | Path, wanted: list[str], hub: Mapping[s
     )
 
 
-def _candidates(use_safetensors: bool | None, variant: str | None) -> list[str]:
+def _candidates(use_safetensors: bool | None, variant: str | None, framework: str) -> list[str]:
     names = [name for name in WHOLE if use_safetensors in (None, name.endswith(".safetensors"))]
+    if framework == "np" and not use_safetensors:
+        names.append(FLAX_FILE)
     return [name.replace(".", f".{variant}.", 1) if variant else name for name in names]
 
 
@@ -132,13 +142,23 @@ def _names(file: WeightFile) -> list[str]:
 
 
 def _open(path: Path, framework: str) -> WeightFile:
-    return SafetensorsFile(path, framework) if path.suffix == ".safetensors" else PickledFile(path)
+    if path.suffix == ".safetensors":
+        return SafetensorsFile(path, framework)
+    try:
+        if path.suffix == ".msgpack":
+            return FlaxFile(path)
+        return PickledArrays(path) if framework == "np" else PickledFile(path)
+    except OSError:
+        _check_not_pointer(path)
+        raise
 
 
 def _sharded(name_or_path: str | Path, index: Path, framework: str, hub: Mapping[str, Any]) -> Weights:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise ValueError(f"{index} has no `weight_map` from tensor names to file names; save the checkpoint again")
+    if index.name.startswith(FLAX_FILE):
+        weight_map = {name_from_flax(name): shard for name, shard in weight_map.items()}
     shards: dict[str, WeightFile] = {}
     for shard in sorted(set(weight_map.values())):
         inside(index.parent, shard)

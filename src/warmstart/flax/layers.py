@@ -1,0 +1,335 @@
+"""The layers of a transformer block, each built by its spec.
+
+Shapes: r rows, b sources (r = b * beams), t target length, s source length, h hidden size, n heads, d head size.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from warmstart.flax.cache import LayerCache, Pair
+from warmstart.spec import NormSpec, StackSpec
+
+ACTIVATIONS = {
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_python": partial(jax.nn.gelu, approximate=False),
+    "gelu_new": partial(jax.nn.gelu, approximate=True),
+    "gelu_fast": partial(jax.nn.gelu, approximate=True),
+    "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "relu": jax.nn.relu,
+    "relu2": lambda x: jnp.square(jax.nn.relu(x)),
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "mish": jax.nn.mish,
+    "tanh": jnp.tanh,
+    "sigmoid": jax.nn.sigmoid,
+    "linear": lambda x: x,
+}
+
+
+class RMSNorm(nn.Module):
+    """Root mean square norm (Zhang & Sennrich 2019), computed in fp32 whatever the type."""
+
+    epsilon: float
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.epsilon)
+        return jnp.asarray(scale, self.dtype) * y.astype(self.dtype)
+
+
+def make_norm(spec: NormSpec, dtype: Any) -> nn.Module:
+    """The norm that a spec asks for, over the last axis."""
+    if spec.kind == "rms":
+        return RMSNorm(spec.epsilon, dtype)
+    return nn.LayerNorm(spec.epsilon, dtype=dtype, use_fast_variance=False)
+
+
+def rotate(x: Array, rotation: Pair) -> Array:
+    """Turn the first numbers of each head (r, n, t, d) by cosine and sine (r or 1, 1, t, rotated size)."""
+    cosine, sine = rotation
+    size = cosine.shape[-1]
+    turned = x[..., :size]
+    left, right = jnp.split(turned, 2, -1)
+    turned = turned * cosine + jnp.concatenate((-right, left), -1) * sine
+    return jnp.concatenate((turned, x[..., size:]), -1) if size < x.shape[-1] else turned
+
+
+def attend(
+    query: Array,
+    key: Array,
+    value: Array,
+    allowed: Array | None,
+    scale: float,
+    dropout: float = 0.0,
+    rng: Array | None = None,
+) -> tuple[Array, Array]:
+    """Attention of queries (r, n, t, d) over keys and values (b, m, s, d); heads n may share m, and rows r share b.
+
+    `allowed` (r, b or 1, 1, t or 1, s) is True where a query may see. Gives (r, t, n * d) and the weights (r, n, t, s).
+    """
+    rows, heads, length, size = query.shape
+    sources, shared_heads, keys, _ = key.shape
+    beams, group = rows // sources, heads // shared_heads
+    # The rows of a source and the heads that share a key stand side by side on the query axis: no key is copied.
+    split = (sources, beams, shared_heads, group, length)
+    query = query.reshape(*split, size).transpose(0, 2, 3, 1, 4, 5).reshape(sources, shared_heads, -1, size)
+    scores = jnp.einsum("bmqd,bmsd->bmqs", query, key) * scale
+    scores = scores.reshape(sources, shared_heads, group, beams, length, keys)
+    if allowed is not None:
+        allowed = allowed.reshape(
+            -1 if allowed.shape[0] != rows else sources, 1, 1, max(allowed.shape[0] // sources, 1), *allowed.shape[2:]
+        )
+        scores = jnp.where(allowed, scores, jnp.finfo(scores.dtype).min)
+    weights = jax.nn.softmax(scores.astype(jnp.float32), -1).astype(query.dtype)
+    if rng is not None and dropout > 0:
+        kept = jax.random.bernoulli(rng, 1 - dropout, weights.shape)
+        weights = jnp.where(kept, weights / (1 - dropout), 0.0)
+    out = jnp.einsum("bmqs,bmsd->bmqd", weights.reshape(sources, shared_heads, -1, keys), value)
+    out = out.reshape(sources, shared_heads, group, beams, length, size).transpose(0, 3, 4, 1, 2, 5)
+    weights = weights.transpose(0, 3, 1, 2, 4, 5).reshape(rows, heads, length, keys)
+    return out.reshape(rows, length, heads * size), weights
+
+
+class Attention(nn.Module):
+    """Attention with heads, over the stack's own tokens or over a source."""
+
+    stack: StackSpec
+    layer: int
+    is_cross: bool = False
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        stack = self.stack
+        spec = stack.cross_attention if self.is_cross else stack.attention
+        assert spec is not None
+        # Pruning takes heads out of self-attention only, as in the files.
+        heads, shared = (spec.heads, spec.key_value_heads) if self.is_cross else spec.heads_of(self.layer)
+        self.spec, size = spec, spec.head_size
+        dense = partial(nn.Dense, dtype=self.dtype, use_bias=spec.bias, kernel_init=_normal(stack.initializer_range))
+        self.query, self.key, self.value = dense(heads * size), dense(shared * size), dense(shared * size)
+        self.output = nn.Dense(
+            stack.hidden_size,
+            dtype=self.dtype,
+            use_bias=spec.output_bias,
+            kernel_init=_normal(stack.initial_deviation("attention.output.weight")),
+        )
+        self.query_norm = RMSNorm(stack.norm.epsilon, self.dtype) if spec.head_norm else None
+        self.key_norm = RMSNorm(stack.norm.epsilon, self.dtype) if spec.head_norm else None
+
+    def __call__(
+        self,
+        x: Array,
+        source: Array | None = None,
+        allowed: Array | None = None,
+        rotation: Pair | None = None,
+        cache: LayerCache | None = None,
+        length: Array | None = None,
+        train: bool = False,
+    ) -> tuple[Array, Array, LayerCache | None]:
+        """(r, t, h) to (r, t, h), the weights, and the cache, which held `length` tokens, with what is new in it."""
+        query = self._heads(self.query(x), self.query_norm)
+        if rotation is not None:
+            query = rotate(query, rotation)
+        if self.is_cross:
+            key, value = self.source_pair(source) if cache is None or cache.source is None else cache.source
+        else:
+            key, value = self._heads(self.key(x), self.key_norm), self._heads(self.value(x), None)
+            if rotation is not None:
+                key = rotate(key, rotation)
+            if cache is not None:
+                cache = cache.appended(key, value, length)
+                key, value = cache.held()
+        rng = self.make_rng("dropout") if train and self.spec.dropout > 0 else None
+        out, weights = attend(query, key, value, allowed, self.spec.scale(self.layer), self.spec.dropout, rng)
+        return self.output(out), weights, cache
+
+    def source_pair(self, source: Array | None) -> Pair:
+        """The source's keys and values (b, n, s, d), which no step changes."""
+        return self._heads(self.key(source), self.key_norm), self._heads(self.value(source), None)
+
+    def _heads(self, x: Array, norm: nn.Module | None) -> Array:
+        x = x.reshape(*x.shape[:2], -1, self.spec.head_size)
+        return (x if norm is None else norm(x)).swapaxes(1, 2)
+
+
+class MLP(nn.Module):
+    """One hidden layer; where it is gated, the activation of one projection multiplies the other (Shazeer 2020)."""
+
+    stack: StackSpec
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        stack, spec = self.stack, self.stack.mlp
+        dense = partial(nn.Dense, dtype=self.dtype, use_bias=spec.bias)
+        start = _normal(stack.initializer_range)
+        self.gate = dense(spec.size, kernel_init=start) if spec.gated else None
+        self.up = dense(spec.size, kernel_init=start)
+        self.down = dense(stack.hidden_size, kernel_init=_normal(stack.initial_deviation("mlp.down.weight")))
+        self.dropout = nn.Dropout(spec.dropout)
+
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        activation = ACTIVATIONS[self.stack.mlp.activation]
+        inner = activation(self.up(x)) if self.gate is None else activation(self.gate(x)) * self.up(x)
+        return self.down(self.dropout(inner, deterministic=not train))
+
+
+class Layer(nn.Module):
+    """One block: self-attention, cross-attention where the stack has it, MLP, each with its residual and norm.
+
+    `shared` is a layer of another stack whose self-attention, MLP and norms are this one's too.
+    """
+
+    stack: StackSpec
+    layer: int
+    dtype: Any = jnp.float32
+    shared: Any = None
+
+    def setup(self) -> None:
+        spec, shared = self.stack, self.shared
+        if shared is None:
+            self.attention = Attention(spec, self.layer, False, self.dtype)
+            self.attention_norm = make_norm(spec.norm, self.dtype)
+        else:
+            self.own_attention, self.own_attention_norm = shared.attention, shared.attention_norm
+        if spec.cross_attention is not None:
+            self.cross_attention = Attention(spec, self.layer, True, self.dtype)
+            self.cross_attention_norm = make_norm(spec.norm, self.dtype)
+        if shared is None:
+            self.mlp = MLP(spec, self.dtype)
+            self.mlp_norm = make_norm(spec.norm, self.dtype)
+        self.dropout = nn.Dropout(spec.dropout)
+
+    def __call__(
+        self,
+        x: Array,
+        allowed: Array | None = None,
+        rotation: Pair | None = None,
+        source: Array | None = None,
+        source_allowed: Array | None = None,
+        cache: LayerCache | None = None,
+        length: Array | None = None,
+        train: bool = False,
+    ) -> tuple[Array, Array, Array | None, LayerCache | None]:
+        """(r, t, h) to (r, t, h), the weights of self-attention and of cross-attention, and the cache."""
+        own = self if self.shared is None else self.shared
+        y = self._before(x, own.attention_norm)
+        y, weights, cache = own.attention(y, None, allowed, rotation, cache, length, train)
+        x = self._after(x, y, own.attention_norm, train)
+        cross_weights = None
+        if self.stack.cross_attention is not None and (
+            source is not None or (cache is not None and cache.source is not None)
+        ):
+            y = self._before(x, self.cross_attention_norm)
+            y, cross_weights, _ = self.cross_attention(y, source, source_allowed, None, cache, None, train)
+            x = self._after(x, y, self.cross_attention_norm, train)
+        y = own.mlp(self._before(x, own.mlp_norm), train)
+        return self._after(x, y, own.mlp_norm, train), weights, cross_weights, cache
+
+    def _before(self, x: Array, norm: nn.Module) -> Array:
+        return norm(x) if self.stack.norm.before else x
+
+    def _after(self, x: Array, y: Array, norm: nn.Module, train: bool) -> Array:
+        x = x + self.dropout(y, deterministic=not train)
+        return x if self.stack.norm.before else norm(x)
+
+
+class Embeddings(nn.Module):
+    """The way in: token ids to vectors, with learned positions and token types where the spec has them."""
+
+    stack: StackSpec
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        spec, deviation = self.stack.embedding, self.stack.initializer_range
+        table = partial(nn.Embed, features=spec.size, dtype=self.dtype)
+        self.token = table(spec.vocabulary, embedding_init=_normal(deviation, zero_row=spec.padding_id))
+        padding_row = spec.position_offset - 1 if spec.positions_skip_padding else None
+        rows, start = spec.positions + spec.position_offset, _normal(deviation, zero_row=padding_row)
+        self.position = table(rows, embedding_init=start) if spec.positions else None
+        self.token_type = table(spec.token_types, embedding_init=_normal(deviation)) if spec.token_types else None
+        self.norm = make_norm(self.stack.norm, self.dtype) if spec.norm else None
+        self.dropout = nn.Dropout(spec.dropout)
+
+    def __call__(
+        self,
+        ids: Array | None,
+        vectors: Array | None,
+        position_rows: Array | None,
+        token_type_ids: Array | None,
+        train: bool = False,
+    ) -> Array:
+        """(r, t) ids, or (r, t, h) vectors in their place, to (r, t, h)."""
+        if vectors is None:
+            vectors = self.token(ids) * jnp.asarray(self.stack.embedding.scale, self.dtype)
+        x = vectors
+        if self.token_type is not None:
+            x = x + self.token_type(jnp.zeros((1, 1), jnp.int32) if token_type_ids is None else token_type_ids)
+        if self.position is not None:
+            x = x + self.position(position_rows)
+        return self.dropout(x if self.norm is None else self.norm(x), deterministic=not train)
+
+
+class Head(nn.Module):
+    """From hidden states (r, t, h) to logits (r, t, vocabulary); a tied head is given the table of embeddings."""
+
+    stack: StackSpec
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        stack, spec = self.stack, self.stack.head
+        assert spec is not None
+        start = _normal(stack.initializer_range)
+        if spec.transform:
+            self.dense = nn.Dense(stack.embedding.size, dtype=self.dtype, kernel_init=start)
+            self.norm = make_norm(stack.norm, self.dtype)
+        self.output = Output(stack.embedding.vocabulary, spec.bias, spec.tied, stack.initializer_range, self.dtype)
+
+    def __call__(self, x: Array, table: Array) -> Array:
+        spec = self.stack.head
+        assert spec is not None
+        if spec.transform:
+            x = self.norm(ACTIVATIONS[spec.transform](self.dense(x)))
+        return self.output(x, table)
+
+
+class Output(nn.Module):
+    """The last matrix of a head: its own (h, v), or the table of embeddings (v, h); and a bias (v,) where it has one."""
+
+    vocabulary: int
+    bias: bool
+    tied: bool
+    deviation: float
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, table: Array) -> Array:
+        x = x.astype(self.dtype)
+        if self.tied:
+            logits = jnp.einsum("rth,vh->rtv", x, table.astype(self.dtype))
+        else:
+            kernel = self.param("kernel", _normal(self.deviation), (x.shape[-1], self.vocabulary))
+            logits = jnp.einsum("rth,hv->rtv", x, kernel.astype(self.dtype))
+        if self.bias:
+            logits = logits + self.param("bias", nn.initializers.zeros, (self.vocabulary,)).astype(self.dtype)
+        return logits
+
+
+def _normal(deviation: float, zero_row: int | None = None) -> Any:
+    """Normal values; one row, that of padding, may start at zero."""
+
+    def values(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+        drawn = jax.random.normal(key, shape, dtype) * deviation
+        return drawn if zero_row is None else drawn.at[zero_row].set(0.0)
+
+    return values

@@ -1,0 +1,97 @@
+"""Which tokens see which, and at which position each token stands: written once, for every stack.
+
+Shapes: r rows, t new tokens, l a cache's capacity, s keys in all (t, or l), k beams that share a cache.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from warmstart.flax.cache import KeyValueCache
+from warmstart.spec import EmbeddingSpec
+
+
+def eager(array: object) -> bool:
+    """Whether an array's values can be looked at for free: on the CPU, and nothing traces it."""
+    if isinstance(array, jax.core.Tracer):
+        return False
+    return isinstance(array, np.ndarray) or (
+        isinstance(array, Array) and array.is_fully_addressable and next(iter(array.devices())).platform == "cpu"
+    )
+
+
+def source_mask(attention_mask: Array | None) -> Array | None:
+    """The mask of whoever reads a padded source: (b, s) with 1 for tokens, to (b, 1, 1, s)."""
+    if attention_mask is None:
+        return None
+    allowed = attention_mask.astype(bool)
+    return allowed[:, None] if allowed.ndim == 3 else allowed[:, None, None]
+
+
+def self_mask(
+    attention_mask: Array | None, tokens: int, cache: KeyValueCache | None, causal: bool, window: int | None
+) -> Array | None:
+    """The mask of a stack over its own tokens (r or 1, 1, t or 1, s); `attention_mask` is (r, s) or (r, t, s).
+
+    With beams the keys are those of all k buffers, one after another: (r, 1, t, k * l).
+    """
+    allowed = source_mask(attention_mask)
+    order = _order(tokens, cache, causal, window)
+    if order is not None:
+        allowed = order if allowed is None else allowed & order
+    if cache is None or cache.origins is None:
+        return allowed
+    beams = cache.layers[0].keys.shape[2]
+    own = cache.origins[:, None] == jnp.arange(beams)[:, None]  # (r, k, l)
+    assert allowed is not None
+    allowed = allowed[:, :, :, None] & own[:, None, None]
+    return allowed.reshape(*allowed.shape[:3], -1)
+
+
+def _order(tokens: int, cache: KeyValueCache | None, causal: bool, window: int | None) -> Array | None:
+    """(1, 1, t, s): what order and distance allow; None is everything."""
+    if cache is None and window is None and not causal:
+        return None
+    past, total = (0, tokens) if cache is None else (cache.length, cache.capacity)
+    back = past + jnp.arange(tokens)[:, None] - jnp.arange(total)  # how far behind the query a key stands
+    allowed = back >= 0 if causal or cache is not None else jnp.ones_like(back, bool)
+    if window is not None:
+        allowed = allowed & (back < window) & (back > -window)
+    return allowed[None, None]
+
+
+def position_rows(
+    ids: Array | None,
+    attention_mask: Array | None,
+    tokens: int,
+    past: Array | int,
+    causal: bool,
+    spec: EmbeddingSpec,
+) -> Array:
+    """The row of the position table for each new token: (r, t), or (1, t) where all rows agree.
+
+    Positions count from the first token that is not masked, so that padding on the left changes nothing. Where a
+    family gives padding no position (`positions_skip_padding`), an encoder knows padding by its id, as it was trained;
+    a decoder by its mask alone, because there the padding id may also be the start or the end.
+    """
+    offset = spec.position_offset
+    if spec.positions_skip_padding and not causal and ids is not None and spec.padding_id is not None:
+        kept = (ids != spec.padding_id).astype(jnp.int32)
+        return kept.cumsum(1) * kept + spec.padding_id
+    rows = counted(attention_mask, tokens, past) + offset
+    if spec.positions_skip_padding and attention_mask is not None and attention_mask.ndim == 2:
+        new = lax.dynamic_slice_in_dim(attention_mask, past, tokens, 1).astype(bool)
+        rows = jnp.where(new, rows, offset - 1)
+    return rows
+
+
+def counted(attention_mask: Array | None, tokens: int, past: Array | int) -> Array:
+    """Positions of the new tokens, counted from the first that is not masked: (r, t) or (1, t)."""
+    positions = past + jnp.arange(tokens)[None]
+    if attention_mask is None or attention_mask.ndim != 2:
+        return positions
+    first = attention_mask.astype(bool).argmax(1)[:, None]
+    return jnp.maximum(positions - first, 0)

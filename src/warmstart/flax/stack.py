@@ -1,0 +1,263 @@
+"""A stack of layers with its embeddings and head: what every model here is made of.
+
+Shapes: r rows, b sources, t new tokens, p tokens in the cache, l its capacity, s source length, h hidden size,
+v vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from warmstart.flax.cache import KeyValueCache, Pair
+from warmstart.flax.layers import Embeddings, Head, Layer, make_norm
+from warmstart.flax.masks import counted, eager, position_rows, self_mask, source_mask
+from warmstart.spec import StackSpec, inverse_frequencies
+
+
+class States(NamedTuple):
+    """What a stack computes: `last` (r, t, h), the cache, the states and attentions of each layer if wanted, and with
+    a head the logits (r, t, v).
+    """
+
+    last: Array
+    cache: KeyValueCache | None = None
+    hidden: tuple[Array, ...] | None = None
+    attentions: tuple[Array, ...] | None = None
+    cross_attentions: tuple[Array, ...] | None = None
+    logits: Array | None = None
+
+
+class Layers(nn.Module):
+    """The layers, named by their numbers."""
+
+    spec: StackSpec
+    dtype: Any = jnp.float32
+    remat: bool = False
+    shared: Any = None
+
+    def setup(self) -> None:
+        kind = nn.remat(Layer, static_argnums=(7,)) if self.remat else Layer
+        self.blocks = [
+            kind(self.spec, index, self.dtype, None if self.shared is None else self.shared[index], name=str(index))
+            for index in range(self.spec.layers)
+        ]
+
+    def __getitem__(self, index: int) -> Any:
+        return self.blocks[index]
+
+
+class Stack(nn.Module):
+    """Embeddings, layers, a final norm and a head where the spec has them.
+
+    `remat` keeps only each layer's input for the backward pass (Chen et al. 2016). `shared` is a stack whose
+    parameters are this one's too, where it has them.
+    """
+
+    spec: StackSpec
+    dtype: Any = jnp.float32
+    remat: bool = False
+    shared: Any = None
+
+    def setup(self) -> None:
+        spec, shared = self.spec, self.shared
+        if shared is None:
+            self.embeddings = Embeddings(spec, self.dtype)
+        self.layers = Layers(spec, self.dtype, self.remat, None if shared is None else shared.layers)
+        if spec.norm.final and shared is None:
+            self.final_norm = make_norm(spec.norm, self.dtype)
+        if spec.head is not None:
+            self.head = Head(spec, self.dtype)
+
+    def __call__(
+        self,
+        input_ids: Array | None = None,
+        attention_mask: Array | None = None,
+        token_type_ids: Array | None = None,
+        position_ids: Array | None = None,
+        inputs_embeds: Array | None = None,
+        source: Array | None = None,
+        source_attention_mask: Array | None = None,
+        cache: KeyValueCache | None = None,
+        want_attentions: bool = False,
+        want_hidden: bool = False,
+        want_logits: bool = True,
+        train: bool = False,
+    ) -> States:
+        """Run the stack over ids (r, t) or vectors (r, t, h); with a cache `attention_mask` covers all of it (r, l)."""
+        spec, own = self.spec, self if self.shared is None else self.shared
+        given = input_ids if input_ids is not None else inputs_embeds
+        assert given is not None
+        tokens = given.shape[1]
+        past = 0 if cache is None else cache.length
+        if position_ids is None and spec.embedding.positions:
+            position_ids = position_rows(input_ids, attention_mask, tokens, past, spec.causal, spec.embedding)
+        x = own.embeddings(input_ids, inputs_embeds, position_ids, token_type_ids, train)
+        rotation = self._rotation(position_ids, attention_mask, tokens, past)
+        masks = {
+            window: self_mask(attention_mask, tokens, cache, spec.causal, window)
+            for window in set(spec.attention.windows or (None,))
+        }
+        source_seen = source_mask(source_attention_mask)
+        hidden, attentions, cross_attentions, caches = [], [], [], []
+        for index in range(spec.layers):
+            hidden += [x] if want_hidden else []
+            held = None if cache is None else cache.layers[index]
+            before, mask = x, masks[spec.attention.window(index)]
+            x, weights, cross_weights, new = self.layers[index](
+                x, mask, rotation, source, source_seen, held, past, train
+            )
+            if train and spec.layer_drop:  # skipped afterwards: a gradient for every parameter
+                x = jnp.where(jax.random.uniform(self.make_rng("dropout")) < spec.layer_drop, before, x)
+            attentions.append(weights)
+            cross_attentions.append(cross_weights)
+            caches.append(new)
+        if spec.norm.final:
+            x = own.final_norm(x)
+        logits = None
+        if spec.head is not None and want_logits:
+            logits = self.head(x, own.embeddings.token.embedding)
+        if cache is not None:
+            cache = cache._replace(layers=tuple(caches), length=cache.length + tokens)
+        has_cross = want_attentions and cross_attentions[:1] != [None]
+        return States(
+            last=x,
+            cache=cache,
+            hidden=(*hidden, x) if want_hidden else None,
+            attentions=tuple(attentions) if want_attentions else None,
+            cross_attentions=tuple(cross_attentions) if has_cross else None,
+            logits=logits,
+        )
+
+    def with_source(self, cache: KeyValueCache, source: Array) -> KeyValueCache:
+        """The cache with the keys and values of a source (b, s, h) in every layer: made once, for all its rows."""
+        layers = [
+            held._replace(source=self.layers[index].cross_attention.source_pair(source))
+            for index, held in enumerate(cache.layers)
+        ]
+        return cache._replace(layers=tuple(layers))
+
+    def _rotation(
+        self, position_ids: Array | None, attention_mask: Array | None, tokens: int, past: Array | int
+    ) -> Pair | None:
+        """Cosine and sine of each position (r or 1, 1, t, rotated size), computed in fp32."""
+        rotary = self.spec.attention.rotary
+        if rotary is None:
+            return None
+        frequencies, factor = inverse_frequencies(rotary)
+        positions = counted(attention_mask, tokens, past) if position_ids is None else position_ids
+        angles = positions[:, None, :, None].astype(jnp.float32) * frequencies
+        angles = jnp.concatenate((angles, angles), -1)
+        return (jnp.cos(angles) * factor).astype(self.dtype), (jnp.sin(angles) * factor).astype(self.dtype)
+
+
+def check_input(
+    spec: StackSpec,
+    ids: Any,
+    vectors: Any,
+    attention_mask: Any,
+    cache: KeyValueCache | None = None,
+    position_ids: Any = None,
+    token_type_ids: Any = None,
+) -> None:
+    """Check what a stack is given, before anything is traced; values only where looking costs nothing.
+
+    Raises:
+        TypeError: it is no array; ValueError: shapes, ids or masks do not fit the stack.
+    """
+    if (ids is None) == (vectors is None):
+        raise ValueError("give either input ids or input vectors (`inputs_embeds`), and not both")
+    given = ids if ids is not None else vectors
+    check_array(given, f"the {spec.family} stack's input")
+    if given.ndim != (2 if ids is not None else 3):
+        raise ValueError(f"input of shape {tuple(given.shape)} is not (batch, length) ids or (batch, length, size)")
+    rows, length = given.shape[0], given.shape[1]
+    if rows == 0 or length == 0:
+        raise ValueError(f"the {spec.family} stack got an empty input of shape {tuple(given.shape)}; give >= 1 token")
+    past = int(cache.length) if cache is not None and eager(cache.length) else 0
+    if spec.positions is not None and past + length > spec.positions:
+        raise ValueError(
+            f"{past + length} tokens are more than the {spec.positions} positions of the {spec.family} stack; "
+            f"truncate to max_length={spec.positions}, or use a model with more positions"
+        )
+    if cache is not None and past + length > cache.capacity:
+        raise ValueError(
+            f"{past} cached and {length} new tokens are more than the cache has room for, {cache.capacity}; give "
+            "init_cache a larger max_length"
+        )
+    if vectors is not None and vectors.shape[-1] != spec.embedding.size:
+        raise ValueError(
+            f"inputs_embeds are {vectors.shape[-1]} wide and the {spec.family} stack's embeddings "
+            f"{spec.embedding.size}; give what its table of embeddings would"
+        )
+    if attention_mask is not None:
+        check_mask(attention_mask, rows, length if cache is None else cache.capacity)
+    embedding = spec.embedding
+    if embedding.positions:
+        check_rows(position_ids, embedding.positions + embedding.position_offset, "position_ids")
+    if embedding.token_types:
+        check_rows(token_type_ids, embedding.token_types, "token_type_ids")
+    if ids is not None:
+        check_ids(ids, embedding.vocabulary, spec.family)
+
+
+def check_array(value: Any, what: str) -> None:
+    """Refuse what is no array.
+
+    Raises:
+        TypeError: it is something else, a list of ids say.
+    """
+    if not isinstance(value, (np.ndarray, Array)):
+        raise TypeError(
+            f"{what} is a {type(value).__name__}; give an array of numpy or JAX (tokenizer(..., return_tensors='np'))"
+        )
+
+
+def check_mask(mask: Any, rows: int, length: int) -> None:
+    """Refuse a mask that does not fit its tokens.
+
+    Raises:
+        ValueError: it has another number of rows or columns.
+    """
+    check_array(mask, "attention_mask")
+    fits = mask.ndim == 3 or (mask.ndim == 2 and mask.shape[1] == length)
+    if not fits or mask.shape[0] not in (1, rows):
+        raise ValueError(
+            f"attention_mask of shape {tuple(mask.shape)} does not cover {length} tokens: it must be ({rows}, {length})"
+        )
+
+
+def check_rows(ids: Any, rows: int, name: str) -> None:
+    """Refuse ids of token types or positions that have no row in their table, where looking costs nothing.
+
+    Raises:
+        ValueError: names the id, and how many rows there are.
+    """
+    if ids is None or not eager(ids) or ids.size == 0:
+        return
+    low, high = int(np.min(ids)), int(np.max(ids))
+    if low < 0 or high >= rows:
+        wrong = low if low < 0 else high
+        raise ValueError(f"{name} holds {wrong}, and the model has rows for 0 to {rows - 1}")
+
+
+def check_ids(ids: Any, vocabulary: int, where: str) -> None:
+    """Refuse ids outside the vocabulary, where looking costs nothing."""
+    if ids.dtype.kind not in "iu":
+        raise ValueError(f"ids of type {ids.dtype} given to the {where} stack; token ids are integers")
+    if not eager(ids):
+        return
+    values = np.asarray(ids)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high >= vocabulary:
+        wrong = low if low < 0 else high
+        row, column = (int(x[0]) for x in np.nonzero(values == wrong))
+        raise ValueError(
+            f"token id {wrong} at row {row}, column {column} is outside the {where} stack's vocabulary of "
+            f"{vocabulary}; use the tokenizer that belongs to the model"
+        )
