@@ -278,12 +278,34 @@ def _is_ids(value: Any) -> bool:
     return not isinstance(value, (bool, str, float))
 
 
+def _is_strings(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) > 0 and all(isinstance(x, str) and x != "" for x in value)
+
+
 def _is_words(value: Any) -> bool:
     return (
         isinstance(value, (list, tuple))
         and len(value) > 0
         and all(isinstance(word, (list, tuple)) and len(word) > 0 and _is_ids(word) for word in value)
     )
+
+
+def _is_bias(value: Any) -> bool:
+    """{tokens: bias}, or pairs of tokens and bias."""
+    pairs = value.items() if isinstance(value, dict) else value
+    return (
+        isinstance(value, (dict, list, tuple))
+        and len(value) > 0
+        and all(
+            isinstance(pair, (list, tuple)) and len(pair) == 2 and _is_words([pair[0]]) and _is_number(pair[1])
+            for pair in pairs
+        )
+    )
+
+
+def _is_force_words(value: Any) -> bool:
+    """Words, each a list of token ids or a list of such alternatives."""
+    return isinstance(value, (list, tuple)) and all(_is_words([word]) or _is_words(word) for word in value)
 
 
 def _plain(value: Any) -> Any:
@@ -333,4 +355,35 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "suppress_tokens": (lambda value: hasattr(value, "__iter__"), "a list of token ids"),
     "begin_suppress_tokens": (lambda value: hasattr(value, "__iter__"), "a list of token ids"),
     "forced_eos_token_id": _IDS,
+    "stop_strings": (
+        lambda value: value != "" and (isinstance(value, str) or _is_strings(value)),
+        "a string or a list of strings, none of them empty",
+    ),
+    "penalty_alpha": _SHARE,
+    "constraints": (
+        lambda value: isinstance(value, (list, tuple)) and all(hasattr(item, "alternatives") for item in value),
+        "a list of PhrasalConstraint and DisjunctiveConstraint",
+    ),
+    "force_words_ids": (_is_force_words, "a list of words, each a list of token ids or a list of such alternatives"),
+    "epsilon_cutoff": _SHARE,
+    "eta_cutoff": _SHARE,
+    "diversity_penalty": (lambda value: _is_number(value) and value >= 0, "a number, 0 or more"),
+    "sequence_bias": (_is_bias, "{(token, ...): bias}, or a list of pairs of a list of tokens and a bias"),
+    "exponential_decay_length_penalty": (
+        lambda value: (
+            isinstance(value, (list, tuple)) and len(value) == 2 and _is_count(0)(value[0]) and _POSITIVE[0](value[1])
+        ),
+        "a pair: how many new tokens it starts after, and a factor above 0",
+    ),
+    "guidance_scale": _NUMBER,
+    "remove_invalid_values": _FLAG,
+    "renormalize_logits": _FLAG,
+    "prompt_lookup_num_tokens": _POSITIVE_COUNT,
+    "max_matching_ngram_size": _POSITIVE_COUNT,
+    "num_assistant_tokens": _POSITIVE_COUNT,
+    "num_assistant_tokens_schedule": (
+        lambda value: value in ("constant", "heuristic", "heuristic_transient"),
+        '"constant", "heuristic" or "heuristic_transient"',
+    ),
+    "assistant_confidence_threshold": _SHARE,
 }

@@ -26,6 +26,8 @@ def passes(monkeypatch):
     """The shapes of ids that each pass of a stack gets."""
     seen = []
     states = Stack.states
+    monkeypatch.setattr("warmstart.torch.runner.can_run", lambda *arguments: False)  # the stack itself
+    monkeypatch.setattr("warmstart.torch.runner.is_plain", lambda *arguments: False)
 
     def spy(stack, input_ids=None, *arguments, **options):
         seen.append(tuple(input_ids.shape))
@@ -223,13 +225,38 @@ class TestSettings:
             ({"early_stopping": "always"}, "early_stopping='always'.*never"),
             ({"max_new_tokens": 0}, "max_new_tokens=0: it must be a whole number, 1 or more"),
             ({"num_beams": 2.5}, "num_beams=2.5"),
-            ({"num_beam_groups": 2, "num_beams": 4}, "num_beam_groups=2 is not supported yet"),
-            ({"penalty_alpha": 0.6}, "penalty_alpha=0.6 is not supported yet"),
-            ({"constraints": [1]}, "constraints=.* is not supported yet"),
-            ({"do_sample": True, "typical_p": 0.5}, "typical_p=0.5 is not supported yet"),
-            ({"prompt_lookup_num_tokens": 3}, "prompt_lookup_num_tokens=3 is not supported yet"),
-            ({"assistant_model": object()}, "does not support 'assistant_model' yet"),
-            ({"past_key_values": object()}, "does not support 'past_key_values' yet"),
+            ({"num_beam_groups": 2, "num_beams": 4}, "num_beam_groups=2 with diversity_penalty=0.0"),
+            ({"num_beam_groups": 2, "num_beams": 3, "diversity_penalty": 1.0}, "does not divide num_beams=3"),
+            ({"num_beam_groups": 2, "diversity_penalty": 1.0}, "does not divide num_beams=1"),
+            (
+                {"num_beam_groups": 2, "num_beams": 4, "diversity_penalty": 1.0, "do_sample": True},
+                "num_beam_groups=2 is a beam search: set num_beams above 1 and do_sample=False",
+            ),
+            (
+                {"num_beam_groups": 2, "num_beams": 4, "diversity_penalty": 1.0, "force_words_ids": [[5]]},
+                "num_beam_groups=2 and force_words_ids are different ways to search",
+            ),
+            ({"force_words_ids": [[5]]}, "force_words_ids is a beam search"),
+            ({"force_words_ids": [[]], "num_beams": 2}, "force_words_ids=.*a list of words"),
+            ({"constraints": [1], "num_beams": 2}, "constraints=.*PhrasalConstraint"),
+            ({"penalty_alpha": 0.6, "num_beams": 4}, "penalty_alpha=0.6 carries one sequence at a time"),
+            ({"penalty_alpha": 0.6, "top_k": 1}, "contrastive search.*top_k=1"),
+            ({"penalty_alpha": 0.6, "do_sample": True}, "contrastive search.*do_sample=True"),
+            ({"penalty_alpha": 0.6, "use_cache": False}, "penalty_alpha=0.6 needs use_cache=True"),
+            ({"penalty_alpha": 1.6}, "penalty_alpha=1.6: it must be a number from 0 to 1"),
+            ({"prompt_lookup_num_tokens": 3, "num_beams": 2}, "prompt_lookup_num_tokens=3 carries one sequence"),
+            ({"prompt_lookup_num_tokens": 3, "penalty_alpha": 0.5}, "are different ways to search"),
+            ({"prompt_lookup_num_tokens": 0}, "prompt_lookup_num_tokens=0: it must be a whole number, 1 or more"),
+            ({"prompt_lookup_num_tokens": 3, "guidance_scale": 2.0}, "guidance_scale and drafts"),
+            ({"assistant_model": object()}, "assistant_model is a object; give a model"),
+            ({"past_key_values": object()}, "does not support 'past_key_values': the prompt is computed anew"),
+            ({"watermarking_config": {"bias": 2.0}}, "watermarking_config=.* is not supported: .*logits_processor"),
+            ({"stop_strings": ["."]}, "stop_strings are looked for in text: pass the decoder's tokenizer"),
+            ({"max_length": 99}, "max_length=99 makes sequences of 99 tokens.* 40 positions: set max_length to 41"),
+            ({"max_new_tokens": 99}, "40 positions: set max_new_tokens to 40 or less"),
+            ({"decoder_input_ids": torch.full((3, 41), 5)}, "decoder_input_ids holds 42 tokens, more than the 40"),
+            ({"sequence_bias": {(3,): "a"}}, "sequence_bias="),
+            ({"exponential_decay_length_penalty": 3}, "exponential_decay_length_penalty=3: it must be a pair"),
             ({"suppress_tokens": [31]}, r"suppress_tokens has token ids outside the vocabulary: \[31\]"),
             ({"eos_token_id": -1}, "eos_token_id=-1: token ids are whole numbers"),
             ({"streamer": object(), "num_beams": 2}, "a streamer with num_beams=2"),
@@ -239,7 +266,8 @@ class TestSettings:
     def test_bad_settings_are_named_before_the_encoder_runs(self, settings, message, model, source, passes):
         with pytest.raises(ValueError, match=message):
             model.generate(**source, **settings)
-        assert passes == [] or "suppress_tokens" in settings
+        late = {"suppress_tokens", "assistant_model", "stop_strings", "guidance_scale"}
+        assert passes == [] or late & set(settings)
 
 
 class TestInputs:

@@ -7,8 +7,9 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from warmstart.decoding import processors
+from warmstart.decoding import processors, tokens, warpers
 from warmstart.decoding.processors import Processor, process
+from warmstart.decoding.scores import only
 from warmstart.generation_config import GenerationConfig
 
 VOCABULARY = 11
@@ -26,62 +27,62 @@ WORD = st.lists(st.integers(0, 3), min_size=1, max_size=4)
 PAIRS = {
     "repetition_penalty": (
         st.floats(0.1, 5),
-        lambda xp, x: [processors.repetition_penalty(xp, x)],
+        lambda xp, x: [tokens.repetition_penalty(xp, x)],
         lambda x: transformers.RepetitionPenaltyLogitsProcessor(x),
     ),
     "no_repeat_ngram_size": (
         st.integers(1, 4),
-        lambda xp, x: [processors.no_repeat_ngram(xp, x)],
+        lambda xp, x: [tokens.no_repeat_ngram(xp, x)],
         lambda x: transformers.NoRepeatNGramLogitsProcessor(x),
     ),
     "bad_words_ids": (
         st.lists(WORD, min_size=1, max_size=5),
-        lambda xp, x: processors.bad_words(xp, x, VOCABULARY),
+        lambda xp, x: tokens.bad_words(xp, x, VOCABULARY),
         lambda x: transformers.NoBadWordsLogitsProcessor(x),
     ),
     "suppress_tokens": (
         TOKENS,
-        lambda xp, x: [processors.forbid(xp, x, VOCABULARY)],
+        lambda xp, x: [tokens.forbid(xp, x, VOCABULARY)],
         lambda x: transformers.SuppressTokensLogitsProcessor(x),
     ),
     "begin_suppress_tokens": (
         TOKENS,
-        lambda xp, x: [processors.only(processors.forbid(xp, x, VOCABULARY), 3, 4)],
+        lambda xp, x: [only(tokens.forbid(xp, x, VOCABULARY), 3, 4)],
         lambda x: transformers.SuppressTokensAtBeginLogitsProcessor(x, 3),
     ),
     "min_length": (
         st.tuples(st.integers(0, 6), TOKENS),
-        lambda xp, x: [processors.only(processors.forbid(xp, x[1], VOCABULARY), 0, x[0])],
+        lambda xp, x: [only(tokens.forbid(xp, x[1], VOCABULARY), 0, x[0])],
         lambda x: transformers.MinLengthLogitsProcessor(x[0], x[1]),
     ),
     "forced_bos_token_id": (
         TOKEN,
-        lambda xp, x: [processors.only(processors.force(xp, [x], VOCABULARY, "forced_bos_token_id"), 1, 2)],
+        lambda xp, x: [only(tokens.force(xp, [x], VOCABULARY, "forced_bos_token_id"), 1, 2)],
         lambda x: transformers.ForcedBOSTokenLogitsProcessor(x),
     ),
     "forced_eos_token_id": (
         TOKENS,
-        lambda xp, x: [processors.only(processors.force(xp, x, VOCABULARY, "forced_eos_token_id"), 4, 5)],
+        lambda xp, x: [only(tokens.force(xp, x, VOCABULARY, "forced_eos_token_id"), 4, 5)],
         lambda x: transformers.ForcedEOSTokenLogitsProcessor(5, x),
     ),
     "temperature": (
         st.floats(0.1, 9),
-        lambda xp, x: [processors.temperature(xp, x)],
+        lambda xp, x: [warpers.temperature(xp, x)],
         lambda x: transformers.TemperatureLogitsWarper(x),
     ),
     "top_k": (
         st.tuples(st.integers(1, 15), st.integers(1, 3)),
-        lambda xp, x: [processors.top_k(xp, *x)],
+        lambda xp, x: [warpers.top_k(xp, *x)],
         lambda x: transformers.TopKLogitsWarper(x[0], min_tokens_to_keep=x[1]),
     ),
     "top_p": (
         st.tuples(SHARE, st.integers(1, 3)),
-        lambda xp, x: [processors.top_p(xp, *x)],
+        lambda xp, x: [warpers.top_p(xp, *x)],
         lambda x: transformers.TopPLogitsWarper(x[0], min_tokens_to_keep=x[1]),
     ),
     "min_p": (
         st.tuples(SHARE, st.integers(1, 3)),
-        lambda xp, x: [processors.min_p(xp, *x)],
+        lambda xp, x: [warpers.min_p(xp, *x)],
         lambda x: transformers.MinPLogitsWarper(x[0], min_tokens_to_keep=x[1]),
     ),
 }
@@ -135,7 +136,7 @@ def test_window_of_a_processor(xp, as_array):
 
 def test_top_p_of_equal_scores_keeps_them_all(xp, as_array):
     scores = as_array(xp, np.array([[1.0, 1.0, 0.0]], np.float32))
-    kept = np.asarray(processors.top_p(xp, 0.3).apply(scores, None, 1))
+    kept = np.asarray(warpers.top_p(xp, 0.3).apply(scores, None, 1))
     np.testing.assert_array_equal(kept, np.array([[1, 1, -np.inf]], np.float32))
 
 

@@ -9,29 +9,16 @@ from typing import Any
 
 from warmstart.generation_config import GenerationConfig
 
-_UNSUPPORTED = (
-    "stop_strings",
-    "num_beam_groups",
-    "diversity_penalty",
-    "penalty_alpha",
-    "dola_layers",
-    "constraints",
-    "force_words_ids",
-    "encoder_repetition_penalty",
-    "encoder_no_repeat_ngram_size",
-    "exponential_decay_length_penalty",
-    "remove_invalid_values",
-    "renormalize_logits",
-    "sequence_bias",
-    "token_healing",
-    "guidance_scale",
-    "watermarking_config",
-    "prompt_lookup_num_tokens",
-    "assistant_early_exit",
-    "return_legacy_cache",
-)
-_UNSUPPORTED_SAMPLING = ("typical_p", "epsilon_cutoff", "eta_cutoff")
-_ONLY_SAMPLING = ("temperature", "top_k", "top_p", "min_p")
+_REFUSED = {
+    "dola_layers": "it reads the logits of inner layers, which decoders with cross-attention are not trained for; use "
+    "contrastive search (penalty_alpha, top_k)",
+    "token_healing": "it cuts the end off a prompt of text; give whole tokens as the prompt",
+    "watermarking_config": "no watermark is built in; pass your own as a logits_processor",
+    "assistant_early_exit": "a stack has no head of its own on its inner layers; pass a smaller assistant_model, or "
+    "set prompt_lookup_num_tokens",
+    "return_legacy_cache": "past_key_values is always a KeyValueCache, which can be read as the tuples of old",
+}
+_ONLY_SAMPLING = ("temperature", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 _ONLY_BEAMS = ("length_penalty", "early_stopping")
 
 _SAME_LIMIT = {
@@ -55,6 +42,8 @@ class Plan:
     sample: bool
     eos: tuple[int, ...]
     pad: int
+    strategy: str = "rows"  # "rows" one by one, "beams", "groups" of beams, "constrained", "contrastive" or "drafted"
+    groups: int = 1
 
     @property
     def rows(self) -> int:
@@ -100,17 +89,21 @@ def resolve(
     prompt_length: int,
     encoder_decoder: bool,
     positions: int | None = None,
+    exact_positions: bool = False,
 ) -> Plan:
-    """Work out one call. `call` holds its arguments; `positions` is how many tokens a model without an encoder can
-    hold, if that is bounded.
+    """Work out one call. `call` holds its arguments; `positions` is how many tokens the decoder was made for, if that
+    is bounded, and `exact_positions` says that it cannot read more.
 
     Raises:
-        ValueError: a setting is not supported yet, settings contradict each other or the prompt, or a token id is
-            missing; the message names them and says what to set.
+        ValueError: a setting is not supported, settings contradict each other, the prompt or the model's positions, or
+            a token id is missing; the message names them and says what to set.
     """
     _refuse_unsupported(config)
+    strategy = _strategy(config, call)
     _warn_of_idle(config, call)
     max_length = _max_length(config, call, prompt_length, encoder_decoder, positions)
+    if positions is not None and exact_positions:
+        _check_positions(config, prompt_length, max_length, positions, encoder_decoder)
     min_length = config.min_length
     if config.min_new_tokens is not None:
         min_length = prompt_length + config.min_new_tokens
@@ -130,6 +123,8 @@ def resolve(
         sample=bool(config.do_sample),
         eos=eos,
         pad=_pad(config, eos, encoder_decoder),
+        strategy=strategy,
+        groups=int(config.num_beam_groups),
     )
 
 
@@ -162,25 +157,90 @@ def token_ids(value: Any, name: str) -> tuple[int, ...]:
 
 
 def _refuse_unsupported(config: GenerationConfig) -> None:
-    names = _UNSUPPORTED + (_UNSUPPORTED_SAMPLING if config.do_sample else ())
-    for name in names:
-        value, default = getattr(config, name), GenerationConfig.DEFAULTS[name]
-        if value is not None and value != default:
-            raise ValueError(f"{name}={value!r} is not supported yet; leave it at its default, {default!r}")
+    for name, reason in _REFUSED.items():
+        value = getattr(config, name)
+        if value is not None and value is not False:
+            raise ValueError(f"{name}={value!r} is not supported: {reason}")
+
+
+def _strategy(config: GenerationConfig, call: Mapping[str, Any]) -> str:
+    """Which search the settings ask for; those that exclude each other are an error."""
+    beams, sample = config.num_beams, config.do_sample
+    asked = []
+    if config.num_beam_groups > 1:
+        asked.append(("groups", f"num_beam_groups={config.num_beam_groups}"))
+    for name in ("constraints", "force_words_ids"):
+        if getattr(config, name) is not None and ("constrained" not in dict(asked)):
+            asked.append(("constrained", name))
+    if config.penalty_alpha:
+        asked.append(("contrastive", f"penalty_alpha={config.penalty_alpha}"))
+    if config.prompt_lookup_num_tokens is not None:
+        asked.append(("drafted", f"prompt_lookup_num_tokens={config.prompt_lookup_num_tokens}"))
+    if call.get("assistant_model") is not None:
+        asked.append(("drafted", "assistant_model"))
+    if len(asked) > 1:
+        raise ValueError(f"{asked[0][1]} and {asked[1][1]} are different ways to search; set one of them to None")
+    if not asked:
+        return "beams" if beams > 1 else "rows"
+    strategy, setting = asked[0]
+    if strategy == "groups":
+        if beams % config.num_beam_groups != 0:
+            raise ValueError(f"{setting} does not divide num_beams={beams}: each group has as many beams")
+        if config.diversity_penalty <= 0:
+            raise ValueError(
+                f"{setting} with diversity_penalty={config.diversity_penalty}: all groups would find the same; set "
+                "diversity_penalty above 0"
+            )
+    with_beams = strategy in ("groups", "constrained")
+    if with_beams and (beams == 1 or sample):
+        raise ValueError(f"{setting} is a beam search: set num_beams above 1 and do_sample=False")
+    if not with_beams and beams > 1:
+        raise ValueError(f"{setting} carries one sequence at a time: set num_beams=1, or {setting.split('=')[0]}=None")
+    if strategy == "contrastive" and (sample or config.top_k < 2):
+        raise ValueError(
+            f"{setting} (contrastive search) with do_sample={sample} and top_k={config.top_k}: it chooses among the "
+            "top_k likeliest tokens, and draws none; set do_sample=False and top_k of 2 or more"
+        )
+    if not with_beams and not config.use_cache:
+        raise ValueError(f"{setting} needs use_cache=True")
+    return strategy
 
 
 def _warn_of_idle(config: GenerationConfig, call: Mapping[str, Any]) -> None:
     """Warn of arguments that change nothing; those of a checkpoint's file may well be meant for another strategy."""
-    idle = [name for name in _ONLY_SAMPLING if not config.do_sample]
-    idle += [name for name in _ONLY_BEAMS if config.num_beams == 1]
-    idle = [name for name in idle if name in call and getattr(config, name) != GenerationConfig.DEFAULTS[name]]
-    idle = [name for name in idle if not (name == "top_k" and config.top_k == 0)]
+    idle = [(name, "do_sample=True") for name in _ONLY_SAMPLING if not config.do_sample]
+    if not config.do_sample and not config.penalty_alpha and config.top_k != 0:
+        idle.append(("top_k", "do_sample=True or penalty_alpha"))
+    idle += [(name, "num_beams above 1") for name in _ONLY_BEAMS if config.num_beams == 1]
+    if config.num_beam_groups == 1:
+        idle.append(("diversity_penalty", "num_beam_groups above 1"))
+    if config.prompt_lookup_num_tokens is None:
+        idle.append(("max_matching_ngram_size", "prompt_lookup_num_tokens"))
+    idle = [(x, needs) for x, needs in idle if x in call and getattr(config, x) != GenerationConfig.DEFAULTS[x]]
     if idle:
-        needs = "do_sample=True" if idle[0] in _ONLY_SAMPLING else "num_beams above 1"
-        warnings.warn(f"{', '.join(idle)} has no effect without {needs}", UserWarning, stacklevel=5)
+        names = ", ".join(name for name, needs in idle if needs == idle[0][1])
+        warnings.warn(f"{names} has no effect without {idle[0][1]}", UserWarning, stacklevel=5)
     for name, other in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
         if call.get(name) is not None and call.get(other) is not None:
             warnings.warn(f"{name} has no effect beside {other}", UserWarning, stacklevel=5)
+
+
+def _check_positions(
+    config: GenerationConfig, prompt_length: int, max_length: float, positions: int, encoder_decoder: bool
+) -> None:
+    """The decoder must have a position for every token but the last, which it does not read."""
+    if prompt_length > positions:
+        prompt = "decoder_input_ids" if encoder_decoder else "input_ids"
+        raise ValueError(
+            f"{prompt} holds {prompt_length} tokens, more than the {positions} positions of the decoder: shorten it"
+        )
+    if max_length - 1 > positions:
+        name = "max_length" if config.max_new_tokens is None else "max_new_tokens"
+        most = positions + 1 - (prompt_length if name == "max_new_tokens" else 0)
+        raise ValueError(
+            f"{name}={getattr(config, name)} makes sequences of {max_length} tokens, and the decoder has {positions} "
+            f"positions: set {name} to {most} or less, or use a decoder with more positions"
+        )
 
 
 def _max_length(
@@ -191,7 +251,7 @@ def _max_length(
         return prompt_length + int(config.max_new_tokens)
     if call.get("max_length") is None and config.max_length == default:
         # not chosen by anyone: so many new tokens, as far as the model's positions go
-        return min(prompt_length + default, positions or prompt_length + default)
+        return max(prompt_length + 1, min(prompt_length + default, positions or prompt_length + default))
     if config.max_length <= prompt_length:
         prompt = "decoder_input_ids" if encoder_decoder else "input_ids"
         raise ValueError(

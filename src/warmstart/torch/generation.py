@@ -1,7 +1,7 @@
-"""`generate` in torch: runs the model step by step around the decoding algorithms.
+"""`generate` in torch: what a call asks for, worked out, and the search that does it.
 
-Shapes: b sources, k decoder rows for each (beams, or sequences asked for), r = b * k rows, p prompt length, t new
-positions, n length so far, s source length, v vocabulary.
+Shapes: b sources, k decoder rows for each (beams, or sequences asked for), r = b * k rows, p prompt length, n length,
+s source length, v vocabulary.
 """
 
 from __future__ import annotations
@@ -12,29 +12,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from warmstart.decoding import beams, sampling
 from warmstart.decoding.outputs import (
     GenerateBeamDecoderOnlyOutput,
     GenerateBeamEncoderDecoderOutput,
     GenerateDecoderOnlyOutput,
     GenerateEncoderDecoderOutput,
 )
-from warmstart.decoding.processors import Processor, process, processors_for
 from warmstart.decoding.settings import Plan, lay_over, resolve
-from warmstart.decoding.stopping import Stop, stopping
+from warmstart.decoding.stopping import Stop
 from warmstart.generation_config import GenerationConfig
 from warmstart.torch.arrays import TorchArrays
-from warmstart.torch.generation_inputs import (
-    check_arguments,
-    decoder_prompt,
-    listed,
+from warmstart.torch.generation_contrastive import contrastive_search
+from warmstart.torch.generation_drafters import drafter_for
+from warmstart.torch.generation_drafts import drafted
+from warmstart.torch.generation_inputs import check_arguments, decoder_prompt, listed, prompt_only, source_ids
+from warmstart.torch.generation_loops import Call, beam_search, constrained_search, group_search, one_by_one
+from warmstart.torch.generation_rules import (
+    guidance,
     own_processor,
     own_rule,
     prefix_processor,
-    prompt_only,
+    string_rule,
     time_rule,
 )
-from warmstart.torch.runner import Runner, encode_source, runner_for, wanted_states
+from warmstart.torch.generation_scores import Scorer
+from warmstart.torch.runner import ModuleRunner, encode_source, runner_for, wanted_states
+from warmstart.torch.streamers import Stream
+
+_SEARCHES = {
+    "rows": one_by_one,
+    "beams": beam_search,
+    "groups": group_search,
+    "constrained": constrained_search,
+    "contrastive": contrastive_search,
+}
 
 
 @torch.no_grad()
@@ -49,10 +60,14 @@ def generate(
     generator: torch.Generator | None = None,
     **kwargs: Any,
 ) -> Any:
-    """Generate token ids: greedy search, sampling, beam search or beam sampling, as the settings say.
+    """Generate token ids by the search that the settings ask for.
 
     The settings are the model's `generation_config`, under those of the `generation_config` given here, under the
-    keyword arguments. The encoder runs once; its states are shared by all sequences of a source.
+    keyword arguments. The encoder runs once; its states are shared by all sequences of a source. The searches: greedy;
+    sampling (`do_sample`); beam search and beam sampling (`num_beams`); diverse beam search (`num_beam_groups`,
+    `diversity_penalty`); contrastive search (`penalty_alpha`, `top_k`); constrained beam search (`force_words_ids`,
+    `constraints`); greedy search and sampling with drafts, which change no result: from a smaller `assistant_model`,
+    or looked up in the source and in what was written (`prompt_lookup_num_tokens`, `max_matching_ngram_size`).
 
     Args:
         model: an encoder-decoder, or a causal language model.
@@ -63,18 +78,22 @@ def generate(
             the settings and before temperature, top_k and the like.
         stopping_criteria: functions `(ids (rows, length), scores so far or None) -> ended`, booleans `(rows,)` or one.
         prefix_allowed_tokens_fn: `(source, ids (length,)) -> the token ids that may follow`.
-        streamer: has `put(ids)` and `end()`; gets the prompt and then each new token. Not with beams.
+        streamer: has `put(ids)` and `end()`; gets the prompt and then each new token, see `TextStreamer`. Not with
+            beams.
         generator: the random numbers of sampling; torch's global generator if None.
         kwargs: settings; `attention_mask` (derived from the pad id if left out), `inputs_embeds`, `encoder_outputs`,
-            `token_type_ids`; `decoder_input_ids` and `decoder_attention_mask`, a prompt for the decoder.
+            `token_type_ids`; `decoder_input_ids` and `decoder_attention_mask`, a prompt for the decoder, padded on the
+            left; `assistant_model`; `negative_prompt_ids` and their mask for `guidance_scale`; `tokenizer` (the
+            decoder's) for `stop_strings`, and with `encoder_tokenizer` for drafts from a source in another vocabulary.
 
     Returns:
         Token ids `(batch * num_return_sequences, length)`, prompt included, rows that ended early filled with the pad
         id; or with `return_dict_in_generate=True` one of the classes of `warmstart.decoding.outputs`.
 
     Raises:
-        ValueError: an argument is unknown or not supported yet, settings contradict each other, a special token's id is
-            missing, or inputs have a wrong shape; the message names it and says what to do.
+        ValueError: an argument is unknown or not supported, settings contradict each other or the model's positions, a
+            special token's id is missing, inputs have a wrong shape, or all tokens are forbidden; the message names it
+            and says what to do.
 
     >>> from warmstart import BertConfig, EncoderDecoderConfig, EncoderDecoderModel
     >>> size = dict(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
@@ -96,143 +115,166 @@ def generate(
         name: value.to(model.device) if isinstance(value, Tensor) else value for name, value in arguments.items()
     }
     prompt, prompt_mask = (decoder_prompt if encoder_decoder else prompt_only)(model, config, arguments)
-    plan = resolve(
-        config,
-        kwargs,
-        prompt_length=prompt.shape[1],
-        encoder_decoder=encoder_decoder,
-        positions=None if encoder_decoder else getattr(model.config, "max_position_embeddings", None),
-    )
+    plan = _plan(model, config, kwargs, prompt, encoder_decoder)
     if streamer is not None and plan.beams > 1:
         raise ValueError(f"a streamer with num_beams={plan.beams}: beams are not final until the end; use num_beams=1")
-    xp = TorchArrays(prompt.device)
+    xp, stream = TorchArrays(prompt.device), Stream(streamer)
+    # searches whose passes are no steps have these computed afterwards, over what they found
+    stepwise = plan.strategy not in ("contrastive", "drafted")
     source = encode_source(model, arguments, wanted_states(config)) if encoder_decoder else {}
-    mask = None
-    if prompt_mask is not None and not bool(prompt_mask.all()):
-        rest = prompt_mask.new_ones(prompt_mask.shape[0], plan.max_length - plan.prompt_length)
-        mask = torch.cat([prompt_mask, rest], 1)
-    runner = runner_for(model, source, config, rows=plan.rows, length=plan.max_length, mask=mask)
-    decoder = _Scorer(xp, runner, config, plan)
-    custom = [own_processor(function) for function in listed(logits_processor)]
-    prefix = None if prefix_allowed_tokens_fn is None else prefix_processor(prefix_allowed_tokens_fn, plan)
-    decoder.own_processors = prefix, custom
-    rules = [own_rule(function, decoder.seen.get("scores")) for function in listed(stopping_criteria)]
+    mask = _whole_mask(prompt_mask, plan)
+    if plan.strategy == "contrastive":
+        runner: Any = ModuleRunner(model, source, rows=1, mask=mask, wants=["hidden_states"])
+    else:
+        passes = config if stepwise else GenerationConfig(use_cache=True)
+        runner = runner_for(model, source, passes, rows=plan.rows, length=plan.max_length, mask=mask)
+    own = {
+        "prefix": prefix_processor(prefix_allowed_tokens_fn, plan) if prefix_allowed_tokens_fn is not None else None,
+        "custom": [own_processor(function) for function in listed(logits_processor)],
+        "guidance": None,
+    }
+    if config.guidance_scale is not None and config.guidance_scale != 1:
+        if plan.strategy == "drafted":
+            raise ValueError("guidance_scale and drafts are not supported together; set one of them to None")
+        own["guidance"] = guidance(model, config.guidance_scale, arguments, plan, prompt)
+    ids = source_ids(arguments, source.get("attention_mask") if encoder_decoder else prompt_mask)
+    scorer = Scorer(xp, runner, config, plan, ids, **own)
+    criteria = listed(stopping_criteria)
+    rules = _rules(config, arguments, criteria, scorer)
+    call = Call(
+        xp,
+        config,
+        plan,
+        scorer,
+        prompt,
+        rules,
+        generator,
+        stream,
+        may_leave=not (criteria or any(own.values()) or config.return_dict_in_generate),
+    )
+    try:
+        if plan.strategy == "drafted":
+            result = drafted(call, drafter_for(call, model, arguments, prompt_mask))
+        else:
+            result = _SEARCHES[plan.strategy](call)
+        stream.end()
+    except BaseException as error:
+        stream.fail(error)
+        raise
+    if not config.return_dict_in_generate:
+        return result["sequences"]
+    states = dict(getattr(runner, "seen", {})) if stepwise else _states_of(model, source, result, config, plan, mask)
+    return _output(call, result, source, states)
+
+
+def _plan(model: Any, config: GenerationConfig, call: dict[str, Any], prompt: Tensor, encoder_decoder: bool) -> Plan:
+    """The call worked out, with the decoder's positions: those it has a table of are all that it can read."""
+    decoder = model.decoder if encoder_decoder else model
+    exact = getattr(getattr(decoder, "spec", None), "positions", None)
+    positions = exact
+    if exact is None and not encoder_decoder:
+        positions = getattr(model.config, "max_position_embeddings", None)
+    return resolve(
+        config,
+        call,
+        prompt_length=prompt.shape[1],
+        encoder_decoder=encoder_decoder,
+        positions=positions,
+        exact_positions=exact is not None,
+    )
+
+
+def _whole_mask(mask: Tensor | None, plan: Plan) -> Tensor | None:
+    """The prompt's mask (b, p), made as long as sequences may become; None where nothing is masked."""
+    if mask is None or bool(mask.all()):
+        return None
+    return torch.cat([mask, mask.new_ones(len(mask), plan.max_length - plan.prompt_length)], 1)
+
+
+def _rules(
+    config: GenerationConfig, arguments: dict[str, Any], criteria: Sequence[Callable[..., Any]], scorer: Scorer
+) -> list[Stop]:
+    """What may end a row beside an end token and the length."""
+    rules = [own_rule(function, scorer.seen.get("scores")) for function in criteria]
     if config.max_time is not None:
         rules.append(time_rule(config.max_time))
-    stop = stopping(xp, plan.eos, plan.max_length, rules)
-    may_end_early = bool(plan.eos or rules)
-    if plan.beams > 1:
-        result = _beam_search(xp, decoder, prompt, plan, config, stop, generator)
-    else:
-        result = _one_by_one(xp, decoder, prompt, plan, stop, generator, streamer, may_end_early)
-    return decoder.output(result, source) if config.return_dict_in_generate else result["sequences"]
+    if config.stop_strings is not None:
+        rules.append(string_rule(config.stop_strings, arguments.get("tokenizer")))
+    return rules
 
 
-def _one_by_one(
-    xp: TorchArrays,
-    decoder: _Scorer,
-    prompt: Tensor,
-    plan: Plan,
-    stop: Stop,
-    generator: torch.Generator | None,
-    streamer: Any,
-    may_end_early: bool,
-) -> dict[str, Any]:
-    """Greedy search and sampling."""
-
-    def draw(scores: Tensor) -> Tensor:
-        return torch.multinomial(torch.softmax(scores, -1), 1, generator=generator)[:, 0]
-
-    state = sampling.start(xp, prompt.repeat_interleave(plan.rows, 0), plan.max_length, plan.pad)
-    if streamer is not None:
-        streamer.put(state.ids[:, : state.at].cpu())
-    while True:
-        scores = decoder.scores(state.ids[:, : state.at])
-        state = sampling.step(xp, state, scores, draw if plan.sample else xp.argmax, stop, plan.pad)
-        if streamer is not None:
-            streamer.put(state.ids[:, state.at - 1].cpu())
-        if state.at >= plan.max_length or (may_end_early and bool(state.done.all())):
-            break
-    if streamer is not None:
-        streamer.end()
-    return {"sequences": state.ids[:, : state.at]}
-
-
-def _beam_search(
-    xp: TorchArrays,
-    decoder: _Scorer,
-    prompt: Tensor,
-    plan: Plan,
+def _states_of(
+    model: Any,
+    source: dict[str, Any],
+    result: dict[str, Any],
     config: GenerationConfig,
-    stop: Stop,
-    generator: torch.Generator | None,
-) -> dict[str, Any]:
-    """Beam search and beam sampling."""
-
-    def draw(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        index = torch.multinomial(torch.softmax(scores, -1), count, generator=generator)
-        return torch.gather(scores, 1, index), index
-
-    settings = beams.BeamSettings(
-        beams=plan.beams,
-        prompt_length=plan.prompt_length,
-        max_length=plan.max_length,
-        # so many that k unfinished ones remain if each beam's likeliest tokens are all end tokens
-        candidates=max(2, 1 + len(plan.eos)) * plan.beams,
-        pad=plan.pad,
-        length_penalty=config.length_penalty,
-        early_stopping=config.early_stopping,
-    )
-    state = beams.start(xp, prompt, settings)
-    while True:
-        scores = decoder.scores(state.ids.flatten(0, 1)[:, : state.at])
-        state = beams.step(xp, state, scores, settings, draw if plan.sample else xp.top_k, stop)
-        if not bool(state.going):
-            break
-        decoder.runner.reorder(state.rows)
-    ids, sums, origins, longest = beams.finish(xp, state, plan.sequences)
-    new = int(longest)
-    return {
-        "sequences": ids[:, : plan.prompt_length + new],
-        "sequences_scores": sums if config.output_scores else None,
-        "beam_indices": origins[:, :new],
-    }
+    plan: Plan,
+    mask: Tensor | None,
+) -> dict[str, list[Any]]:
+    """The attentions and hidden states of finished sequences, split into the prompt and each token after it."""
+    wants = wanted_states(config)
+    if not wants:
+        return {}
+    ids = result["sequences"][:, :-1]
+    runner = ModuleRunner(model, source, rows=plan.rows, mask=mask, use_cache=False, wants=wants)
+    runner.started = True  # the rows of a source differ by now
+    runner.logits(ids)
+    ends = range(plan.prompt_length, ids.shape[1] + 1)
+    seen: dict[str, list[Any]] = {}
+    for name, (layers,) in runner.seen.items():
+        own = name.endswith("attentions") and not name.startswith("cross")
+        steps = []
+        for end in ends:
+            begin = 0 if end == plan.prompt_length else end - 1
+            parts = [layer[..., begin:end, :] for layer in layers]
+            steps.append(tuple(part[..., :end] for part in parts) if own else tuple(parts))
+        seen[name] = steps
+    return seen
 
 
-class _Scorer:
-    """The scores of the next tokens: the model's logits, processed; and what is to be returned of them."""
+def _output(call: Call, result: dict[str, Any], source: dict[str, Any], states: dict[str, list[Any]]) -> Any:
+    """The result as one of the output classes."""
+    fields: dict[str, Any] = {name: tuple(values) for name, values in {**call.scorer.seen, **states}.items()}
+    fields = {name: value for name, value in fields.items() if value}
+    fields |= result | {"past_key_values": getattr(call.scorer.runner, "cache", None)}
+    if not source:
+        return (GenerateBeamDecoderOnlyOutput if call.plan.beams > 1 else GenerateDecoderOnlyOutput)(**fields)
+    for name in wanted_states(call.config):
+        fields[f"encoder_{name}"] = getattr(source["encoder_outputs"], name, None)
+    return (GenerateBeamEncoderDecoderOutput if call.plan.beams > 1 else GenerateEncoderDecoderOutput)(**fields)
 
-    def __init__(self, xp: TorchArrays, runner: Runner, config: GenerationConfig, plan: Plan) -> None:
-        self.xp, self.runner, self.config, self.plan = xp, runner, config, plan
-        self.own_processors: tuple[Processor | None, list[Processor]] = (None, [])
-        self.processors: list[Processor] | None = None
-        wanted = [name for name in ("scores", "logits") if getattr(config, f"output_{name}")]
-        self.seen: dict[str, list[Tensor]] = {name: [] for name in wanted if config.return_dict_in_generate}
 
-    def scores(self, ids: Tensor) -> Tensor:
-        """The processed scores (r, v) of what follows `ids` (r, n): logits, or with beams log-probabilities."""
-        logits = self.runner.logits(ids)[:, -1]
-        if self.processors is None:
-            prefix, custom = self.own_processors
-            self.processors = processors_for(
-                self.xp, self.config, self.plan, logits.shape[-1], prefix=prefix, custom=custom
-            )
-        if "logits" in self.seen:
-            self.seen["logits"].append(logits.clone())
-        scores = self.xp.log_softmax(logits) if self.plan.beams > 1 else logits
-        scores = process(self.xp, self.processors, scores, ids, ids.shape[1])
-        if "scores" in self.seen:
-            self.seen["scores"].append(scores)
-        return scores
+def compute_transition_scores(
+    model: Any,
+    sequences: Tensor,
+    scores: Sequence[Tensor],
+    beam_indices: Tensor | None = None,
+    normalize_logits: bool = False,
+) -> Tensor:
+    """The score of each generated token: (b * m, new tokens), 0 behind the end of a beam.
 
-    def output(self, result: dict[str, Any], source: dict[str, Any]) -> Any:
-        """The result as one of the output classes."""
-        seen = {**self.seen, **getattr(self.runner, "seen", {})}
-        fields: dict[str, Any] = {name: tuple(values) for name, values in seen.items()}
-        fields |= result | {"past_key_values": getattr(self.runner, "cache", None)}
-        if not source:
-            kind = GenerateBeamDecoderOnlyOutput if self.plan.beams > 1 else GenerateDecoderOnlyOutput
-            return kind(**fields)
-        for name in wanted_states(self.config):
-            fields[f"encoder_{name}"] = getattr(source["encoder_outputs"], name, None)
-        return (GenerateBeamEncoderDecoderOutput if self.plan.beams > 1 else GenerateEncoderDecoderOutput)(**fields)
+    Args:
+        model: not used; this is a method of models.
+        sequences: what `generate` returned, (b * m, n).
+        scores: its `scores`, (r, v) for each step.
+        beam_indices: its `beam_indices` (b * m, new tokens), with beams.
+        normalize_logits: make log-probabilities of the scores first.
+
+    Raises:
+        ValueError: there are more steps than tokens, or no scores.
+    """
+    if not scores or len(scores) > sequences.shape[1]:
+        raise ValueError(
+            f"{len(scores or ())} steps of scores do not fit sequences of {sequences.shape[1]} tokens: give the "
+            "`scores` and `sequences` of one output, made with output_scores=True and return_dict_in_generate=True"
+        )
+    of_step = torch.stack(list(scores))  # (steps, r, v)
+    if normalize_logits:
+        of_step = torch.log_softmax(of_step, -1)
+    if beam_indices is None:
+        beam_indices = torch.arange(len(sequences), device=sequences.device)[:, None].expand(-1, len(scores))
+    longest = int((beam_indices >= 0).sum(1).max())
+    origins = beam_indices[:, :longest]
+    steps = torch.arange(longest, device=sequences.device)[None]
+    found = of_step[steps, origins.clamp(min=0), sequences[:, sequences.shape[1] - longest :]]
+    return found.masked_fill(origins < 0, 0.0)

@@ -1,22 +1,18 @@
-"""What `generate` is given: its arguments checked, the decoder's prompt, the caller's own processors and rules.
+"""What `generate` is given: its arguments checked, and the decoder's prompt.
 
-Shapes: b sources, r decoder rows, p prompt length, n length so far, v vocabulary.
+Shapes: b sources, s source length, p prompt length.
 """
 
 from __future__ import annotations
 
 import difflib
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from warmstart.decoding.arrays import Position
-from warmstart.decoding.processors import Processor
-from warmstart.decoding.settings import Plan, start_ids
-from warmstart.decoding.stopping import Stop
+from warmstart.decoding.settings import start_ids
 from warmstart.generation_config import GenerationConfig
 
 ENCODER_ARGUMENTS = ("token_type_ids", "position_ids")
@@ -29,22 +25,25 @@ _ARGUMENTS = (
     "decoder_attention_mask",
     *ENCODER_ARGUMENTS,
 )
+_HELPERS = (
+    "tokenizer",
+    "encoder_tokenizer",
+    "assistant_model",
+    "assistant_tokenizer",
+    "negative_prompt_ids",
+    "negative_prompt_attention_mask",
+)
 _WITHOUT_EFFECT = (
     "labels",
     "return_dict",
     "use_model_defaults",
-    "tokenizer",
 )  # as a batch or an older call may hold them
-_UNSUPPORTED = (
-    "assistant_model",
-    "assistant_tokenizer",
-    "synced_gpus",
-    "custom_generate",
-    "negative_prompt_ids",
-    "negative_prompt_attention_mask",
-    "past_key_values",
-    "decoder_inputs_embeds",
-)
+_REFUSED = {
+    "synced_gpus": "a model whose weights are spread over processes must be gathered before it generates",
+    "custom_generate": "no code is loaded from a repository; write a loop of your own around model(...)",
+    "past_key_values": "the prompt is computed anew; give what came before as decoder_input_ids",
+    "decoder_inputs_embeds": "the decoder's prompt is given as decoder_input_ids",
+}
 
 
 def decoder_prompt(model: Any, config: GenerationConfig, arguments: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
@@ -107,6 +106,14 @@ def prompt_only(model: Any, config: GenerationConfig, arguments: dict[str, Any])
     return ids, mask
 
 
+def source_ids(arguments: dict[str, Any], mask: Tensor | None) -> Tensor | None:
+    """The source's ids (b, s), -1 where there is padding; None where it was given as vectors."""
+    ids = arguments.get("input_ids")
+    if ids is None:
+        return None
+    return ids if mask is None or mask.shape != ids.shape else ids.masked_fill(mask == 0, -1)
+
+
 def _check_left_padded(mask: Tensor | None) -> None:
     if mask is not None and not bool(mask[:, -1].all()):
         raise ValueError(
@@ -141,12 +148,12 @@ def _check_ids(ids: Any, name: str) -> None:
 
 
 def check_arguments(arguments: dict[str, Any]) -> None:
-    """Refuse the arguments of `generate` that it does not know, and those that it cannot honour yet."""
+    """Refuse the arguments of `generate` that it does not know, and those that it cannot honour."""
     for name, value in arguments.items():
-        if name in _UNSUPPORTED and value is not None and value is not False:
-            raise ValueError(f"generate() does not support {name!r} yet")
-        if name not in _ARGUMENTS + _UNSUPPORTED + _WITHOUT_EFFECT:
-            near = difflib.get_close_matches(name, [*GenerationConfig.DEFAULTS, *_ARGUMENTS], n=1)
+        if name in _REFUSED and value is not None and value is not False:
+            raise ValueError(f"generate() does not support {name!r}: {_REFUSED[name]}")
+        if name not in (*_ARGUMENTS, *_HELPERS, *_REFUSED, *_WITHOUT_EFFECT):
+            near = difflib.get_close_matches(name, [*GenerationConfig.DEFAULTS, *_ARGUMENTS, *_HELPERS], n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"generate() knows no argument {name!r}{hint}")
 
@@ -156,47 +163,3 @@ def listed(functions: Any) -> list[Any]:
     if functions is None:
         return []
     return list(functions) if isinstance(functions, Iterable) else [functions]
-
-
-def own_processor(function: Callable[[Tensor, Tensor], Tensor]) -> Processor:
-    """The caller's processor, `(ids (r, n), scores (r, v)) -> scores`, its result checked."""
-    name = getattr(function, "__name__", type(function).__name__)
-
-    def apply(scores: Tensor, ids: Tensor, at: Position) -> Tensor:
-        new = function(ids, scores)
-        if not isinstance(new, Tensor) or new.shape != scores.shape:
-            got = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
-            raise ValueError(f"the logits processor {name} must return scores {tuple(scores.shape)}; it returned {got}")
-        return new
-
-    return Processor(name, apply)
-
-
-def prefix_processor(function: Callable[[int, Tensor], list[int]], plan: Plan) -> Processor:
-    """Only the tokens that the caller allows may follow: `(source, ids (n,)) -> token ids`."""
-
-    def apply(scores: Tensor, ids: Tensor, at: Position) -> Tensor:
-        kept = torch.full_like(scores, float("-inf"))
-        for row, tokens in enumerate(ids):
-            allowed = function(row // plan.rows, tokens)
-            if len(allowed) == 0:
-                raise ValueError(f"prefix_allowed_tokens_fn allows no token for source {row // plan.rows} at {at}")
-            kept[row, allowed] = scores[row, allowed]
-        return kept
-
-    return Processor("prefix_allowed_tokens_fn", apply)
-
-
-def own_rule(function: Callable[..., Any], scores: list[Tensor] | None) -> Stop:
-    """The caller's rule for stopping; `scores` is the list that the driver fills, if scores are wanted."""
-
-    def rule(ids: Tensor, new: Tensor, at: Position) -> Any:
-        return function(ids[:, :at], None if scores is None else tuple(scores))
-
-    return rule
-
-
-def time_rule(seconds: float) -> Stop:
-    """All rows end once so much time has gone by since now."""
-    start = time.monotonic()
-    return lambda ids, new, at: time.monotonic() - start > seconds

@@ -67,7 +67,7 @@ class ModuleRunner:
         if source and "attentions" in wants:
             self.seen["cross_attentions"] = []
         self.cache: Any = None
-        self.started = False
+        self.started, self.count = False, 0
 
     @property
     def length(self) -> int:
@@ -90,7 +90,7 @@ class ModuleRunner:
             use_cache=self.use_cache,
             return_dict=True,
         )
-        self.started = True
+        self.started, self.count = True, len(ids)
         if self.use_cache:
             self.cache = outputs.past_key_values
         logits = outputs.logits[:, -keep:].float()
@@ -113,13 +113,12 @@ class ModuleRunner:
             self.cache.reorder(rows)
         if self.mask is not None:
             self.mask = self.mask[rows]
-        if self.source and len(rows) != self.sources * self.rows:
-            self._keep_sources(rows[:: self.rows] // self.rows)
-
-    @property
-    def sources(self) -> int:
-        """How many sources there are still."""
-        return len(self.source["encoder_outputs"][0])
+        if self.source and len(rows) != self.count:
+            # each source has as many rows, so that a row's number tells its source
+            sources = torch.unique_consecutive(rows // (self.count // len(self.source["encoder_outputs"][0])))
+            if len(sources) != len(self.source["encoder_outputs"][0]):
+                self._keep_sources(sources)
+        self.count = len(rows)
 
     def _keep_sources(self, kept: Tensor) -> None:
         states = self.source["encoder_outputs"]

@@ -1,0 +1,116 @@
+"""Which drafter a call of `generate` asks for, and whether it fits the model.
+
+Shapes: b sources, r rows, s source length, p prompt length, v vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from warmstart.decoding.processors import processors_for
+from warmstart.torch.generation_drafts import Assistant, Drafter, LookUp
+from warmstart.torch.generation_loops import Call
+from warmstart.torch.runner import ModuleRunner, encode_source, runner_for
+
+
+def drafter_for(call: Call, model: Any, arguments: dict[str, Any], prompt_mask: Tensor | None) -> Drafter:
+    """What guesses the tokens of this call.
+
+    Raises:
+        ValueError: source or draft model have a vocabulary of their own, and the tokenizers are missing.
+    """
+    assistant = arguments.get("assistant_model")
+    if assistant is not None:
+        return _assistant(call, model, assistant, arguments, prompt_mask)
+    return LookUp(
+        call.xp,
+        _decoder_source(call, model, arguments),
+        len(call.prompt) * call.plan.rows,
+        call.config.max_matching_ngram_size or 2,
+        call.config.prompt_lookup_num_tokens,
+    )
+
+
+def _decoder_source(call: Call, model: Any, arguments: dict[str, Any]) -> Tensor | None:
+    """The source's ids in the decoder's vocabulary (r, s), -1 where there is padding; None where there is none."""
+    source = call.scorer.source
+    if source is None or not hasattr(model, "encode"):
+        return None  # without an encoder the prompt is looked up with what was written
+    ours, theirs = arguments.get("tokenizer"), arguments.get("encoder_tokenizer")
+    if ours is not None and theirs is not None:
+        texts = [theirs.decode(row[row >= 0].tolist(), skip_special_tokens=True) for row in source[:: call.plan.rows]]
+        ids = [ours(text, add_special_tokens=False)["input_ids"] for text in texts]
+        width = max(1, *(len(row) for row in ids))
+        padded = torch.tensor([[*row, *[-1] * (width - len(row))] for row in ids], device=source.device)
+        return padded.repeat_interleave(call.plan.rows, 0)
+    sizes = model.config.encoder.vocab_size, model.config.decoder.vocab_size
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"prompt_lookup_num_tokens drafts from the source, and the encoder's vocabulary of {sizes[0]} is not the "
+            f"decoder's of {sizes[1]}: pass tokenizer=... (the decoder's) and encoder_tokenizer=..., so that the "
+            "source is encoded again, or set prompt_lookup_num_tokens=None"
+        )
+    return source
+
+
+def _assistant(
+    call: Call, model: Any, assistant: Any, arguments: dict[str, Any], prompt_mask: Tensor | None
+) -> Assistant:
+    if not hasattr(assistant, "generation_config") or not callable(getattr(assistant, "forward", None)):
+        raise ValueError(f"assistant_model is a {type(assistant).__name__}; give a model that can generate")
+    _check_vocabularies(model, assistant)
+    config, plan = call.config, call.plan
+    source: dict[str, Any] = {}
+    if hasattr(assistant, "encode"):
+        if arguments.get("input_ids") is None:
+            raise ValueError("assistant_model reads the source itself: give input_ids")
+        names = ("input_ids", "attention_mask", "token_type_ids")
+        own = {name: arguments[name] for name in names if arguments.get(name) is not None}
+        source = encode_source(assistant, own, ())
+    mask = None
+    if prompt_mask is not None and not bool(prompt_mask.all()):
+        mask = torch.cat([prompt_mask, prompt_mask.new_ones(len(prompt_mask), plan.max_length - plan.prompt_length)], 1)
+    if source or not hasattr(model, "encode"):
+        runner = runner_for(assistant, source, config, rows=plan.rows, length=plan.max_length, mask=mask)
+    else:
+        runner = ModuleRunner(assistant, {}, rows=plan.rows, mask=mask)
+    vocabulary = (model.config.decoder if hasattr(model, "encode") else model.config).vocab_size
+    # what the caller wrote is called for the model alone
+    processors = processors_for(call.xp, config, plan, vocabulary)
+    own_config = assistant.generation_config
+    return Assistant(
+        call.xp,
+        runner,
+        processors,
+        call.prompt.repeat_interleave(plan.rows, 0),
+        call.scorer.source,
+        count=_setting("num_assistant_tokens", config, own_config),
+        grows=_setting("num_assistant_tokens_schedule", config, own_config) != "constant",
+        threshold=_setting("assistant_confidence_threshold", config, own_config) or 0.0,
+        generator=call.generator,
+        sample=plan.sample,
+    )
+
+
+def _setting(name: str, config: Any, assistant: Any) -> Any:
+    """A setting of the call, or if it was not made, of the draft model."""
+    return getattr(config if name in config.explicit() else assistant, name)
+
+
+def _check_vocabularies(model: Any, assistant: Any) -> None:
+    def size(of: Any, side: str) -> int:
+        return int((getattr(of.config, side) if hasattr(of, "encode") else of.config).vocab_size)
+
+    sides = ["decoder", *(["encoder"] if hasattr(model, "encode") and hasattr(assistant, "encode") else [])]
+    if hasattr(assistant, "encode") and not hasattr(model, "encode"):
+        raise ValueError("assistant_model has an encoder and the model has none; give a causal language model")
+    for side in sides:
+        if size(model, side) != size(assistant, side):
+            raise ValueError(
+                f"assistant_model has a {side} vocabulary of {size(assistant, side)} and the model one of "
+                f"{size(model, side)}: their token ids mean different things; give a draft model with the same "
+                "tokenizer, or draft from the source with prompt_lookup_num_tokens"
+            )

@@ -1,0 +1,247 @@
+"""The loops of `generate` that run a model step by step: greedy search, sampling, and the searches with beams.
+
+Shapes: b sources, k rows for each, r = b * k rows, p prompt length, n length so far, v vocabulary.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from warmstart.decoding import beams, constrained, groups, sampling
+from warmstart.decoding.constraints import constraints_of
+from warmstart.decoding.settings import Plan
+from warmstart.decoding.stopping import Stop, stopping
+from warmstart.generation_config import GenerationConfig
+from warmstart.torch.arrays import TorchArrays
+from warmstart.torch.generation_scores import Scorer, check_choice, draw_rows
+from warmstart.torch.streamers import Stream
+
+
+@dataclass
+class Call:
+    """One call of `generate`, worked out."""
+
+    xp: TorchArrays
+    config: GenerationConfig
+    plan: Plan
+    scorer: Scorer
+    prompt: Tensor  # (b, p)
+    rules: Sequence[Stop]  # what may end a row beside an end token and the length
+    generator: torch.Generator | None
+    stream: Stream
+    may_leave: bool  # whether nothing but the tokens is wanted of rows that have ended
+
+    @property
+    def stop(self) -> Stop:
+        """When rows end."""
+        return stopping(self.xp, self.plan.eos, self.plan.max_length, self.rules)
+
+
+def leaving(done: Tensor) -> Tensor | None:
+    """The sources that go on, if enough of them (b,) are done that leaving them out pays; None if not.
+
+    A change of the batch copies the cache once, so an eighth of the sources leaves at a time.
+    """
+    count = int(done.sum())
+    return (~done).nonzero()[:, 0] if 0 < count < len(done) and 8 * count >= len(done) else None
+
+
+def rows_of(sources: Tensor, each: int) -> Tensor:
+    """The rows of these sources, each of which has as many."""
+    return (sources[:, None] * each + torch.arange(each, device=sources.device)).flatten()
+
+
+def one_by_one(call: Call) -> dict[str, Any]:
+    """Greedy search and sampling."""
+    xp, plan, scorer = call.xp, call.plan, call.scorer
+    state = sampling.start(xp, call.prompt.repeat_interleave(plan.rows, 0), plan.max_length, plan.pad)
+    ids, rows = state.ids, torch.arange(len(state.ids), device=state.ids.device)  # all rows, and which are still here
+    may_end = bool(plan.eos or call.rules)
+    stop = call.stop
+    call.stream.prompt(state.ids[:, : state.at])
+
+    def draw(scores: Tensor) -> Tensor:
+        return draw_rows(scores, call.generator, None if len(rows) == len(ids) else rows, len(ids))[:, 0]
+
+    while True:
+        scores = scorer.scores(state.ids[:, : state.at])
+        check_choice(scores, ~state.done, state.at)
+
+        state = sampling.step(xp, state, scores, draw if plan.sample else xp.argmax, stop, plan.pad)
+        if rows is not None and len(rows) < len(ids):
+            ids[rows, state.at - 1] = state.ids[:, state.at - 1]
+        else:
+            ids = state.ids
+        call.stream.tokens(ids[:, state.at - 1], rows[state.done])
+        if state.at >= plan.max_length or (may_end and bool(state.done.all())):
+            break
+        if call.may_leave and may_end:
+            sources = leaving(state.done.reshape(-1, plan.rows).all(1))
+            if sources is not None:
+                kept = rows_of(sources, plan.rows)
+                ids = ids.clone() if len(rows) == len(ids) else ids
+                state, rows = sampling.Rows(state.at, state.ids[kept], state.done[kept]), rows[kept]
+                scorer.reorder(kept, same_sources=False)
+    return {"sequences": ids[:, : state.at]}
+
+
+def _beam_settings(call: Call, count: int) -> beams.BeamSettings:
+    return beams.BeamSettings(
+        beams=count,
+        prompt_length=call.plan.prompt_length,
+        max_length=call.plan.max_length,
+        # so many that k unfinished ones remain if each beam's likeliest tokens are all end tokens
+        candidates=max(2, 1 + len(call.plan.eos)) * count,
+        pad=call.plan.pad,
+        length_penalty=call.config.length_penalty,
+        early_stopping=call.config.early_stopping,
+    )
+
+
+def beam_search(call: Call) -> dict[str, Any]:
+    """Beam search and beam sampling."""
+    xp, plan, scorer = call.xp, call.plan, call.scorer
+    settings, stop = _beam_settings(call, plan.beams), call.stop
+    state = beams.start(xp, call.prompt, settings)
+    total = len(state.ids)
+    everyone: beams.Beams | None = None  # what sources that have left had found
+    sources = torch.arange(total, device=state.ids.device)
+
+    def draw(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        index = draw_rows(scores, call.generator, None if everyone is None else sources, total, count)
+        return torch.gather(scores, 1, index), index
+
+    while True:
+        scores = scorer.scores(state.ids.flatten(0, 1)[:, : state.at])
+        state = beams.step(xp, state, scores, settings, draw if plan.sample else xp.top_k, stop)
+        if not bool(state.going):
+            break
+        kept = leaving(state.done[:, 0]) if call.may_leave else None
+        if kept is None:
+            scorer.reorder(state.rows)
+            continue
+        everyone = _put_back(everyone or state, state, sources)
+        moved = state.rows[rows_of(kept, plan.beams)]
+        fields = {name: x[kept] for name, x in state._asdict().items() if name not in ("at", "rows", "going")}
+        state = state._replace(**fields, rows=torch.arange(len(moved), device=moved.device))
+        sources = sources[kept]
+        scorer.reorder(moved, same_sources=False)
+    if everyone is not None:
+        state = _put_back(everyone, state, sources)
+    return _found(call, *beams.finish(xp, state, plan.sequences))
+
+
+def _put_back(everyone: beams.Beams, state: beams.Beams, sources: Tensor) -> beams.Beams:
+    """What all sources have found, with what these have found by now."""
+    names = ("found", "found_scores", "found_origins", "is_found")
+    return everyone._replace(
+        **{name: getattr(everyone, name).index_copy(0, sources, getattr(state, name)) for name in names}
+    )
+
+
+def _found(call: Call, ids: Tensor, sums: Tensor, origins: Tensor, longest: Tensor | int) -> dict[str, Any]:
+    new = int(longest)
+    best = sums.reshape(-1, call.plan.sequences)[:, 0]
+    if not bool((best > beams.LOW / 2).all()):
+        source = int((~(best > beams.LOW / 2)).int().argmax())
+        raise ValueError(
+            f"no sequence is possible for source {source}: the settings that forbid or force tokens leave none, or the "
+            "model's logits are no numbers"
+        )
+    return {
+        "sequences": ids[:, : call.plan.prompt_length + new],
+        "sequences_scores": sums if call.config.output_scores else None,
+        "beam_indices": origins[:, :new],
+    }
+
+
+def group_search(call: Call) -> dict[str, Any]:
+    """Diverse beam search."""
+    xp, plan, scorer = call.xp, call.plan, call.scorer
+    settings = _beam_settings(call, plan.beams // plan.groups)
+    ends = stopping(xp, plan.eos, plan.max_length + 1)
+    state = groups.start(xp, call.prompt, settings, plan.groups)
+    kept = call.prompt
+
+    def score(log: Tensor, held: Tensor, rows: Tensor, chosen: Tensor | None) -> Tensor:
+        kept[rows] = scores = scorer.processed(log, held[:, : state.at], state.at, rows, chosen)
+        return scores
+
+    while True:
+        ids = groups.ids_of(xp, state)
+        raw = scorer.raw(ids[:, : state.at])
+        scorer.keep("logits", raw)
+        kept = torch.empty_like(raw)
+
+        state = groups.step(xp, state, xp.log_softmax(raw), settings, score, ends)
+        scorer.keep("scores", kept)
+        if not bool(state.going) or state.at >= plan.max_length or _ruled(call, groups.ids_of(xp, state), state.at):
+            break
+        scorer.reorder(state.rows)
+    return _found(call, *groups.finish(xp, state, settings, plan.sequences))
+
+
+def _ruled(call: Call, ids: Tensor, at: int) -> bool:
+    """Whether the caller's rules end all rows."""
+    if not call.rules:
+        return False
+    ended = ids.new_zeros(len(ids), dtype=torch.bool)
+    for rule in call.rules:
+        ended = ended | torch.as_tensor(rule(ids, ids[:, at - 1], at), device=ids.device)
+    return bool(ended.all())
+
+
+def constrained_search(call: Call) -> dict[str, Any]:
+    """Beam search whose sequences must hold what the constraints ask for."""
+    xp, plan, scorer, config = call.xp, call.plan, call.scorer, call.config
+    settings = _beam_settings(call, plan.beams)
+    wanted = constraints_of(config.constraints, config.force_words_ids)
+    k, device = plan.beams, call.prompt.device
+    searches = [constrained.Search.of(ids, i * k, k) for i, ids in enumerate(call.prompt.tolist())]
+    at = plan.prompt_length
+    while True:
+        ids = torch.tensor([beam.tokens for search in searches for beam in search.beams], device=device)
+        scores = scorer.scores(ids)
+        _check_constraints(wanted, plan, scores.shape[-1])
+        sums = torch.tensor([beam.score for search in searches for beam in search.beams], device=device)
+        total = (scores + sums[:, None]).reshape(len(searches), -1)
+        best, index = (x.tolist() for x in xp.top_k(total, settings.candidates))
+        vocabulary = scores.shape[-1]
+        for number, search in enumerate(searches):
+            candidates = [
+                (x, i // vocabulary, i % vocabulary) for x, i in zip(best[number], index[number], strict=True)
+            ]
+            held = total[number].reshape(k, vocabulary)
+            constrained.step(search, candidates, functools.partial(_score, held), settings, wanted, plan.eos)
+        at += 1
+        ids = torch.tensor([beam.tokens for search in searches for beam in search.beams], device=device)
+        if all(search.done for search in searches) or at >= plan.max_length or _ruled(call, ids, at):
+            break
+        scorer.reorder(torch.tensor([x.row + beam.beam for x in searches for beam in x.beams], device=device))
+    found = [item for search in searches for item in constrained.finish(search, settings, wanted, plan.sequences)]
+    width = max(len(sequence.tokens) for _, sequence in found)
+    tokens = [sequence.tokens + [plan.pad] * (width - len(sequence.tokens)) for _, sequence in found]
+    new = width - plan.prompt_length
+    origins = [[*sequence.origins, *[-1] * (new - len(sequence.origins))] for _, sequence in found]
+    sums = torch.tensor([score for score, _ in found], device=device)
+    return _found(call, torch.tensor(tokens, device=device), sums, torch.tensor(origins, device=device), new)
+
+
+def _score(scores: Tensor, beam: int, token: int) -> float:
+    return float(scores[beam, token])
+
+
+def _check_constraints(wanted: Sequence[Any], plan: Plan, vocabulary: int) -> None:
+    """Refuse what no sequence can hold."""
+    tokens = {token for constraint in wanted for words in constraint.alternatives for token in words}
+    outside = sorted(token for token in tokens if token >= vocabulary)
+    if outside:
+        raise ValueError(f"the constraints have token ids outside the vocabulary of {vocabulary}: {outside[:8]}")
+    if tokens & set(plan.eos):
+        raise ValueError(f"the constraints hold an end token, {sorted(tokens & set(plan.eos))}: nothing follows it")

@@ -1,0 +1,139 @@
+"""The caller's part in `generate`: processors and stopping rules of one's own, a prefix function, time, stop strings,
+and guidance by a second source.
+
+Shapes: b sources, r decoder rows, n length so far, v vocabulary.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from warmstart.decoding.arrays import Position, is_column
+from warmstart.decoding.processors import Processor
+from warmstart.decoding.settings import Plan
+from warmstart.decoding.stopping import Stop
+from warmstart.torch.runner import ModuleRunner, encode_source
+
+
+def own_processor(function: Callable[[Tensor, Tensor], Tensor]) -> Processor:
+    """The caller's processor, `(ids (r, n), scores (r, v)) -> scores`, its result checked."""
+    name = getattr(function, "__name__", type(function).__name__)
+
+    def apply(scores: Tensor, ids: Tensor, at: Position) -> Tensor:
+        if is_column(at):  # rows of different age, one by one
+            return torch.cat([apply(scores[i : i + 1], ids[i : i + 1], int(n)) for i, n in enumerate(at[:, 0])])
+        new = function(ids[:, :at], scores)
+        if not isinstance(new, Tensor) or new.shape != scores.shape:
+            got = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
+            raise ValueError(f"the logits processor {name} must return scores {tuple(scores.shape)}; it returned {got}")
+        if bool(new.isnan().any()):
+            row = int(new.isnan().any(1).int().argmax())
+            raise ValueError(f"the logits processor {name} returned scores that are no numbers (NaN), in row {row}")
+        return new
+
+    return Processor(name, apply)
+
+
+def prefix_processor(function: Callable[[int, Tensor], list[int]], plan: Plan) -> Processor:
+    """Only the tokens that the caller allows may follow: `(source, ids (n,)) -> token ids`."""
+
+    def apply(scores: Tensor, ids: Tensor, at: Position) -> Tensor:
+        kept = torch.full_like(scores, float("-inf"))
+        for row, tokens in enumerate(ids):
+            held = int(at[row, 0]) if is_column(at) else at
+            allowed = function(row // plan.rows, tokens[:held])
+            if len(allowed) == 0:
+                raise ValueError(f"prefix_allowed_tokens_fn allows no token for source {row // plan.rows} at {held}")
+            outside = [int(token) for token in allowed if not 0 <= token < scores.shape[1]]
+            if outside:
+                raise ValueError(
+                    f"prefix_allowed_tokens_fn gives token ids outside the vocabulary of {scores.shape[1]}: "
+                    f"{outside[:8]}"
+                )
+            kept[row, allowed] = scores[row, allowed]
+        return kept
+
+    return Processor("prefix_allowed_tokens_fn", apply)
+
+
+def own_rule(function: Callable[..., Any], scores: list[Tensor] | None) -> Stop:
+    """The caller's rule for stopping; `scores` is the list that the driver fills, if scores are wanted."""
+
+    def rule(ids: Tensor, new: Tensor, at: Position) -> Any:
+        given = None if scores is None else tuple(scores)
+        if is_column(at):
+            each = [function(ids[i : i + 1, : int(n)], given) for i, n in enumerate(at[:, 0])]
+            return torch.cat([torch.as_tensor(x, device=ids.device).reshape(1) for x in each])
+        return function(ids[:, :at], given)
+
+    return rule
+
+
+def time_rule(seconds: float) -> Stop:
+    """All rows end once so much time has gone by since now."""
+    start = time.monotonic()
+    return lambda ids, new, at: time.monotonic() - start > seconds
+
+
+def string_rule(strings: str | Sequence[str], tokenizer: Any) -> Stop:
+    """A row ends with the token that completes one of the strings.
+
+    Raises:
+        ValueError: there is no tokenizer to read the rows with.
+    """
+    if tokenizer is None:
+        raise ValueError("stop_strings are looked for in text: pass the decoder's tokenizer, tokenizer=...")
+    wanted = [strings] if isinstance(strings, str) else list(strings)
+    # a token gives a letter at least, but for special ones and parts of one letter: so some more are read
+    reach = max(map(len, wanted)) + 8
+
+    def ends(tokens: list[int]) -> bool:
+        before, text = (tokenizer.decode(part, skip_special_tokens=False) for part in (tokens[:-1], tokens))
+        return any(text.count(string) > before.count(string) for string in wanted)
+
+    def rule(ids: Tensor, new: Tensor, at: Position) -> Tensor:
+        held = at[:, 0].tolist() if is_column(at) else [at] * len(ids)
+        rows = [row[max(0, n - reach) : n] for row, n in zip(ids.tolist(), held, strict=True)]
+        return torch.tensor([ends(tokens) for tokens in rows], device=ids.device)
+
+    return rule
+
+
+def guidance(model: Any, scale: float, arguments: dict[str, Any], plan: Plan, prompt: Tensor) -> Processor:
+    """Away from what the model would write without this source: u + scale (s - u), log-probabilities s and u.
+
+    Sanchez et al. 2023, "Stay on topic with Classifier-Free Guidance", section 2. What it would write is asked with
+    `negative_prompt_ids`: another source, or for a model without an encoder another prompt. Without them it is the
+    decoder alone, without cross-attention; for a model without an encoder, the last token of the prompt.
+    """
+    negative, mask = arguments.get("negative_prompt_ids"), arguments.get("negative_prompt_attention_mask")
+    if negative is not None and len(negative) not in (1, len(prompt)):
+        raise ValueError(
+            f"negative_prompt_ids has {len(negative)} rows for {len(prompt)} sources; give one, or one each"
+        )
+    if negative is not None:
+        negative = negative.expand(len(prompt), -1)
+        mask = None if mask is None else mask.expand(len(prompt), -1)
+    before: Tensor | None = None
+    if hasattr(model, "encode"):
+        source = {} if negative is None else encode_source(model, {"input_ids": negative, "attention_mask": mask}, ())
+        runner = ModuleRunner(model if source else model.decoder, source, rows=plan.rows, use_cache=plan.beams == 1)
+    else:
+        before = prompt[:, -1:] if negative is None else negative
+        whole = None if mask is None else torch.cat([mask, mask.new_ones(len(mask), plan.max_length)], 1)
+        runner = ModuleRunner(model, {}, rows=plan.rows, mask=whole, use_cache=plan.beams == 1)
+        before = before.repeat_interleave(plan.rows, 0)
+
+    def apply(scores: Tensor, ids: Tensor, at: Position) -> Tensor:
+        held = ids[:, :at]
+        if before is not None:
+            held = torch.cat([before, held[:, plan.prompt_length :]], 1)
+        without = torch.log_softmax(runner.logits(held)[:, -1], -1)
+        return scale * (torch.log_softmax(scores, -1) - without) + without
+
+    return Processor("guidance_scale", apply)
