@@ -1,0 +1,63 @@
+"""Linear layers in 8 bits: weights with a scale for each output, inputs with a scale for each row, made as they come.
+
+Shapes: r rows, k inputs, n outputs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Int8Linear(nn.Module):
+    """A linear layer whose weights are int8 (n, k) with float32 scales (n,); it is for inference alone.
+
+    >>> layer = Int8Linear(nn.Linear(64, 3))
+    >>> layer(torch.zeros(2, 64)).shape, layer.weight.dtype
+    (torch.Size([2, 3]), torch.int8)
+    """
+
+    weight: Tensor
+    scale: Tensor
+
+    def __init__(self, layer: nn.Linear):
+        super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        values, scale = quantised(layer.weight.detach())
+        self.register_buffer("weight", values)
+        self.register_buffer("scale", scale)
+        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Rows (..., k) to (..., n): both sides rounded to 8 bits, sums exact."""
+        values, scale = quantised(x.float().reshape(-1, self.in_features))
+        # the sums are whole numbers below 2^24 for k <= 1040, and rounded as any float32 sum beyond
+        y = values.float() @ self.weight.float().T * scale[:, None] * self.scale
+        y = y if self.bias is None else y + self.bias
+        return y.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+def quantised(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (r, k) as int8 from -127 to 127, and the scale of each row (r,): the largest number over 127.
+
+    >>> quantised(torch.tensor([[2.0, -1.0], [0.0, 0.0]]))
+    (tensor([[127, -64],
+            [  0,   0]], dtype=torch.int8), tensor([0.0157, 0.0000]))
+    """
+    rows = rows.float()
+    most = rows.abs().amax(1, keepdim=True)
+    values = (rows * torch.where(most > 0, 127 / most, 0.0)).round_().to(torch.int8)
+    return values, most[:, 0] / 127
+
+
+def quantize(model: Any) -> None:
+    """Replace every linear layer of a model by its int8 form, in place; embeddings and norms stay as they are."""
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if type(child) is nn.Linear:
+                setattr(module, name, Int8Linear(child))

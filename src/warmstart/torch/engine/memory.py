@@ -1,0 +1,345 @@
+"""What the engine's decoder remembers: keys and values of the tokens each row holds, and of the sources.
+
+There are two forms with the same methods: `NativeMemory` for the compiled kernels, where a row's past is a table of the
+places in which its tokens lie, so that reordering beams moves no keys; and `TorchMemory` for torch's operators.
+
+Shapes: b sources, r rows (as many for each source), t new tokens, m key-value heads, g query heads for each, d head
+size, s source length, c capacity in tokens.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from warmstart.spec import StackSpec
+from warmstart.torch.cache import KeyValueCache
+
+
+@dataclass(frozen=True)
+class Heads:
+    """One attention layer: key-value heads, query heads for each, head size, scale of scores, window (0 is none)."""
+
+    count: int
+    group: int
+    size: int
+    scale: float
+    window: int = 0
+
+
+def own_heads(spec: StackSpec, layer: int) -> Heads:
+    """The self-attention of a layer."""
+    heads, shared = spec.attention.heads_of(layer)
+    return Heads(
+        shared,
+        heads // shared,
+        spec.attention.head_size,
+        spec.attention.scale(layer),
+        spec.attention.window(layer) or 0,
+    )
+
+
+def cross_heads(spec: StackSpec, layer: int) -> Heads | None:
+    """The cross-attention of a layer."""
+    attention = spec.cross_attention
+    if attention is None:
+        return None
+    shared = attention.key_value_heads
+    return Heads(shared, attention.heads // shared, attention.head_size, attention.scale(layer))
+
+
+class Memory(Protocol):
+    """Rows of a decoder, each with as many tokens as `before` says, of which those from `first` on are seen."""
+
+    before: Tensor  # (r,) tokens held
+    first: Tensor  # (r,) the first that is seen: what stands before it is padding
+
+    def own(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Keep new keys and values (r * t, m * d); attention of queries (r * t, m * g * d) over each row's tokens."""
+        ...
+
+    def source(self, layer: int, query: Tensor) -> Tensor:
+        """Attention of queries (r * t, m * g * d) over the rows' sources."""
+        ...
+
+    def advance(self, tokens: int) -> None:
+        """Count the new tokens as held, after the last layer."""
+        ...
+
+    def spread(self, rows: int) -> None:
+        """Make of each row so many, with the same past; they belong to the same source."""
+        ...
+
+    def take(self, rows: Tensor, sources: Tensor | None = None) -> None:
+        """Let row i be what row ``rows[i]`` was, and source i what ``sources[i]`` was; others leave."""
+        ...
+
+    def crop(self, length: int) -> None:
+        """Hold no more than the first `length` tokens of each row."""
+        ...
+
+    def join(self, pairs: Sequence[Tensor], rows: int) -> None:
+        """Add sources, each given by its keys and values (layers, 2, m, s, d), with so many empty rows each."""
+        ...
+
+    def as_cache(self) -> KeyValueCache:
+        """A copy of what is held, in the form that the modules use; all rows hold as many tokens."""
+        ...
+
+
+def _integers(values: Any) -> Tensor:
+    return torch.tensor(values, dtype=torch.int32)
+
+
+class NativeMemory:
+    """Memory for the compiled kernels: every row writes to a slot of its own and knows where its past lies."""
+
+    def __init__(self, library: ctypes.CDLL, spec: StackSpec, slots: int, capacity: int, dtype: torch.dtype):
+        self.library, self.dtype, self.capacity = library, dtype, capacity
+        self.own_heads = [own_heads(spec, layer) for layer in range(spec.layers)]
+        self.cross_heads = cross_heads(spec, 0)
+        self.cross_scales = [heads.scale for layer in range(spec.layers) if (heads := cross_heads(spec, layer))]
+        self.keys, self.values = (
+            [torch.empty(slots, heads.count, capacity, heads.size, dtype=dtype) for heads in self.own_heads]
+            for _ in range(2)
+        )
+        self.free = list(range(slots))[::-1]
+        self.table = torch.empty(0, capacity, dtype=torch.int32)  # the slot in which each token of a row lies
+        self.slots, self.before, self.first = _integers([]), _integers([]), _integers([])
+        self.groups: list[list[int]] = []  # the slots of each source's rows
+        self.pairs: list[Tensor] = []
+        self.each = 1  # rows of each source
+        self.pointers: list[tuple[Any, Any]] = []
+        self.lengths = torch.empty(0, dtype=torch.int64)
+
+    def own(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        heads, rows = self.own_heads[layer], len(self.before)
+        out = torch.empty(len(query), heads.count * heads.group * heads.size)
+        self.library.warmstart_attend_own(
+            query.data_ptr(),
+            key.data_ptr(),
+            value.data_ptr(),
+            query.stride(0),
+            key.stride(0),
+            value.stride(0),
+            rows,
+            len(query) // rows,
+            heads.count,
+            heads.group,
+            heads.size,
+            self.capacity,
+            heads.scale,
+            heads.window,
+            int(self.dtype is torch.bfloat16),
+            self.keys[layer].data_ptr(),
+            self.values[layer].data_ptr(),
+            self.table.data_ptr(),
+            self.slots.data_ptr(),
+            self.before.data_ptr(),
+            self.first.data_ptr(),
+            out.data_ptr(),
+        )
+        return out
+
+    def source(self, layer: int, query: Tensor) -> Tensor:
+        heads = self.cross_heads
+        assert heads is not None
+        sources = len(self.pairs)
+        out = torch.empty(len(query), heads.count * heads.group * heads.size)
+        starts = torch.arange(sources + 1) * (len(query) // sources)
+        keys, values = self.pointers[layer]
+        self.library.warmstart_attend_source(
+            query.data_ptr(),
+            query.stride(0),
+            sources,
+            starts.data_ptr(),
+            heads.count,
+            heads.group,
+            heads.size,
+            self.cross_scales[layer],
+            int(self.dtype is torch.bfloat16),
+            keys,
+            values,
+            self.lengths.data_ptr(),
+            out.data_ptr(),
+        )
+        return out
+
+    def advance(self, tokens: int) -> None:
+        for step in range(tokens):
+            self.table.scatter_(1, (self.before + step).long()[:, None], self.slots[:, None])
+        self.before += tokens
+
+    def spread(self, rows: int) -> None:
+        if rows == 1:
+            return
+        self.groups = [group + [self.free.pop() for _ in range(rows - 1)] for group in self.groups]
+        self.table, self.before, self.first = (
+            x.repeat_interleave(rows, 0) for x in (self.table, self.before, self.first)
+        )
+        self.each *= rows
+        self._assign_slots()
+
+    def take(self, rows: Tensor, sources: Tensor | None = None) -> None:
+        self.table, self.before, self.first = self.table[rows], self.before[rows], self.first[rows]
+        if sources is not None:
+            kept = sources.tolist()
+            for index, group in enumerate(self.groups):
+                if index not in kept:
+                    self.free += group
+            self.groups = [self.groups[index] for index in kept]
+            if self.pairs:
+                self.pairs = [self.pairs[index] for index in kept]
+            self._assign_slots()
+            self._point()
+
+    def crop(self, length: int) -> None:
+        self.before.clamp_(max=length)
+
+    def join(self, pairs: Sequence[Tensor], rows: int) -> None:
+        self.each = rows
+        self.groups += [[self.free.pop() for _ in range(rows)] for _ in pairs]
+        self.pairs += pairs if self.cross_heads is not None else []
+        new = len(pairs) * rows
+        self.table = torch.cat([self.table, self.table.new_zeros(new, self.capacity)])
+        self.before, self.first = (torch.cat([x, x.new_zeros(new)]) for x in (self.before, self.first))
+        self._assign_slots()
+        self._point()
+
+    def as_cache(self) -> KeyValueCache:
+        cache, held = KeyValueCache(len(self.keys)), int(self.before[0])
+        places = self.table[:, :held].long(), slice(None), torch.arange(held)
+        for index, layer in enumerate(cache.layers):
+            layer.append(*(x[index][places].transpose(1, 2) for x in (self.keys, self.values)))
+            if self.pairs:
+                layer.source = (
+                    _padded([pair[index, 0] for pair in self.pairs]),
+                    _padded([pair[index, 1] for pair in self.pairs]),
+                )
+        return cache
+
+    def _assign_slots(self) -> None:
+        self.slots = _integers([slot for group in self.groups for slot in group])
+
+    def _point(self) -> None:
+        """Where each source's keys and values lie, layer by layer."""
+        self.lengths = torch.tensor([pair.shape[3] for pair in self.pairs], dtype=torch.int64)
+        kinds = ctypes.c_void_p * len(self.pairs)
+        self.pointers = [
+            (
+                kinds(*(pair[layer, 0].data_ptr() for pair in self.pairs)),
+                kinds(*(pair[layer, 1].data_ptr() for pair in self.pairs)),
+            )
+            for layer in range(len(self.cross_scales) if self.pairs else 0)
+        ]
+
+
+class TorchMemory:
+    """Memory for torch's operators: one buffer for all rows; what leaves is copied away."""
+
+    def __init__(self, spec: StackSpec, capacity: int, dtype: torch.dtype):
+        self.dtype = dtype
+        self.own_heads = [own_heads(spec, layer) for layer in range(spec.layers)]
+        self.cross_heads = [cross_heads(spec, layer) for layer in range(spec.layers)]
+        self.keys, self.values = (
+            [torch.empty(0, heads.count, capacity, heads.size, dtype=dtype) for heads in self.own_heads]
+            for _ in range(2)
+        )
+        self.before, self.first = _integers([]), _integers([])
+        self.sources: Tensor | None = None  # (layers, 2, b, m, s, d)
+        self.seen = torch.empty(0, 1, 0, dtype=torch.bool)  # (b, 1, s)
+
+    def own(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        heads, rows = self.own_heads[layer], len(self.before)
+        tokens = len(query) // rows
+        keys, values = self.keys[layer], self.values[layer]
+        positions = self.before.long()[:, None] + torch.arange(tokens)  # (r, t)
+        where = torch.arange(rows)[:, None], slice(None), positions
+        keys[where] = key.reshape(rows, tokens, heads.count, heads.size).to(keys.dtype)
+        values[where] = value.reshape(rows, tokens, heads.count, heads.size).to(values.dtype)
+        held = torch.arange(int(self.before.max()) + tokens)
+        allowed = (held <= positions[..., None]) & (
+            held >= self.first.long()[:, None, None].minimum(positions[..., None])
+        )
+        if heads.window:
+            allowed &= held > positions[..., None] - heads.window
+        return _attend(query, keys[:, :, : len(held)], values[:, :, : len(held)], allowed, heads)
+
+    def source(self, layer: int, query: Tensor) -> Tensor:
+        heads = self.cross_heads[layer]
+        assert heads is not None and self.sources is not None
+        seen = None if bool(self.seen.all()) else self.seen
+        return _attend(query, self.sources[layer, 0], self.sources[layer, 1], seen, heads)
+
+    def advance(self, tokens: int) -> None:
+        self.before += tokens
+
+    def spread(self, rows: int) -> None:
+        self._pick(torch.arange(len(self.before)).repeat_interleave(rows))
+
+    def take(self, rows: Tensor, sources: Tensor | None = None) -> None:
+        self._pick(rows)
+        if sources is not None and self.sources is not None:
+            self.sources, self.seen = self.sources[:, :, sources], self.seen[sources]
+
+    def _pick(self, rows: Tensor) -> None:
+        self.keys, self.values = ([x[rows] for x in kind] for kind in (self.keys, self.values))
+        self.before, self.first = self.before[rows], self.first[rows]
+
+    def crop(self, length: int) -> None:
+        self.before.clamp_(max=length)
+
+    def join(self, pairs: Sequence[Tensor], rows: int) -> None:
+        new = len(pairs) * rows
+        self.keys, self.values = (
+            [torch.cat([x, x.new_empty(new, *x.shape[1:])]) for x in kind] for kind in (self.keys, self.values)
+        )
+        self.before, self.first = (torch.cat([x, x.new_zeros(new)]) for x in (self.before, self.first))
+        if self.cross_heads[0] is None:
+            return
+        old = self.seen.shape[0]
+        lengths = [int(n) for n in self.seen.sum((1, 2))] + [pair.shape[3] for pair in pairs]
+        longest = max(lengths)
+        shape = pairs[0].shape
+        sources = torch.zeros(*shape[:2], len(lengths), shape[2], longest, shape[4], dtype=self.dtype)
+        if self.sources is not None:
+            width = min(longest, self.sources.shape[4])
+            sources[:, :, :old, :, :width] = self.sources[:, :, :, :, :width]
+        for index, pair in enumerate(pairs):
+            sources[:, :, old + index, :, : pair.shape[3]] = pair
+        self.sources = sources
+        self.seen = (torch.arange(longest) < torch.tensor(lengths)[:, None])[:, None]
+
+    def as_cache(self) -> KeyValueCache:
+        cache, held = KeyValueCache(len(self.keys)), int(self.before[0])
+        for index, layer in enumerate(cache.layers):
+            layer.append(self.keys[index][:, :, :held], self.values[index][:, :, :held])
+            if self.sources is not None:
+                layer.source = self.sources[index, 0], self.sources[index, 1]
+        return cache
+
+
+def _padded(parts: list[Tensor]) -> Tensor:
+    """Keys or values (m, s, d) of sources of several lengths as one (b, m, s, d), 0 behind the shorter."""
+    longest = max(part.shape[1] for part in parts)
+    return torch.stack([torch.nn.functional.pad(part, (0, 0, 0, longest - part.shape[1])) for part in parts])
+
+
+def _attend(query: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | None, heads: Heads) -> Tensor:
+    """Queries (b * l, m * g * d) over keys and values (b, m, s, d), seen where `allowed` (b, l or 1, s) says so."""
+    sources, length = len(keys), keys.shape[2]
+    folded = query.reshape(sources, -1, heads.count, heads.group, heads.size).transpose(1, 2)  # (b, m, l, g, d)
+    lines = folded.shape[2]
+    flat = folded.reshape(sources, heads.count, lines * heads.group, heads.size).to(keys.dtype)
+    scores = (flat @ keys.transpose(-1, -2)).float() * heads.scale
+    if allowed is not None:
+        scores = scores.unflatten(2, (lines, heads.group)).masked_fill(~allowed[:, None, :, None], float("-inf"))
+        scores = scores.reshape(sources, heads.count, lines * heads.group, length)
+    out = torch.softmax(scores, -1).to(values.dtype) @ values
+    out = out.float().unflatten(2, (lines, heads.group)).transpose(1, 2)  # (b, l, m, g, d)
+    return out.reshape(sources * lines, heads.count * heads.group * heads.size)

@@ -1,0 +1,80 @@
+"""Whether a model is what it was built as, so that the engine may compute what its modules would.
+
+Hooks, adapters, tensors of other kinds, subclasses with a `forward` of their own: all that is left to the modules.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from warmstart.torch import layers
+from warmstart.torch.engine.int8 import Int8Linear
+
+_KINDS = {
+    nn.Linear,
+    nn.Embedding,
+    nn.LayerNorm,
+    nn.Dropout,
+    nn.ModuleList,
+    Int8Linear,
+    layers.RMSNorm,
+    layers.Attention,
+    layers.MLP,
+    layers.Layer,
+    layers.Embeddings,
+    layers.Head,
+}
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_TYPES = {torch.float32, torch.bfloat16}
+
+
+def is_plain(model: Any) -> bool:
+    """Whether the engine may run this model: its modules as they were built, on the processor, in eval mode."""
+    if model.training or _watched():
+        return False
+    types = set()
+    for module in model.modules():
+        if not _as_built(module):
+            return False
+        for tensor in module._parameters.values():
+            if tensor is not None:
+                if type(tensor) is not nn.Parameter or tensor.device.type != "cpu":
+                    return False
+                types.add(tensor.dtype)
+    return types <= _TYPES and len(types) <= 1
+
+
+def _watched() -> bool:
+    """Whether somebody traces, maps over or casts what is computed now."""
+    return bool(
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined]
+        or torch.is_autocast_enabled("cpu")
+        or torch._C._functorch.maybe_current_level() is not None
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or nn.modules.module._has_any_global_hook()
+    )
+
+
+def _as_built(module: Any) -> bool:
+    own = module.__dict__
+    if "forward" in own or own.get("_compiled_call_impl") is not None or any(own.get(hooks) for hooks in _HOOKS):
+        return False
+    kind = type(module)
+    if kind in _KINDS:
+        return True
+    from warmstart.torch.encoder_decoder import EncoderDecoderModel
+    from warmstart.torch.models import AutoModel, AutoModelForCausalLM
+
+    known = (AutoModel, AutoModelForCausalLM, EncoderDecoderModel)
+    return any(issubclass(kind, model) and _same(kind, model) for model in known)
+
+
+def _same(kind: type, model: Any) -> bool:
+    """Whether a subclass overrides nothing that computes."""
+    names = ("forward", "__call__", "states", "_source", "encode", "encoder_attention_mask")
+    return all(getattr(kind, name, None) is getattr(model, name, None) for name in names)

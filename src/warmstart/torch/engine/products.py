@@ -1,0 +1,128 @@
+"""Linear layers as the engine runs them: several over one input at once, by the fastest kernel for their weights.
+
+Shapes: r rows, k inputs, n outputs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from warmstart.torch.engine import native
+from warmstart.torch.engine.int8 import Int8Linear
+
+Product = Callable[[Tensor], Tensor]
+"""Rows (r, k) in float32 to all outputs side by side (r, n), in float32."""
+
+_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+
+
+def product(*layers: Any) -> Product:
+    """The product with the weights of some `nn.Linear` or `Int8Linear`, one beside the other.
+
+    Weights are read where they lie at each call; only biases of other types than float32 are copied.
+    """
+    library = native.library()
+    return _torch_product(layers) if library is None else _native_product(library, layers)
+
+
+def _native_product(library: ctypes.CDLL, layers: Sequence[Any]) -> Product:
+    weights = [layer.weight.detach().contiguous() for layer in layers]
+    biases = [None if layer.bias is None else layer.bias.detach().float().contiguous() for layer in layers]
+    scales = [layer.scale if isinstance(layer, Int8Linear) else None for layer in layers]
+    matrices = (native.Matrix * len(layers))(
+        *(
+            (weight.data_ptr(), _pointer(scale), _pointer(bias), weight.shape[0])
+            for weight, scale, bias in zip(weights, scales, biases, strict=True)
+        )
+    )
+    kind, inputs, outputs = _KINDS[weights[0].dtype], weights[0].shape[1], sum(len(weight) for weight in weights)
+    held = weights, biases, scales  # the pointers are of these
+
+    def multiply(x: Tensor) -> Tensor:
+        rows = x.shape[0]
+        y = torch.empty(rows, outputs)
+        scratch, row_scales = None, None
+        if kind == 2:
+            scratch, row_scales = torch.empty(rows, inputs, dtype=torch.int8), torch.empty(rows)
+        x = x.contiguous()
+        library.warmstart_linear(
+            x.data_ptr(),
+            rows,
+            inputs,
+            matrices,
+            len(held[0]),
+            kind,
+            _pointer(scratch),
+            _pointer(row_scales),
+            y.data_ptr(),
+        )
+        return y
+
+    return multiply
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _torch_product(layers: Sequence[Any]) -> Product:
+    if len(layers) == 1:
+        return lambda x: _apply(layers[0], x)
+    return lambda x: torch.cat([_apply(layer, x) for layer in layers], -1)
+
+
+def _apply(layer: Any, x: Tensor) -> Tensor:
+    if isinstance(layer, Int8Linear):
+        return layer(x)
+    weight, bias = layer.weight, layer.bias
+    if weight.dtype is torch.float32 and weight.is_cpu and has_onednn():
+        # unlike the library behind F.linear, oneDNN is fast with few rows, and on processors of every maker
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return F.linear(x.to(weight.dtype), weight, bias).float()
+
+
+def has_onednn() -> bool:
+    """Whether torch has the operators of oneDNN here."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def norm(module: nn.Module | None) -> tuple[Tensor, Tensor | None, float, bool] | None:
+    """A norm's weight, bias, epsilon, and whether it is one of root mean squares; in float32."""
+    if module is None:
+        return None
+    weight = module.weight.detach().float().contiguous()  # type: ignore[operator,union-attr]
+    if isinstance(module, nn.LayerNorm):
+        bias = None if module.bias is None else module.bias.detach().float().contiguous()
+        return weight, bias, module.eps, False
+    return weight, None, module.epsilon, True  # type: ignore[return-value]
+
+
+def add_norm(x: Tensor, y: Tensor | None, of: tuple[Tensor, Tensor | None, float, bool]) -> tuple[Tensor, Tensor]:
+    """The sum of x and y (r, h), and its norm."""
+    weight, bias, epsilon, is_rms = of
+    library = native.library()
+    if library is not None:
+        x, out = x.contiguous(), torch.empty_like(x)
+        total = x if y is None else torch.empty_like(x)
+        library.warmstart_norm(
+            x.data_ptr(),
+            _pointer(y),
+            *x.shape,
+            weight.data_ptr(),
+            _pointer(bias),
+            epsilon,
+            is_rms,
+            total.data_ptr(),
+            out.data_ptr(),
+        )
+        return total, out
+    total = x if y is None else x + y
+    if is_rms:
+        return total, total * torch.rsqrt(total.square().mean(-1, keepdim=True) + epsilon) * weight
+    return total, F.layer_norm(total, weight.shape, weight, bias, epsilon)
