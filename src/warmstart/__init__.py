@@ -13,6 +13,7 @@ from typing import Any
 _NAMES_BY_MODULE = {
     "config": ["PretrainedConfig"],
     "generation_config": ["GenerationConfig"],
+    "decoding.constraints": ["DisjunctiveConstraint", "PhrasalConstraint"],
     "outputs": [
         "ModelOutput",
         "BaseModelOutput",
@@ -52,6 +53,7 @@ _NAMES_BY_MODULE = {
         "XLMRobertaTokenizerFast",
     ],
     "torch.encoder_decoder": ["EncoderDecoderModel"],
+    "torch.streamers": ["AsyncTextIteratorStreamer", "TextIteratorStreamer", "TextStreamer"],
     "torch.models": [
         "AutoModel",
         "AutoModelForCausalLM",

@@ -1,5 +1,7 @@
 # Written by tools/write_stub.py from __init__.py; do not edit.
 from warmstart.config import PretrainedConfig as PretrainedConfig
+from warmstart.decoding.constraints import DisjunctiveConstraint as DisjunctiveConstraint
+from warmstart.decoding.constraints import PhrasalConstraint as PhrasalConstraint
 from warmstart.families.auto import AutoConfig as AutoConfig
 from warmstart.families.bart import BartConfig as BartConfig
 from warmstart.families.bert import BertConfig as BertConfig
@@ -70,5 +72,8 @@ from warmstart.torch.models import RobertaModel as RobertaModel
 from warmstart.torch.models import XLMRobertaForCausalLM as XLMRobertaForCausalLM
 from warmstart.torch.models import XLMRobertaForMaskedLM as XLMRobertaForMaskedLM
 from warmstart.torch.models import XLMRobertaModel as XLMRobertaModel
+from warmstart.torch.streamers import AsyncTextIteratorStreamer as AsyncTextIteratorStreamer
+from warmstart.torch.streamers import TextIteratorStreamer as TextIteratorStreamer
+from warmstart.torch.streamers import TextStreamer as TextStreamer
 
 __version__: str

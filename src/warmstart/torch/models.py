@@ -21,7 +21,7 @@ from warmstart.outputs import (
 )
 from warmstart.torch import surgery
 from warmstart.torch.cache import KeyValueCache
-from warmstart.torch.generation import generate
+from warmstart.torch.generation import compute_transition_scores, generate
 from warmstart.torch.layers import Head
 from warmstart.torch.loading import Side
 from warmstart.torch.loss import cross_entropy
@@ -204,6 +204,7 @@ class AutoModelForCausalLM(StackModel):
     side = "decoder"
     can_generate_text = True
     generate = generate
+    compute_transition_scores = compute_transition_scores
 
     def forward(
         self,
