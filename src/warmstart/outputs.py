@@ -123,3 +123,60 @@ class Seq2SeqLMOutput(ModelOutput):
     encoder_last_hidden_state: Any = None
     encoder_hidden_states: tuple[Any, ...] | None = None
     encoder_attentions: tuple[Any, ...] | None = None
+
+
+@dataclass(eq=False)
+class FlaxBaseModelOutputWithPastAndCrossAttentions(ModelOutput):
+    """A stack's output in JAX; the fields of `BaseModelOutputWithPastAndCrossAttentions`."""
+
+    last_hidden_state: Any = None
+    past_key_values: Any = None
+    hidden_states: tuple[Any, ...] | None = None
+    attentions: tuple[Any, ...] | None = None
+    cross_attentions: tuple[Any, ...] | None = None
+
+
+@dataclass(eq=False)
+class FlaxCausalLMOutputWithCrossAttentions(ModelOutput):
+    """A language model's output in JAX: `logits` (b, t, v), the KV cache, and the states."""
+
+    logits: Any = None
+    past_key_values: Any = None
+    hidden_states: tuple[Any, ...] | None = None
+    attentions: tuple[Any, ...] | None = None
+    cross_attentions: tuple[Any, ...] | None = None
+
+
+@dataclass(eq=False)
+class FlaxMaskedLMOutput(ModelOutput):
+    """A masked language model's output in JAX: `logits` (b, s, v), and the states."""
+
+    logits: Any = None
+    hidden_states: tuple[Any, ...] | None = None
+    attentions: tuple[Any, ...] | None = None
+
+
+@dataclass(eq=False)
+class FlaxSeq2SeqLMOutput(ModelOutput):
+    """An encoder-decoder's output in JAX; the fields of `Seq2SeqLMOutput` without a loss."""
+
+    logits: Any = None
+    past_key_values: Any = None
+    decoder_hidden_states: tuple[Any, ...] | None = None
+    decoder_attentions: tuple[Any, ...] | None = None
+    cross_attentions: tuple[Any, ...] | None = None
+    encoder_last_hidden_state: Any = None
+    encoder_hidden_states: tuple[Any, ...] | None = None
+    encoder_attentions: tuple[Any, ...] | None = None
+
+
+@dataclass(eq=False)
+class FlaxGenerateOutput(ModelOutput):
+    """What `generate` gives in JAX.
+
+    `sequences` (b * m, n) are ids, prompt included, filled with the pad id up to the length that was compiled for.
+    `scores` (b * m,), with beams, are their log-probabilities after the length penalty.
+    """
+
+    sequences: Any = None
+    scores: Any = None

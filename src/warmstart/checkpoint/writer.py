@@ -18,6 +18,7 @@ TARGET_TOKENIZER = "decoder_tokenizer"
 OLD_WEIGHTS = (
     r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?",
     r"pytorch_model(-\d+-of-\d+)?\.bin(\.index\.json)?",
+    r"flax_model(-\d+-of-\d+)?\.msgpack(\.index\.json)?",
 )
 
 
@@ -56,7 +57,7 @@ def shard_names(count: int, suffix: str = "safetensors") -> list[str]:
     >>> shard_names(1), shard_names(2)[1]
     (['model.safetensors'], 'model-00002-of-00002.safetensors')
     """
-    stem = "model" if suffix == "safetensors" else "pytorch_model"
+    stem = {"safetensors": "model", "msgpack": "flax_model"}.get(suffix, "pytorch_model")
     if count == 1:
         return [f"{stem}.{suffix}"]
     return [f"{stem}-{number:05d}-of-{count:05d}.{suffix}" for number in range(1, count + 1)]

@@ -116,13 +116,13 @@ class Attention(nn.Module):
         # Pruning takes heads out of self-attention only, as in the files.
         heads, shared = (spec.heads, spec.key_value_heads) if self.is_cross else spec.heads_of(self.layer)
         self.spec, size = spec, spec.head_size
-        dense = partial(nn.Dense, dtype=self.dtype, use_bias=spec.bias, kernel_init=_normal(stack.initializer_range))
+        dense = partial(nn.Dense, dtype=self.dtype, use_bias=spec.bias, kernel_init=normal(stack.initializer_range))
         self.query, self.key, self.value = dense(heads * size), dense(shared * size), dense(shared * size)
         self.output = nn.Dense(
             stack.hidden_size,
             dtype=self.dtype,
             use_bias=spec.output_bias,
-            kernel_init=_normal(stack.initial_deviation("attention.output.weight")),
+            kernel_init=normal(stack.initial_deviation("attention.output.weight")),
         )
         self.query_norm = RMSNorm(stack.norm.epsilon, self.dtype) if spec.head_norm else None
         self.key_norm = RMSNorm(stack.norm.epsilon, self.dtype) if spec.head_norm else None
@@ -172,10 +172,10 @@ class MLP(nn.Module):
     def setup(self) -> None:
         stack, spec = self.stack, self.stack.mlp
         dense = partial(nn.Dense, dtype=self.dtype, use_bias=spec.bias)
-        start = _normal(stack.initializer_range)
+        start = normal(stack.initializer_range)
         self.gate = dense(spec.size, kernel_init=start) if spec.gated else None
         self.up = dense(spec.size, kernel_init=start)
-        self.down = dense(stack.hidden_size, kernel_init=_normal(stack.initial_deviation("mlp.down.weight")))
+        self.down = dense(stack.hidden_size, kernel_init=normal(stack.initial_deviation("mlp.down.weight")))
         self.dropout = nn.Dropout(spec.dropout)
 
     def __call__(self, x: Array, train: bool = False) -> Array:
@@ -253,11 +253,11 @@ class Embeddings(nn.Module):
     def setup(self) -> None:
         spec, deviation = self.stack.embedding, self.stack.initializer_range
         table = partial(nn.Embed, features=spec.size, dtype=self.dtype)
-        self.token = table(spec.vocabulary, embedding_init=_normal(deviation, zero_row=spec.padding_id))
+        self.token = table(spec.vocabulary, embedding_init=normal(deviation, zero_row=spec.padding_id))
         padding_row = spec.position_offset - 1 if spec.positions_skip_padding else None
-        rows, start = spec.positions + spec.position_offset, _normal(deviation, zero_row=padding_row)
+        rows, start = spec.positions + spec.position_offset, normal(deviation, zero_row=padding_row)
         self.position = table(rows, embedding_init=start) if spec.positions else None
-        self.token_type = table(spec.token_types, embedding_init=_normal(deviation)) if spec.token_types else None
+        self.token_type = table(spec.token_types, embedding_init=normal(deviation)) if spec.token_types else None
         self.norm = make_norm(self.stack.norm, self.dtype) if spec.norm else None
         self.dropout = nn.Dropout(spec.dropout)
 
@@ -289,7 +289,7 @@ class Head(nn.Module):
     def setup(self) -> None:
         stack, spec = self.stack, self.stack.head
         assert spec is not None
-        start = _normal(stack.initializer_range)
+        start = normal(stack.initializer_range)
         if spec.transform:
             self.dense = nn.Dense(stack.embedding.size, dtype=self.dtype, kernel_init=start)
             self.norm = make_norm(stack.norm, self.dtype)
@@ -318,14 +318,14 @@ class Output(nn.Module):
         if self.tied:
             logits = jnp.einsum("rth,vh->rtv", x, table.astype(self.dtype))
         else:
-            kernel = self.param("kernel", _normal(self.deviation), (x.shape[-1], self.vocabulary))
+            kernel = self.param("kernel", normal(self.deviation), (x.shape[-1], self.vocabulary))
             logits = jnp.einsum("rth,hv->rtv", x, kernel.astype(self.dtype))
         if self.bias:
             logits = logits + self.param("bias", nn.initializers.zeros, (self.vocabulary,)).astype(self.dtype)
         return logits
 
 
-def _normal(deviation: float, zero_row: int | None = None) -> Any:
+def normal(deviation: float, zero_row: int | None = None) -> Any:
     """Normal values; one row, that of padding, may start at zero."""
 
     def values(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
