@@ -21,6 +21,11 @@ _NAMES_BY_MODULE = {
         "CausalLMOutputWithCrossAttentions",
         "MaskedLMOutput",
         "Seq2SeqLMOutput",
+        "FlaxBaseModelOutputWithPastAndCrossAttentions",
+        "FlaxCausalLMOutputWithCrossAttentions",
+        "FlaxGenerateOutput",
+        "FlaxMaskedLMOutput",
+        "FlaxSeq2SeqLMOutput",
     ],
     "families.auto": ["AutoConfig"],
     "families.bart": ["BartConfig"],
@@ -51,6 +56,38 @@ _NAMES_BY_MODULE = {
         "RobertaTokenizerFast",
         "XLMRobertaTokenizer",
         "XLMRobertaTokenizerFast",
+    ],
+    "flax.encoder_decoder": ["FlaxEncoderDecoderModel"],
+    "flax.models": [
+        "FlaxAutoModel",
+        "FlaxAutoModelForCausalLM",
+        "FlaxAutoModelForMaskedLM",
+        "FlaxBartForCausalLM",
+        "FlaxBartModel",
+        "FlaxBertForCausalLM",
+        "FlaxBertForMaskedLM",
+        "FlaxBertGenerationDecoder",
+        "FlaxBertGenerationEncoder",
+        "FlaxBertModel",
+        "FlaxCamembertForCausalLM",
+        "FlaxCamembertForMaskedLM",
+        "FlaxCamembertModel",
+        "FlaxGPT2LMHeadModel",
+        "FlaxGPT2Model",
+        "FlaxLlamaForCausalLM",
+        "FlaxLlamaModel",
+        "FlaxMistralForCausalLM",
+        "FlaxMistralModel",
+        "FlaxQwen2ForCausalLM",
+        "FlaxQwen2Model",
+        "FlaxQwen3ForCausalLM",
+        "FlaxQwen3Model",
+        "FlaxRobertaForCausalLM",
+        "FlaxRobertaForMaskedLM",
+        "FlaxRobertaModel",
+        "FlaxXLMRobertaForCausalLM",
+        "FlaxXLMRobertaForMaskedLM",
+        "FlaxXLMRobertaModel",
     ],
     "torch.encoder_decoder": ["EncoderDecoderModel"],
     "torch.streamers": ["AsyncTextIteratorStreamer", "TextIteratorStreamer", "TextStreamer"],
@@ -88,7 +125,7 @@ _NAMES_BY_MODULE = {
 }
 
 # Package that may be missing -> the extra that brings it.
-_EXTRAS = {"torch": "torch", "rouge_score": "train"}
+_EXTRAS = {"torch": "torch", "jax": "flax", "flax": "flax", "rouge_score": "train"}
 
 _MODULE_OF = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names}
 

@@ -85,6 +85,11 @@ class EmbeddingSpec:
     padding_id: int | None = None
     dropout: float = 0.0
 
+    def zero_rows(self) -> dict[str, int]:
+        """Which row of which table starts at zero: that of padding, where it has one."""
+        rows = {} if self.padding_id is None else {"embeddings.token.weight": self.padding_id}
+        return rows | ({"embeddings.position.weight": self.position_offset - 1} if self.positions_skip_padding else {})
+
 
 @dataclass(frozen=True)
 class MLPSpec:

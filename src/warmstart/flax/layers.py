@@ -253,9 +253,11 @@ class Embeddings(nn.Module):
     def setup(self) -> None:
         spec, deviation = self.stack.embedding, self.stack.initializer_range
         table = partial(nn.Embed, features=spec.size, dtype=self.dtype)
-        self.token = table(spec.vocabulary, embedding_init=normal(deviation, zero_row=spec.padding_id))
-        padding_row = spec.position_offset - 1 if spec.positions_skip_padding else None
-        rows, start = spec.positions + spec.position_offset, normal(deviation, zero_row=padding_row)
+        starts = {
+            name: normal(deviation, spec.zero_rows().get(f"embeddings.{name}.weight")) for name in ("token", "position")
+        }
+        self.token = table(spec.vocabulary, embedding_init=starts["token"])
+        rows, start = spec.positions + spec.position_offset, starts["position"]
         self.position = table(rows, embedding_init=start) if spec.positions else None
         self.token_type = table(spec.token_types, embedding_init=normal(deviation)) if spec.token_types else None
         self.norm = make_norm(self.stack.norm, self.dtype) if spec.norm else None

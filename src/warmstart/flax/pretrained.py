@@ -82,8 +82,10 @@ class FlaxPreTrainedModel:
 
     def init_weights(self, rng: Any, input_shape: Any = None, params: Mapping[str, Any] | None = None) -> Params:
         """A tree of new random values, as the configuration says; `params` gives those that are not to be new."""
-        tree = _initial(self.module, None, rng, self.example_inputs(input_shape))
-        return tree if params is None else loading.nested(loading.flat(tree) | loading.flat(params))
+        leaves = loading.flat(self.params_shape_tree)
+        given = {} if params is None else loading.flat(params)
+        new = {name: x for name, x in leaves.items() if name not in given}
+        return loading.nested(given | loading.initial_values(new, self.sides(), rng))
 
     @property
     def params(self) -> Params:
@@ -256,7 +258,8 @@ class FlaxPreTrainedModel:
 
     def new_values(self, names: list[str]) -> Mapping[str, Any]:
         """First values of these parameters alone."""
-        return _initial(self.module, tuple(names), self.key, self.example_inputs())
+        leaves = loading.flat(self.params_shape_tree)
+        return loading.initial_values({name: leaves[name] for name in names}, self.sides(), self.key)
 
     def save_pretrained(
         self,
@@ -318,13 +321,6 @@ class FlaxPreTrainedModel:
 
 def _init(module: nn.Module, key: Any, inputs: tuple[Any, ...]) -> Params:
     return module.init(key, *inputs)["params"]
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _initial(module: nn.Module, names: tuple[str, ...] | None, key: Any, inputs: tuple[Any, ...]) -> Params:
-    """New values: of all parameters, as a tree, or of some by our names; what nobody asked for is not computed."""
-    tree = _init(module, key, inputs)
-    return tree if names is None else {name: loading.flat(tree)[name] for name in names}
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
