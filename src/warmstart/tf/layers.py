@@ -1,0 +1,329 @@
+"""The layers of a transformer block, each built by its spec, with all their weights, as soon as it is made.
+
+Shapes: r rows, b sources (r = b * beams), t target length, s source length, h hidden size, n heads, d head size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from warmstart.spec import AttentionSpec, EmbeddingSpec, HeadSpec, MLPSpec, NormSpec, StackSpec
+from warmstart.tf.cache import LayerCache
+
+ACTIVATIONS = {
+    "gelu": lambda x: tf.nn.gelu(x, approximate=False),
+    "gelu_python": lambda x: tf.nn.gelu(x, approximate=False),
+    "gelu_new": lambda x: tf.nn.gelu(x, approximate=True),
+    "gelu_fast": lambda x: tf.nn.gelu(x, approximate=True),
+    "gelu_pytorch_tanh": lambda x: tf.nn.gelu(x, approximate=True),
+    "quick_gelu": lambda x: x * tf.sigmoid(1.702 * x),
+    "relu": tf.nn.relu,
+    "relu2": lambda x: tf.square(tf.nn.relu(x)),
+    "silu": tf.nn.silu,
+    "swish": tf.nn.silu,
+    "mish": lambda x: x * tf.tanh(tf.nn.softplus(x)),
+    "tanh": tf.tanh,
+    "sigmoid": tf.sigmoid,
+    "linear": lambda x: x,
+}
+
+
+def check_activation(name: str) -> str:
+    """The name of an activation, if it is known."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"the activation {name!r} is not supported; use one of {', '.join(sorted(ACTIVATIONS))}")
+    return name
+
+
+def size_of(x: Any, axis: int) -> Any:
+    """A size as a number where the shape is known, else as a scalar tensor."""
+    known = x.shape[axis]
+    return tf.shape(x)[axis] if known is None else known
+
+
+class Block(keras.layers.Layer):
+    """A layer that has its weights once it is made: nothing is left to `build`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.built = True
+
+
+def linear(inputs: int, outputs: int, bias: bool = True) -> keras.layers.Dense:
+    """A dense layer of zeros, (inputs, outputs); values are given by name later."""
+    layer = keras.layers.Dense(outputs, use_bias=bias, kernel_initializer="zeros")
+    layer.build((None, inputs))
+    return layer
+
+
+def table(rows: int, size: int) -> keras.layers.Embedding:
+    """An embedding table of zeros; values are given by name later."""
+    layer = keras.layers.Embedding(rows, size, embeddings_initializer="zeros")
+    layer.build()
+    return layer
+
+
+class RMSNorm(Block):
+    """Root mean square norm (Zhang & Sennrich 2019), computed in fp32 whatever the weights' type."""
+
+    def __init__(self, size: int, epsilon: float) -> None:
+        super().__init__()
+        self.weight = self.add_weight(shape=(size,), initializer="ones", name="weight")
+        self.epsilon = epsilon
+
+    def call(self, x: Any) -> Any:
+        y = tf.cast(x, tf.float32)
+        y = y * tf.math.rsqrt(tf.reduce_mean(tf.square(y), -1, keepdims=True) + self.epsilon)
+        return tf.convert_to_tensor(self.weight) * tf.cast(y, x.dtype)
+
+
+def make_norm(size: int, spec: NormSpec) -> keras.layers.Layer:
+    """The norm that a spec asks for, over the last `size` numbers."""
+    if spec.kind == "rms":
+        return RMSNorm(size, spec.epsilon)
+    layer = keras.layers.LayerNormalization(epsilon=spec.epsilon)
+    layer.build((None, size))
+    return layer
+
+
+def rotate(x: Any, rotation: tuple[Any, Any]) -> Any:
+    """Turn the first numbers of each head (r, n, t, d) by cosine and sine (r or 1, 1, t, rotated size)."""
+    cosine, sine = rotation
+    size = cosine.shape[-1]
+    turned = x[..., :size]
+    left, right = tf.split(turned, 2, -1)
+    turned = turned * cosine + tf.concat([-right, left], -1) * sine
+    return tf.concat([turned, x[..., size:]], -1) if size < x.shape[-1] else turned
+
+
+def attend(
+    query: Any, key: Any, value: Any, allowed: Any, scale: float, dropout: Any = None, shared: int | None = None
+) -> tuple[Any, Any]:
+    """Attention of queries (r, n, t, d) over keys and values (b, m, s, d); heads n may share m, and rows r share b.
+
+    `allowed` (r or b or 1, 1, t or 1, s) is True where a query may look, or None. Gives (r, n, t, d) and the weights
+    (r, n, t, s).
+    """
+    heads, length, size = query.shape[1], size_of(query, 2), query.shape[3]
+    if shared is None:
+        shared = size_of(query, 0) // size_of(key, 0)
+    beams = not (isinstance(shared, int) and shared == 1)
+    if beams:  # the beams of a source stand one after another on the query axis: no key is copied
+        query = tf.reshape(query, [-1, shared, heads, length, size])
+        query = tf.reshape(tf.transpose(query, [0, 2, 1, 3, 4]), [-1, heads, shared * length, size])
+    if key.shape[1] != heads:
+        key, value = (tf.repeat(x, heads // x.shape[1], 1) for x in (key, value))
+    scores = tf.matmul(query, key, transpose_b=True) * tf.cast(scale, query.dtype)
+    if allowed is not None:
+        scores = tf.where(allowed, scores, scores.dtype.min)
+    weights = tf.cast(tf.nn.softmax(tf.cast(scores, tf.float32), -1), scores.dtype)
+    if dropout is not None:
+        weights = dropout(weights)
+    out = tf.matmul(weights, value)
+    if beams:
+        out, weights = (
+            tf.reshape(
+                tf.transpose(tf.reshape(x, [-1, heads, shared, length, size_of(x, 3)]), [0, 2, 1, 3, 4]),
+                [-1, heads, length, size_of(x, 3)],
+            )
+            for x in (out, weights)
+        )
+    return out, weights
+
+
+class Attention(Block):
+    """Attention with heads, over the stack's own tokens or over a source of width `source_size`."""
+
+    def __init__(
+        self, spec: AttentionSpec, layer: int, hidden_size: int, source_size: int | None, norm: NormSpec
+    ) -> None:
+        super().__init__()
+        # Pruning takes heads out of self-attention only, as in the files.
+        heads, key_value_heads = spec.heads_of(layer) if source_size is None else (spec.heads, spec.key_value_heads)
+        width = source_size or hidden_size
+        self.head_size, self.scale = spec.head_size, spec.scale(layer)
+        self.is_cross = source_size is not None
+        self.query = linear(hidden_size, heads * spec.head_size, spec.bias)
+        self.key = linear(width, key_value_heads * spec.head_size, spec.bias)
+        self.value = linear(width, key_value_heads * spec.head_size, spec.bias)
+        self.output_layer = linear(heads * spec.head_size, hidden_size, spec.output_bias)
+        self.query_norm = RMSNorm(spec.head_size, norm.epsilon) if spec.head_norm else None
+        self.key_norm = RMSNorm(spec.head_size, norm.epsilon) if spec.head_norm else None
+        self.dropout = keras.layers.Dropout(spec.dropout) if spec.dropout else None
+
+    def call(
+        self,
+        x: Any,
+        source: Any = None,
+        allowed: Any = None,
+        rotation: Any = None,
+        cache: LayerCache | None = None,
+        at: Any = 0,
+    ) -> tuple[Any, Any]:
+        query = self._heads(self.query(x), self.query_norm)
+        if rotation is not None:
+            query = rotate(query, rotation)
+        key, value = self.source_pair(source, cache) if self.is_cross else self._own_pair(x, rotation, cache, at)
+        shared = cache.shared if self.is_cross and cache is not None else None if self.is_cross else 1
+        out, weights = attend(query, key, value, allowed, self.scale, self.dropout, shared)
+        out = tf.transpose(out, [0, 2, 1, 3])
+        width = out.shape[2] * out.shape[3]
+        return self.output_layer(tf.reshape(out, [-1, size_of(out, 1), width])), weights
+
+    def _own_pair(self, x: Any, rotation: Any, cache: LayerCache | None, at: Any) -> tuple[Any, Any]:
+        key, value = self._heads(self.key(x), self.key_norm), self._heads(self.value(x), None)
+        if rotation is not None:
+            key = rotate(key, rotation)
+        return (key, value) if cache is None else cache.append(key, value, at)
+
+    def source_pair(self, source: Any, cache: LayerCache | None) -> tuple[Any, Any]:
+        """The source's keys and values: made once, then kept."""
+        if cache is not None and cache.source is not None:
+            return cache.source
+        pair = self._heads(self.key(source), self.key_norm), self._heads(self.value(source), None)
+        if cache is not None:
+            cache.source = pair
+        return pair
+
+    def _heads(self, x: Any, norm: Any) -> Any:
+        x = tf.reshape(x, [-1, size_of(x, 1), x.shape[2] // self.head_size, self.head_size])
+        return tf.transpose(x if norm is None else norm(x), [0, 2, 1, 3])
+
+
+class MLP(Block):
+    """One hidden layer; where it is gated, the activation of one projection multiplies the other (Shazeer 2020)."""
+
+    def __init__(self, spec: MLPSpec, hidden_size: int) -> None:
+        super().__init__()
+        self.gate = linear(hidden_size, spec.size, spec.bias) if spec.gated else None
+        self.up = linear(hidden_size, spec.size, spec.bias)
+        self.down = linear(spec.size, hidden_size, spec.bias)
+        self.activation = check_activation(spec.activation)
+        self.dropout = keras.layers.Dropout(spec.dropout)
+
+    def call(self, x: Any) -> Any:
+        activation = ACTIVATIONS[self.activation]
+        inner = activation(self.up(x)) if self.gate is None else activation(self.gate(x)) * self.up(x)
+        return self.down(self.dropout(inner))
+
+
+class TransformerLayer(Block):
+    """One block: self-attention, cross-attention where the stack has it, MLP, each with its residual and norm."""
+
+    def __init__(self, spec: StackSpec, layer: int) -> None:
+        super().__init__()
+        size = spec.hidden_size
+        self.norm_before = spec.norm.before
+        self.attention = Attention(spec.attention, layer, size, None, spec.norm)
+        self.attention_norm = make_norm(size, spec.norm)
+        self.cross_attention: Attention | None = None
+        self.cross_attention_norm: Any = None
+        if spec.cross_attention is not None:
+            self.cross_attention = Attention(spec.cross_attention, layer, size, spec.cross_attention_size, spec.norm)
+            self.cross_attention_norm = make_norm(size, spec.norm)
+        self.mlp = MLP(spec.mlp, size)
+        self.mlp_norm = make_norm(size, spec.norm)
+        self.dropout = keras.layers.Dropout(spec.dropout)
+
+    def call(
+        self,
+        x: Any,
+        allowed: Any,
+        rotation: Any = None,
+        source: Any = None,
+        source_allowed: Any = None,
+        cache: LayerCache | None = None,
+        at: Any = 0,
+    ) -> tuple[Any, Any, Any]:
+        """(r, t, h) to (r, t, h), with the weights of self-attention and of cross-attention."""
+        y = self._before(x, self.attention_norm)
+        y, weights = self.attention(y, allowed=allowed, rotation=rotation, cache=cache, at=at)
+        x = self._after(x, y, self.attention_norm)
+        cross_weights = None
+        if self.cross_attention is not None and (
+            source is not None or (cache is not None and cache.source is not None)
+        ):
+            y = self._before(x, self.cross_attention_norm)
+            y, cross_weights = self.cross_attention(y, source=source, allowed=source_allowed, cache=cache)
+            x = self._after(x, y, self.cross_attention_norm)
+        y = self.mlp(self._before(x, self.mlp_norm))
+        return self._after(x, y, self.mlp_norm), weights, cross_weights
+
+    def _before(self, x: Any, norm: Any) -> Any:
+        return norm(x) if self.norm_before else x
+
+    def _after(self, x: Any, y: Any, norm: Any) -> Any:
+        x = x + self.dropout(y)
+        return x if self.norm_before else norm(x)
+
+
+class Embeddings(Block):
+    """The way in: token ids to vectors, with learned positions and token types where the spec has them."""
+
+    def __init__(self, spec: EmbeddingSpec, norm: NormSpec) -> None:
+        super().__init__()
+        self.token = table(spec.vocabulary, spec.size)
+        self.position = table(spec.positions + spec.position_offset, spec.size) if spec.positions else None
+        self.token_type = table(spec.token_types, spec.size) if spec.token_types else None
+        self.norm = make_norm(spec.size, norm) if spec.norm else None
+        self.dropout = keras.layers.Dropout(spec.dropout)
+        self.scale, self.padding_id = spec.scale, spec.padding_id
+        self.padding_row = spec.position_offset - 1 if spec.positions_skip_padding else None
+
+    def call(self, ids: Any, vectors: Any = None, position_rows: Any = None, token_type_ids: Any = None) -> Any:
+        """(r, t) ids, or (r, t, h) vectors in their place, to (r, t, h)."""
+        if vectors is None:
+            vectors = _untrained(self.token(ids), ids, self.padding_id)
+            vectors = vectors if self.scale == 1.0 else vectors * tf.cast(self.scale, vectors.dtype)
+        x = vectors
+        if self.token_type is not None:
+            x = x + self.token_type(tf.zeros([1, 1], tf.int32) if token_type_ids is None else token_type_ids)
+        if self.position is not None:
+            x = x + _untrained(self.position(position_rows), position_rows, self.padding_row)
+        return self.dropout(x if self.norm is None else self.norm(x))
+
+
+def _untrained(vectors: Any, rows: Any, padding: int | None) -> Any:
+    """The same vectors; the one that stands for padding gets no gradient."""
+    return vectors if padding is None else tf.where((rows == padding)[..., None], tf.stop_gradient(vectors), vectors)
+
+
+class Output(Block):
+    """The vocabulary's matrix (v, h), an embedding table's own where it is tied, and a bias."""
+
+    def __init__(self, tied: keras.layers.Embedding | None, size: int, vocabulary: int, bias: bool) -> None:
+        super().__init__()
+        self.tied = tied
+        self.own = self.add_weight(shape=(vocabulary, size), initializer="zeros", name="weight") if not tied else None
+        self.bias = self.add_weight(shape=(vocabulary,), initializer="zeros", name="bias") if bias else None
+
+    @property
+    def weight(self) -> keras.Variable:
+        """The matrix."""
+        return self.own if self.tied is None else self.tied._embeddings
+
+    def call(self, x: Any) -> Any:
+        matrix = tf.convert_to_tensor(self.weight)
+        flat = tf.reshape(x, [-1, x.shape[-1]])
+        logits = tf.matmul(flat, tf.cast(matrix, x.dtype), transpose_b=True)
+        logits = tf.reshape(logits, [-1, size_of(x, 1), matrix.shape[0]])
+        return logits if self.bias is None else logits + tf.convert_to_tensor(self.bias)
+
+
+class Head(Block):
+    """From hidden states (r, t, h) to logits (r, t, vocabulary)."""
+
+    def __init__(self, spec: HeadSpec, embedding: EmbeddingSpec, hidden_size: int, norm: NormSpec, tokens: Any) -> None:
+        super().__init__()
+        self.activation = check_activation(spec.transform) if spec.transform else None
+        self.dense = linear(hidden_size, embedding.size) if spec.transform else None
+        self.norm = make_norm(embedding.size, norm) if spec.transform else None
+        self.output_layer = Output(tokens if spec.tied else None, embedding.size, embedding.vocabulary, spec.bias)
+
+    def call(self, x: Any) -> Any:
+        if self.activation is not None and self.dense is not None and self.norm is not None:
+            x = self.norm(ACTIVATIONS[self.activation](self.dense(x)))
+        return self.output_layer(x)

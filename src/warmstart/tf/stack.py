@@ -1,0 +1,153 @@
+"""A stack of layers with its embeddings: what every model here is made of.
+
+Shapes: r rows, b sources, t new tokens, p tokens in the cache, c places in it, s source length, h hidden size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from warmstart.spec import StackSpec, inverse_frequencies
+from warmstart.tf.cache import KeyValueCache
+from warmstart.tf.inputs import as_ids, as_mask, as_tensor, check_ids, check_mask, check_rows
+from warmstart.tf.layers import Embeddings, TransformerLayer, make_norm, size_of
+from warmstart.tf.masks import counted, position_rows, self_mask, source_mask
+from warmstart.tf.pretrained import PreTrainedModel
+
+
+@dataclass
+class States:
+    """What a stack computes: `last` (r, t, h), the cache, and the states and attentions of each layer."""
+
+    last: Any
+    cache: KeyValueCache | None = None
+    hidden: tuple[Any, ...] | None = None
+    attentions: tuple[Any, ...] | None = None
+    cross_attentions: tuple[Any, ...] | None = None
+
+
+class Stack(PreTrainedModel):
+    """Embeddings, layers, and a final norm where the spec has one."""
+
+    spec: StackSpec
+
+    def build_stack(self, spec: StackSpec) -> None:
+        """Make the layers that a spec asks for."""
+        self.spec = spec
+        self.embeddings = Embeddings(spec.embedding, spec.norm)
+        self.blocks = [TransformerLayer(spec, layer) for layer in range(spec.layers)]
+        self.final_norm = make_norm(spec.hidden_size, spec.norm) if spec.norm.final else None
+
+    def states(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        position_ids: Any = None,
+        inputs_embeds: Any = None,
+        source: Any = None,
+        source_attention_mask: Any = None,
+        cache: KeyValueCache | None = None,
+        want_attentions: bool = False,
+        want_hidden: bool = False,
+        training: bool | None = None,
+    ) -> States:
+        """Run the stack over ids (r, t) or vectors (r, t, h); `attention_mask` covers the cache too, (r, p + t).
+
+        The cache that is given stays as it is; the one that is returned holds the new tokens too.
+        """
+        spec, past = self.spec, cache.length if cache is not None else 0
+        ids, vectors = as_ids(input_ids, "input_ids"), self._vectors(inputs_embeds)
+        attention_mask = as_mask(attention_mask, "attention_mask")
+        length = self._check(ids, vectors, attention_mask, past, cache)
+        places = cache.capacity if cache is not None and cache.capacity is not None else past + length
+        rows, kinds = as_ids(position_ids, "position_ids"), as_ids(token_type_ids, "token_type_ids")
+        check_rows(kinds, spec.embedding.token_types, "token_type_ids")
+        if self.embeddings.position is not None:
+            if rows is None:
+                rows = position_rows(ids, attention_mask, length, past, spec.causal, spec.embedding)
+            else:
+                check_rows(rows, self.embeddings.position.input_dim, "position_ids")
+        x = self.embeddings(ids, vectors=vectors, position_rows=rows, token_type_ids=kinds)
+        rotation = self._rotation(x, rows, attention_mask, length, past)
+        masks = {
+            window: self_mask(attention_mask, length, past, places, spec.causal, window)
+            for window in set(spec.attention.windows or (None,))
+        }
+        seen = source_mask(as_mask(source_attention_mask, "the source's attention_mask"))
+        new_cache = None if cache is None else cache.copied()
+        hidden, attentions, cross_attentions = [], [], []
+        for index, layer in enumerate(self.blocks):
+            hidden.append(x)
+            layer_cache = None if new_cache is None else new_cache.layers[index]
+            before = x
+            mask = masks[spec.attention.window(index)]
+            x, weights, cross_weights = layer(
+                x, allowed=mask, rotation=rotation, source=source, source_allowed=seen, cache=layer_cache, at=past
+            )
+            if spec.layer_drop and training:  # skipped afterwards: one graph, and a gradient for every parameter
+                x = tf.where(tf.random.uniform([]) < spec.layer_drop, before, x)
+            attentions.append(weights)
+            cross_attentions.append(cross_weights)
+        if self.final_norm is not None:
+            x = self.final_norm(x)
+        if new_cache is not None:
+            new_cache.length = past + length
+        return States(
+            last=x,
+            cache=new_cache,
+            hidden=(*hidden, x) if want_hidden else None,
+            attentions=tuple(attentions) if want_attentions else None,
+            cross_attentions=tuple(cross_attentions) if want_attentions and cross_attentions[:1] != [None] else None,
+        )
+
+    def new_cache(self, capacity: int | None = None, shared: int | None = None) -> KeyValueCache:
+        """An empty cache for this stack."""
+        return KeyValueCache(self.spec.layers, capacity, shared)
+
+    def _vectors(self, vectors: Any) -> Any:
+        return None if vectors is None else tf.cast(as_tensor(vectors, "inputs_embeds"), self.compute_dtype)
+
+    def _rotation(self, x: Any, position_ids: Any, attention_mask: Any, length: Any, past: Any) -> Any:
+        """Cosine and sine of each position (r or 1, 1, t, rotated size), computed in fp32."""
+        if (rotary := self.spec.attention.rotary) is None:
+            return None
+        frequencies, factor = inverse_frequencies(rotary)
+        positions = counted(attention_mask, length, past) if position_ids is None else position_ids
+        angles = tf.cast(positions, tf.float32)[:, None, :, None] * tf.constant(frequencies)
+        angles = tf.concat([angles, angles], -1)
+        return tf.cast(tf.cos(angles) * factor, x.dtype), tf.cast(tf.sin(angles) * factor, x.dtype)
+
+    def _check(self, ids: Any, vectors: Any, attention_mask: Any, past: Any, cache: KeyValueCache | None) -> Any:
+        """The length of the input, after the checks that cost nothing."""
+        spec = self.spec
+        if (ids is None) == (vectors is None):
+            raise ValueError("give either input ids or input vectors (`inputs_embeds`), and not both")
+        given = ids if ids is not None else vectors
+        if given.shape.rank != (2 if ids is not None else 3):
+            raise ValueError(f"input of shape {tuple(given.shape)} is not (batch, length) ids or (batch, length, size)")
+        if 0 in (given.shape[0], given.shape[1]):
+            raise ValueError(
+                f"the {spec.family} stack got an empty input of shape {tuple(given.shape)}; give >= 1 token"
+            )
+        length = size_of(given, 1)
+        known = isinstance(past, int) and isinstance(length, int)
+        if spec.positions is not None and known and past + length > spec.positions:
+            raise ValueError(
+                f"{past + length} tokens are more than the {spec.positions} positions of the {spec.family} stack; "
+                f"truncate to max_length={spec.positions}, or use a model with more positions"
+            )
+        if vectors is not None and vectors.shape[-1] != spec.embedding.size:
+            raise ValueError(
+                f"inputs_embeds are {vectors.shape[-1]} wide and the {spec.family} stack's embeddings "
+                f"{spec.embedding.size}; give what get_input_embeddings() would"
+            )
+        if attention_mask is not None:
+            places = cache.capacity if cache is not None and cache.capacity is not None else past + length
+            check_mask(attention_mask, size_of(given, 0), places)
+        if ids is not None:
+            check_ids(ids, spec.embedding.vocabulary, spec.family)
+        return length
