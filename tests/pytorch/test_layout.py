@@ -1,4 +1,4 @@
-"""How weights lie in memory: made without draws, row by row, each in memory of its own or the file's."""
+"""How weights lie in memory: made without draws, left as the file has them, straight as soon as the model trains."""
 
 import copy
 import io
@@ -19,10 +19,36 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_every_weight_lies_row_by_row(folder):
-    """Optimizers, `fully_shard` and `safetensors` want it; GPT-2's matrices are stored turned."""
+def turned(model):
+    return {name for name, parameter in model.named_parameters() if not parameter.is_contiguous()}
+
+
+def test_gpt2_matrices_stay_as_the_file_has_them_until_training(folder):
     model = EncoderDecoderModel.from_pretrained(folder)
-    assert all(parameter.is_contiguous() for parameter in model.parameters())
+    parameters = dict(model.named_parameters())
+    stored_turned = {name for name, x in parameters.items() if name.startswith("decoder.layers") and x.dim() == 2}
+    assert turned(model) == stored_turned != set()
+    assert all(parameters[name].T.is_contiguous() for name in stored_turned)
+    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+
+    assert model.train() is model and model.training
+    assert turned(model) == set()
+    assert all(parameter is parameters[name] for name, parameter in model.named_parameters())  # optimizers keep them
+    assert all(torch.equal(before[name], parameter) for name, parameter in model.named_parameters())
+
+
+def test_evaluation_changes_no_layout(folder):
+    model = EncoderDecoderModel.from_pretrained(folder)
+    before = turned(model)
+    assert turned(model.eval()) == before != set()
+
+
+def test_turned_matrices_compute_what_straight_ones_do(folder):
+    model = EncoderDecoderModel.from_pretrained(folder)
+    inputs = {"input_ids": torch.randint(5, tiny_models.VOCABULARY, (2, 7)), "labels": torch.tensor([[6, 7], [8, 9]])}
+    turned_logits = model(**inputs).logits
+    straight_logits = model.train().eval()(**inputs).logits
+    torch.testing.assert_close(turned_logits, straight_logits, atol=1e-6, rtol=1e-6)
 
 
 def test_no_two_parameters_share_memory(folder):
@@ -32,8 +58,13 @@ def test_no_two_parameters_share_memory(folder):
     assert len(places) == len(set(places))
 
 
+def test_straight_at_once_where_processes_work_together(folder, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    assert turned(EncoderDecoderModel.from_pretrained(folder)) == set()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_weights_from_a_file_are_copied_and_saved_as_any_other(folder, tmp_path, dtype):
+def test_turned_matrices_are_copied_and_saved_as_any_other(folder, tmp_path, dtype):
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     expected = model.state_dict()
     file = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Models straight from a file, whose weights may be views of it, take the same tools."""
+"""Models straight from a file, whose weights may be views of it or stand column by column, take the same tools."""
 
 import copy
 import io

@@ -15,6 +15,12 @@ def close(ours, theirs):
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 
+def same_weights(ours, theirs):
+    """Bit for bit; what is computed with them may differ in the last bits, since a loaded matrix may lie turned."""
+    pairs = zip(ours.named_parameters(), theirs.named_parameters(), strict=True)
+    assert all(name == other and torch.equal(x, y) for (name, x), (other, y) in pairs)
+
+
 def fields(family, **more):
     """Keywords for the reference's configuration of the same shape."""
     return {name: x for name, x in config(family, **more).to_dict().items() if name not in ("model_type", "is_causal")}
@@ -140,7 +146,8 @@ def test_pruned_heads_equal_the_reference_here_and_there(family, tmp_path):
     assert ours.config.pruned_heads == PRUNED
     ours.save_pretrained(tmp_path / "ours")
     again = AutoModel.from_pretrained(tmp_path / "ours")
-    assert torch.equal(again(ids).last_hidden_state, ours(ids).last_hidden_state)
+    same_weights(again, ours)
+    close(again(ids).last_hidden_state, ours(ids).last_hidden_state)
     close(type(theirs).from_pretrained(tmp_path / "ours")(ids).last_hidden_state, expected)
     theirs.save_pretrained(tmp_path / "theirs")
     close(AutoModel.from_pretrained(tmp_path / "theirs")(ids).last_hidden_state, expected)
@@ -160,7 +167,8 @@ def test_pruning_a_side_of_a_pair(tmp_path):
     model.save_pretrained(tmp_path)
     again = EncoderDecoderModel.from_pretrained(tmp_path)
     inputs = batch()
-    assert torch.equal(again(**inputs).logits, model(**inputs).logits)
+    same_weights(again, model)
+    close(again(**inputs).logits, model(**inputs).logits)
     again(**inputs).loss.backward()
     assert all(parameter.grad is not None for parameter in again.parameters())
     assert again.generate(inputs["input_ids"], max_new_tokens=3, num_beams=2).shape[0] == 3

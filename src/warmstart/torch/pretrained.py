@@ -108,6 +108,12 @@ class PreTrainedModel(nn.Module):
 
     # Switches ---------------------------------------------------------------------------------------------------
 
+    def train(self, mode: bool = True) -> Any:
+        """Switch to training (or, with False, to evaluation); weights then stand row by row in memory of their own."""
+        if mode:
+            loading.straighten(self)
+        return super().train(mode)
+
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None) -> None:
         """Keep only each layer's input for the backward pass, and compute the layer again there (Chen et al. 2016)."""
         for stack in self.stacks():
