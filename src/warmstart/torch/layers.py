@@ -279,6 +279,10 @@ class Head(nn.Module):
         self.output = nn.Linear(embedding.size, embedding.vocabulary, spec.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.output(self.transformed(x))
+
+    def transformed(self, x: Tensor) -> Tensor:
+        """What the last layer reads: hidden states, through the transform where the head has one."""
         if self.activation is not None and self.dense is not None and self.norm is not None:
             x = self.norm(ACTIVATIONS[self.activation](self.dense(x)))
-        return self.output(x)
+        return x

@@ -1,0 +1,127 @@
+"""The training loss of a pair, without the logits of a whole batch ever standing in memory.
+
+Shapes: b batch, s source length, t target length, n labels that count, h width before the last layer, v vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from warmstart.torch.loss import IGNORED, label_mask
+from warmstart.warm_start import PROJECTION
+
+_LOGITS_AT_ONCE = {"cpu": 2**23, "cuda": 2**27}  # numbers; more at once is no faster
+
+
+class LinearCrossEntropy(torch.autograd.Function):
+    """The last layer and the sum of its cross-entropy, some rows at a time.
+
+    The gradient of cross-entropy is known as soon as the logits are (softmax minus target), so each chunk's is put to
+    use in the forward pass and its logits dropped: nothing is computed twice. Label smoothing as in Szegedy et al.
+    2016, section 7.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, smoothing: float, train: bool
+    ) -> Tensor:
+        kind = states.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+        wants = ctx.needs_input_grad if train else (False,) * 6
+        rows = max(1, _LOGITS_AT_ONCE.get(kind, 2**25) // weight.shape[0])
+        total = torch.zeros((), device=states.device)
+        state_gradient = torch.empty_like(states) if wants[0] else None
+        weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if wants[1] else None
+        bias_gradient = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and wants[2] else None
+        with torch.autocast(kind, enabled=False):
+            matrix, vector = weight.to(dtype), None if bias is None else bias.to(dtype)
+            for start in range(0, len(states), rows):
+                x, wanted = states[start : start + rows].to(dtype), labels[start : start + rows]
+                logits = F.linear(x, matrix, vector).float()
+                total += _loss(logits, wanted, smoothing)
+                if not any(wants):
+                    continue
+                gradient = _gradient(logits, wanted, smoothing).to(dtype)
+                if state_gradient is not None:
+                    state_gradient[start : start + rows] = gradient @ matrix
+                if weight_gradient is not None:
+                    if dtype == torch.float32:
+                        weight_gradient.addmm_(gradient.t(), x)
+                    else:
+                        weight_gradient += gradient.t() @ x
+                if bias_gradient is not None:
+                    bias_gradient += gradient.sum(0, dtype=torch.float32)
+        ctx.gradients = state_gradient, weight_gradient, bias_gradient
+        ctx.dtypes = weight.dtype, weight.dtype if bias is None else bias.dtype
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Any) -> Any:
+        states, weight, bias = (None if x is None else x.mul_(upstream[0]) for x in ctx.gradients)
+        weight = None if weight is None else weight.to(ctx.dtypes[0])
+        bias = None if bias is None else bias.to(ctx.dtypes[1])
+        return states, weight, bias, None, None, None
+
+
+def _loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    """The sum of the cross-entropy of logits (n, v) in fp32."""
+    return F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+
+
+def _gradient(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    """The gradient of that by the logits (n, v), in their place."""
+    gradient = torch.softmax(logits, -1, out=logits)
+    if smoothing:
+        gradient -= smoothing / logits.shape[1]
+    target = torch.full_like(labels, -(1 - smoothing), dtype=gradient.dtype)
+    return gradient.scatter_add_(1, labels[:, None], target[:, None])
+
+
+class PairLoss(nn.Module):
+    """A pair as a function from a batch to its loss: what is wrapped for many devices.
+
+    >>> from warmstart import BertConfig, EncoderDecoderConfig, EncoderDecoderModel
+    >>> size = dict(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    >>> sides = BertConfig(**size), BertConfig(**size)
+    >>> model = EncoderDecoderModel(config=EncoderDecoderConfig.from_encoder_decoder_configs(*sides)).eval()
+    >>> model.config.decoder_start_token_id = 1
+    >>> batch = {"input_ids": torch.tensor([[4, 5]]), "labels": torch.tensor([[6, 7, -100]])}
+    >>> batch["attention_mask"] = torch.ones_like(batch["input_ids"])
+    >>> bool((PairLoss(model)(**batch, count=2) - model(**batch).loss).abs() < 1e-6)
+    True
+    """
+
+    def __init__(self, model: Any, label_smoothing: float = 0.0):
+        super().__init__()
+        self.model, self.label_smoothing = model, label_smoothing
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, count: float) -> Tensor:
+        """Cross-entropy over the labels (b, t) that are not -100, summed and divided by `count`.
+
+        With the count of a whole step's labels, the losses of its parts add up to the loss of the step.
+        """
+        model = self.model
+        source = model.encode(input_ids, attention_mask).last_hidden_state
+        if hasattr(model, PROJECTION):
+            source = model.enc_to_dec_proj(source)
+        states = model.decoder.states(
+            input_ids=model.prepare_decoder_input_ids_from_labels(labels),
+            attention_mask=label_mask(labels),
+            source=source,
+            source_attention_mask=attention_mask,
+        )
+        counted = labels != IGNORED
+        head = model.decoder.head
+        last = head.transformed(states.last[counted])
+        smoothing = self.label_smoothing if model.training else 0.0
+        output = head.output
+        summed = LinearCrossEntropy.apply(
+            last, output.weight, output.bias, labels[counted], smoothing, torch.is_grad_enabled()
+        )
+        return summed / count
