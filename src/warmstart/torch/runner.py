@@ -13,6 +13,9 @@ from torch import Tensor
 
 from warmstart.generation_config import GenerationConfig
 from warmstart.outputs import BaseModelOutput
+from warmstart.torch.engine.encoder import encode
+from warmstart.torch.engine.plain import is_plain
+from warmstart.torch.engine.runner import EngineRunner, can_run
 from warmstart.torch.generation_inputs import ENCODER_ARGUMENTS
 
 
@@ -141,6 +144,8 @@ def runner_for(
 
     `length` is how many tokens a sequence may hold at most.
     """
+    if config.use_cache and not wanted_states(config) and can_run(model, mask):
+        return EngineRunner(model, source, rows=rows, length=length, mask=mask)
     return ModuleRunner(model, source, rows=rows, mask=mask, use_cache=config.use_cache, wants=wanted_states(config))
 
 
@@ -160,6 +165,9 @@ def encode_source(model: Any, arguments: dict[str, Any], wants: Iterable[str]) -
         more = {name: arguments[name] for name in ENCODER_ARGUMENTS if arguments.get(name) is not None}
         more |= {f"output_{name}": True for name in wants}
         embeds = arguments.get("inputs_embeds")
+        if not wants and is_plain(model) and (mask is None or mask.dim() == 2):
+            states = encode(model.encoder, ids, mask, embeds, *(more.get(name) for name in ENCODER_ARGUMENTS))
+            return {"encoder_outputs": BaseModelOutput(states.to(model.dtype)), "attention_mask": mask}
         outputs = model.encode(input_ids=ids, attention_mask=mask, inputs_embeds=embeds, **more)
     elif not hasattr(outputs, "last_hidden_state"):
         outputs = BaseModelOutput(*(outputs if isinstance(outputs, (tuple, list)) else (outputs,)))
