@@ -137,7 +137,10 @@ def as_array(xp, x):
 
 @functools.cache
 def encoder_decoder(seed):
-    """A random BERT-to-BERT or BERT-to-GPT-2 model; big weights make its distributions uneven."""
+    """A random model, BERT to BERT (odd) or to GPT-2 (even), RoBERTa to RoBERTa (6) or BERT to BART (7).
+
+    Big weights make its distributions uneven.
+    """
     torch.manual_seed(seed + 8)
     # with a tied head a random model mostly repeats its last token
     sizes = {"vocab_size": VOCABULARY, "initializer_range": 0.7, "tie_word_embeddings": False}
@@ -149,7 +152,26 @@ def encoder_decoder(seed):
         "max_position_embeddings": 40,
     }
     encoder = transformers.BertConfig(**sizes, **bert, pad_token_id=PAD)
-    if seed % 2:
+    if seed == 6:
+        roberta = {**sizes, **bert, "pad_token_id": PAD, "max_position_embeddings": 42, "type_vocab_size": 1}
+        encoder = transformers.RobertaConfig(**roberta)
+        decoder = transformers.RobertaConfig(**roberta, is_decoder=True, add_cross_attention=True)
+    elif seed == 7:
+        decoder = transformers.BartConfig(
+            vocab_size=VOCABULARY,
+            init_std=0.7,
+            tie_word_embeddings=False,
+            d_model=16,
+            decoder_layers=2,
+            decoder_attention_heads=2,
+            decoder_ffn_dim=24,
+            max_position_embeddings=40,
+            pad_token_id=PAD,
+            forced_eos_token_id=None,
+            is_decoder=True,
+            add_cross_attention=True,
+        )
+    elif seed % 2:
         decoder = transformers.BertConfig(**sizes, **bert, is_decoder=True, add_cross_attention=True, pad_token_id=PAD)
     else:
         decoder = transformers.GPT2Config(**sizes, n_embd=16, n_layer=2, n_head=2, n_positions=40)
@@ -162,7 +184,7 @@ def encoder_decoder(seed):
     for name, parameter in model.decoder.named_parameters():
         if any(part in name for part in ("word_embeddings", "position_embeddings", "wte", "wpe")):
             parameter.data *= 3
-        elif name.startswith("bert.encoder") and name.endswith("output.dense.weight"):
+        elif name.startswith(("bert.encoder", "roberta.encoder")) and name.endswith("output.dense.weight"):
             parameter.data *= 0.1
     for store in (model.config, model.generation_config):
         store.decoder_start_token_id, store.pad_token_id, store.eos_token_id = START, PAD, END
@@ -205,6 +227,11 @@ def _loaded(kind, seed):
 def ours(kind, seed):
     """Our model with the weights of `encoder_decoder(seed)` or `causal(seed)`, a new copy each time."""
     return copy.deepcopy(_loaded(kind, seed))
+
+
+def shared(kind, seed):
+    """The same, one for all tests that change nothing."""
+    return _loaded(kind, seed)
 
 
 def sources(seed, rows=None, longest=9, side="right"):
