@@ -85,6 +85,11 @@ class EmbeddingSpec:
     padding_id: int | None = None
     dropout: float = 0.0
 
+    @property
+    def first_row(self) -> int:
+        """The row of the table that position 0 of given `position_ids` has; RoBERTa's ids are rows themselves."""
+        return 0 if self.positions_skip_padding else self.position_offset
+
     def zero_rows(self) -> dict[str, int]:
         """Which row of which table starts at zero: that of padding, where it has one."""
         rows = {} if self.padding_id is None else {"embeddings.token.weight": self.padding_id}

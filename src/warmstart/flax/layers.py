@@ -272,14 +272,22 @@ class Embeddings(nn.Module):
         train: bool = False,
     ) -> Array:
         """(r, t) ids, or (r, t, h) vectors in their place, to (r, t, h)."""
+        fixed = self.stack.embedding.zero_rows()
         if vectors is None:
-            vectors = self.token(ids) * jnp.asarray(self.stack.embedding.scale, self.dtype)
+            vectors = _looked_up(self.token, ids, fixed.get("embeddings.token.weight"))
+            vectors = vectors * jnp.asarray(self.stack.embedding.scale, self.dtype)
         x = vectors
         if self.token_type is not None:
             x = x + self.token_type(jnp.zeros((1, 1), jnp.int32) if token_type_ids is None else token_type_ids)
         if self.position is not None:
-            x = x + self.position(position_rows)
+            x = x + _looked_up(self.position, position_rows, fixed.get("embeddings.position.weight"))
         return self.dropout(x if self.norm is None else self.norm(x), deterministic=not train)
+
+
+def _looked_up(table: nn.Module, ids: Any, fixed: int | None) -> Array:
+    """Rows of a table; padding's row, `fixed`, learns nothing from being looked up."""
+    rows = table(ids)
+    return rows if fixed is None else jnp.where((ids == fixed)[..., None], jax.lax.stop_gradient(rows), rows)
 
 
 class Head(nn.Module):

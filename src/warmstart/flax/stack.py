@@ -89,15 +89,21 @@ class Stack(nn.Module):
         want_logits: bool = True,
         train: bool = False,
     ) -> States:
-        """Run the stack over ids (r, t) or vectors (r, t, h); with a cache `attention_mask` covers all of it (r, l)."""
+        """Run the stack over ids (r, t) or vectors (r, t, h); with a cache `attention_mask` covers all of it (r, l).
+
+        `position_ids` (r, t) count from 0, or where a family gives padding no position (RoBERTa) from its padding id on.
+        """
         spec, own = self.spec, self if self.shared is None else self.shared
         given = input_ids if input_ids is not None else inputs_embeds
         assert given is not None
         tokens = given.shape[1]
         past = 0 if cache is None else cache.length
-        if position_ids is None and spec.embedding.positions:
-            position_ids = position_rows(input_ids, attention_mask, tokens, past, spec.causal, spec.embedding)
-        x = own.embeddings(input_ids, inputs_embeds, position_ids, token_type_ids, train)
+        rows = None
+        if spec.embedding.positions and position_ids is None:
+            rows = position_rows(input_ids, attention_mask, tokens, past, spec.causal, spec.embedding)
+        elif spec.embedding.positions:
+            rows = position_ids + spec.embedding.first_row
+        x = own.embeddings(input_ids, inputs_embeds, rows, token_type_ids, train)
         rotation = self._rotation(position_ids, attention_mask, tokens, past)
         masks = {
             window: self_mask(attention_mask, tokens, cache, spec.causal, window)
@@ -199,7 +205,8 @@ def check_input(
         check_mask(attention_mask, rows, length if cache is None else cache.capacity)
     embedding = spec.embedding
     if embedding.positions:
-        check_rows(position_ids, embedding.positions + embedding.position_offset, "position_ids")
+        rows = embedding.positions + embedding.position_offset - embedding.first_row
+        check_rows(position_ids, rows, "position_ids")
     if embedding.token_types:
         check_rows(token_type_ids, embedding.token_types, "token_type_ids")
     if ids is not None:
