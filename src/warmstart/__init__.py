@@ -89,6 +89,39 @@ _NAMES_BY_MODULE = {
         "FlaxXLMRobertaForMaskedLM",
         "FlaxXLMRobertaModel",
     ],
+    "tf.encoder_decoder": ["TFEncoderDecoderModel"],
+    "tf.models": [
+        "TFAutoModel",
+        "TFAutoModelForCausalLM",
+        "TFAutoModelForMaskedLM",
+        "TFBartForCausalLM",
+        "TFBartModel",
+        "TFBertForMaskedLM",
+        "TFBertGenerationDecoder",
+        "TFBertGenerationEncoder",
+        "TFBertLMHeadModel",
+        "TFBertModel",
+        "TFCamembertForCausalLM",
+        "TFCamembertForMaskedLM",
+        "TFCamembertModel",
+        "TFGPT2LMHeadModel",
+        "TFGPT2Model",
+        "TFLlamaForCausalLM",
+        "TFLlamaModel",
+        "TFMistralForCausalLM",
+        "TFMistralModel",
+        "TFQwen2ForCausalLM",
+        "TFQwen2Model",
+        "TFQwen3ForCausalLM",
+        "TFQwen3Model",
+        "TFRobertaForCausalLM",
+        "TFRobertaForMaskedLM",
+        "TFRobertaModel",
+        "TFXLMRobertaForCausalLM",
+        "TFXLMRobertaForMaskedLM",
+        "TFXLMRobertaModel",
+    ],
+    "tf.outputs": ["TFSeq2SeqLMOutput"],
     "torch.encoder_decoder": ["EncoderDecoderModel"],
     "torch.streamers": ["AsyncTextIteratorStreamer", "TextIteratorStreamer", "TextStreamer"],
     "torch.models": [
@@ -125,7 +158,7 @@ _NAMES_BY_MODULE = {
 }
 
 # Package that may be missing -> the extra that brings it.
-_EXTRAS = {"torch": "torch", "jax": "flax", "flax": "flax", "rouge_score": "train"}
+_EXTRAS = {"torch": "torch", "jax": "flax", "flax": "flax", "tensorflow": "tf", "keras": "tf", "rouge_score": "train"}
 
 _MODULE_OF = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names}
 

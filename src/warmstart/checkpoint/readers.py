@@ -12,6 +12,7 @@ from typing import Any, NoReturn, Protocol
 
 from warmstart.checkpoint.flax_files import FLAX_FILE, FlaxFile, name_from_flax
 from warmstart.checkpoint.pickles import PickledArrays
+from warmstart.checkpoint.tensorflow_files import H5_FILE, INDEX_FILE, H5File, IndexFile
 from warmstart.hub import find_file, inside, read_json
 
 # What may hold the weights, best first.
@@ -91,20 +92,24 @@ def open_weights(
     framework: str = "pt",
     use_safetensors: bool | None = None,
     variant: str | None = None,
+    from_tf: bool = False,
     **hub: Any,
 ) -> Weights:
-    """Find and open the weights of a folder or a hub id.
+    """Find and open the weights of a folder or a hub id, or an original TensorFlow checkpoint by its `.index` file.
 
     Looks for `model.safetensors`, its index, `pytorch_model.bin`, its index, in this order; `variant="fp16"` looks for
     `model.fp16.safetensors` and so on. `framework` is "pt" or "np": whose arrays `read` gives. With "np" a `.bin` is
-    read without torch, and `flax_model.msgpack` is looked for too, last.
+    read without torch, and `flax_model.msgpack`, `tf_model.h5` and `model.ckpt.index` are looked for too, last; with
+    `from_tf` the latter two alone.
 
     Raises:
         FileNotFoundError: there are no weights; the message says what there is.
         OSError: a file is truncated, corrupt, or would run code.
         ValueError: an index points outside its folder, or does not fit its shards.
     """
-    wanted = _candidates(use_safetensors, variant, framework)
+    if is_index(name_or_path):
+        return Weights(str(name_or_path), dict.fromkeys(_names(file := _open(Path(name_or_path), framework)), file))
+    wanted = [H5_FILE, INDEX_FILE] if from_tf else _candidates(use_safetensors, variant, framework)
     for filename in wanted:
         if (path := find_file(name_or_path, filename, required=False, **hub)) is not None:
             return Weights(str(path), dict.fromkeys(_names(file := _open(path, framework)), file))
@@ -133,7 +138,7 @@ def _explain_missing(name_or_path: str | Path, wanted: list[str], hub: Mapping[s
 def _candidates(use_safetensors: bool | None, variant: str | None, framework: str) -> list[str]:
     names = [name for name in WHOLE if use_safetensors in (None, name.endswith(".safetensors"))]
     if framework == "np" and not use_safetensors:
-        names.append(FLAX_FILE)
+        names += [FLAX_FILE, H5_FILE, INDEX_FILE]
     return [name.replace(".", f".{variant}.", 1) if variant else name for name in names]
 
 
@@ -147,10 +152,38 @@ def _open(path: Path, framework: str) -> WeightFile:
     try:
         if path.suffix == ".msgpack":
             return FlaxFile(path)
+        if path.suffix in (".h5", ".index"):
+            return _of_framework(H5File(path) if path.suffix == ".h5" else IndexFile(path), framework)
         return PickledArrays(path) if framework == "np" else PickledFile(path)
     except OSError:
         _check_not_pointer(path)
         raise
+
+
+def is_index(place: str | Path) -> bool:
+    """Whether a place is the index of an original TensorFlow checkpoint rather than a folder or a hub id."""
+    return str(place).endswith(".index") and Path(place).is_file()
+
+
+def folder_of(place: str | Path) -> str | Path:
+    """Where the configuration of a checkpoint is looked for: beside its index, or the place itself."""
+    return Path(place).parent if is_index(place) else place
+
+
+class _AsTensors:
+    """A file of arrays, read as tensors of torch."""
+
+    def __init__(self, file: WeightFile):
+        self._file, self.shapes = file, file.shapes
+
+    def read(self, name: str) -> Any:
+        import torch
+
+        return torch.from_numpy(self._file.read(name).copy())
+
+
+def _of_framework(file: WeightFile, framework: str) -> WeightFile:
+    return _AsTensors(file) if framework == "pt" else file
 
 
 def _sharded(name_or_path: str | Path, index: Path, framework: str, hub: Mapping[str, Any]) -> Weights:

@@ -70,8 +70,8 @@ class TFEncoderDecoderModel(PreTrainedModel):
             config = EncoderDecoderConfig.from_encoder_decoder_configs(encoder.config, decoder.config)
         if not isinstance(config, EncoderDecoderConfig):
             raise ValueError(
-                f"config is a {type(config).__name__}; TFEncoderDecoderModel needs an EncoderDecoderConfig. To join two "
-                "checkpoints use TFEncoderDecoderModel.from_encoder_decoder_pretrained(encoder, decoder)"
+                f"config is a {type(config).__name__}; TFEncoderDecoderModel needs an EncoderDecoderConfig. To join "
+                "two checkpoints use TFEncoderDecoderModel.from_encoder_decoder_pretrained(encoder, decoder)"
             )
         warm_start.check_decoder(config.decoder)
         super().__init__(config, **kwargs)

@@ -18,6 +18,7 @@ from warmstart.decoding.stopping import stopping
 from warmstart.generation_config import GenerationConfig
 from warmstart.tf.arrays import Array, TensorFlowArrays
 from warmstart.tf.cache import KeyValueCache
+from warmstart.tf.stack import flat_source
 
 XP = TensorFlowArrays()
 
@@ -48,8 +49,9 @@ class Search:
         source, source_mask = self._source(given)
         cache = self.decoder.new_cache(self.places, shared=plan.rows)
         if source is not None:
+            read = flat_source(source)
             for block, layer in zip(self.decoder.blocks, cache.layers, strict=True):
-                block.cross_attention.source_pair(source, layer)
+                block.cross_attention.source_pair(read, layer)
         mask = given.get("prompt_mask")
         if mask is not None:  # what comes after the prompt is real
             mask = tf.pad(tf.cast(mask, tf.int32), [[0, 0], [0, self.places - plan.prompt_length]], constant_values=1)

@@ -113,6 +113,6 @@ def check_ids(ids: Any, vocabulary: int, where: str) -> None:
         row, column = (int(x) for x in outside[0])
         raise ValueError(
             f"token id {int(values[row, column])} at row {row}, column {column} is outside the {where} stack's "
-            f"vocabulary of {vocabulary}; use the tokenizer that belongs to the model, or resize_token_embeddings after "
-            "adding tokens"
+            f"vocabulary of {vocabulary}; use the tokenizer that belongs to the model, or resize_token_embeddings "
+            "after adding tokens"
         )

@@ -1,10 +1,13 @@
 """The layers of a transformer block, each built by its spec, with all their weights, as soon as it is made.
 
+Inside a block the tokens of all rows stand in one axis, so that a dense layer is one plain product of matrices.
+
 Shapes: r rows, b sources (r = b * beams), t target length, s source length, h hidden size, n heads, d head size.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -134,6 +137,14 @@ def attend(
     return out, weights
 
 
+@dataclass(frozen=True)
+class Source:
+    """What cross-attention reads: states (b * s, h), and s."""
+
+    states: Any
+    length: Any
+
+
 class Attention(Block):
     """Attention with heads, over the stack's own tokens or over a source of width `source_size`."""
 
@@ -157,39 +168,48 @@ class Attention(Block):
     def call(
         self,
         x: Any,
-        source: Any = None,
+        length: Any = 1,
+        source: Source | None = None,
         allowed: Any = None,
         rotation: Any = None,
         cache: LayerCache | None = None,
         at: Any = 0,
     ) -> tuple[Any, Any]:
-        query = self._heads(self.query(x), self.query_norm)
+        """(r * t, h) to (r * t, h), with the weights (r, n, t, s)."""
+        query = self._heads(self.query(x), length, self.query_norm)
         if rotation is not None:
             query = rotate(query, rotation)
-        key, value = self.source_pair(source, cache) if self.is_cross else self._own_pair(x, rotation, cache, at)
+        if self.is_cross:
+            key, value = self.source_pair(source, cache)
+        else:
+            key, value = self._own_pair(x, length, rotation, cache, at)
         shared = cache.shared if self.is_cross and cache is not None else None if self.is_cross else 1
         out, weights = attend(query, key, value, allowed, self.scale, self.dropout, shared)
         out = tf.transpose(out, [0, 2, 1, 3])
-        width = out.shape[2] * out.shape[3]
-        return self.output_layer(tf.reshape(out, [-1, size_of(out, 1), width])), weights
+        return self.output_layer(tf.reshape(out, [-1, out.shape[2] * out.shape[3]])), weights
 
-    def _own_pair(self, x: Any, rotation: Any, cache: LayerCache | None, at: Any) -> tuple[Any, Any]:
-        key, value = self._heads(self.key(x), self.key_norm), self._heads(self.value(x), None)
+    def _own_pair(self, x: Any, length: Any, rotation: Any, cache: LayerCache | None, at: Any) -> tuple[Any, Any]:
+        key, value = self._heads(self.key(x), length, self.key_norm), self._heads(self.value(x), length, None)
         if rotation is not None:
             key = rotate(key, rotation)
         return (key, value) if cache is None else cache.append(key, value, at)
 
-    def source_pair(self, source: Any, cache: LayerCache | None) -> tuple[Any, Any]:
+    def source_pair(self, source: Source | None, cache: LayerCache | None) -> tuple[Any, Any]:
         """The source's keys and values: made once, then kept."""
         if cache is not None and cache.source is not None:
             return cache.source
-        pair = self._heads(self.key(source), self.key_norm), self._heads(self.value(source), None)
+        assert source is not None
+        states, length = source.states, source.length
+        pair = (
+            self._heads(self.key(states), length, self.key_norm),
+            self._heads(self.value(states), length, None),
+        )
         if cache is not None:
             cache.source = pair
         return pair
 
-    def _heads(self, x: Any, norm: Any) -> Any:
-        x = tf.reshape(x, [-1, size_of(x, 1), x.shape[2] // self.head_size, self.head_size])
+    def _heads(self, x: Any, length: Any, norm: Any) -> Any:
+        x = tf.reshape(x, [-1, length, x.shape[1] // self.head_size, self.head_size])
         return tf.transpose(x if norm is None else norm(x), [0, 2, 1, 3])
 
 
@@ -231,23 +251,26 @@ class TransformerLayer(Block):
     def call(
         self,
         x: Any,
-        allowed: Any,
+        length: Any,
+        allowed: Any = None,
         rotation: Any = None,
-        source: Any = None,
+        source: Source | None = None,
         source_allowed: Any = None,
         cache: LayerCache | None = None,
         at: Any = 0,
     ) -> tuple[Any, Any, Any]:
-        """(r, t, h) to (r, t, h), with the weights of self-attention and of cross-attention."""
+        """(r * t, h) to (r * t, h), with the weights of self-attention and of cross-attention."""
         y = self._before(x, self.attention_norm)
-        y, weights = self.attention(y, allowed=allowed, rotation=rotation, cache=cache, at=at)
+        y, weights = self.attention(y, length=length, allowed=allowed, rotation=rotation, cache=cache, at=at)
         x = self._after(x, y, self.attention_norm)
         cross_weights = None
         if self.cross_attention is not None and (
             source is not None or (cache is not None and cache.source is not None)
         ):
             y = self._before(x, self.cross_attention_norm)
-            y, cross_weights = self.cross_attention(y, source=source, allowed=source_allowed, cache=cache)
+            y, cross_weights = self.cross_attention(
+                y, length=length, source=source, allowed=source_allowed, cache=cache
+            )
             x = self._after(x, y, self.cross_attention_norm)
         y = self.mlp(self._before(x, self.mlp_norm))
         return self._after(x, y, self.mlp_norm), weights, cross_weights
@@ -306,10 +329,8 @@ class Output(Block):
         return self.own if self.tied is None else self.tied._embeddings
 
     def call(self, x: Any) -> Any:
-        matrix = tf.convert_to_tensor(self.weight)
-        flat = tf.reshape(x, [-1, x.shape[-1]])
-        logits = tf.matmul(flat, tf.cast(matrix, x.dtype), transpose_b=True)
-        logits = tf.reshape(logits, [-1, size_of(x, 1), matrix.shape[0]])
+        """(any, h) to (any, v)."""
+        logits = tf.matmul(x, tf.cast(tf.convert_to_tensor(self.weight), x.dtype), transpose_b=True)
         return logits if self.bias is None else logits + tf.convert_to_tensor(self.bias)
 
 
@@ -324,6 +345,8 @@ class Head(Block):
         self.output_layer = Output(tokens if spec.tied else None, embedding.size, embedding.vocabulary, spec.bias)
 
     def call(self, x: Any) -> Any:
+        flat = tf.reshape(x, [-1, x.shape[-1]])
         if self.activation is not None and self.dense is not None and self.norm is not None:
-            x = self.norm(ACTIVATIONS[self.activation](self.dense(x)))
-        return self.output_layer(x)
+            flat = self.norm(ACTIVATIONS[self.activation](self.dense(flat)))
+        logits = self.output_layer(flat)
+        return tf.reshape(logits, [-1, size_of(x, 1), logits.shape[1]])

@@ -9,15 +9,18 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from warmstart import fitting
+from warmstart.checkpoint import tensorflow_files
 from warmstart.checkpoint.names import Shape, pack, unpack
 from warmstart.checkpoint.readers import Weights
+from warmstart.checkpoint.tensorflow_files import path_in_h5
 from warmstart.config import PretrainedConfig
-from warmstart import fitting
+from warmstart.families import family_of
 from warmstart.families.entry import Stored
 from warmstart.fitting import Side
 from warmstart.spec import StackSpec
 from warmstart.tf.layers import Block, Output, RMSNorm
-from warmstart.warm_start import LoadReport, copies_of_self_attention
+from warmstart.warm_start import PROJECTION, LoadReport, copies_of_self_attention
 
 # Attributes whose names Keras has taken, and what their contents are called in all frameworks.
 _NAMES = {"blocks": "layers", "output_layer": "output"}
@@ -111,7 +114,7 @@ def fill(
 
 
 def broken_ties(model: Any, sides: list[Side], weights: Weights) -> dict[str, PretrainedConfig]:
-    """Settings that tie weights of which the file holds several copies, and not the same: name -> whose setting it is."""
+    """Settings that tie weights of which the file holds several, different copies: name -> whose setting it is."""
 
     def read(entry: Stored) -> np.ndarray:
         return unpack(entry, number(weights, entry.name))
@@ -179,6 +182,25 @@ def write_tensors(model: Any, entries: Mapping[str, Stored], keys: list[str], pa
     from safetensors.numpy import save_file
 
     save_file(packed(model, entries, keys), path, metadata={"format": "pt"})
+
+
+def write_h5(model: Any, sides: list[Side], entries: Mapping[str, Stored], path: Path) -> None:
+    """Write all of a checkpoint's tensors to one `tf_model.h5`, under the names of the reference's classes."""
+    names: dict[str, str] = {}
+    for ours, entry in entries.items():
+        name = entry.name
+        for side in sides:
+            if side.spec.head is None and ours.startswith(side.ours) and not ours.startswith(PROJECTION):
+                name = side.theirs + _base(side) + name[len(side.theirs) :]
+        names[entry.name] = path_in_h5(name, ours, entry.transposed)
+    tensorflow_files.write_h5(packed(model, entries, names), names, "model", path)
+
+
+def _base(side: Side) -> str:
+    """What stands before the names of a stack without a head in `tf_model.h5`."""
+    family = family_of(side.config)
+    base = family.prefixes[-1]
+    return base.partition(".")[0] + "." if family.alone_prefix and not side.ours else base
 
 
 def number(weights: Weights, name: str) -> np.ndarray:

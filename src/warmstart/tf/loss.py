@@ -126,6 +126,6 @@ def check_labels(labels: Any, logits: Any) -> None:
     odd = values[((values < 0) & (values != IGNORED)) | (values >= vocabulary)]
     if odd.size:
         raise ValueError(
-            f"label {odd[0]} is neither -100 nor in the decoder's vocabulary of {vocabulary}; tokenize the targets with "
-            "the decoder's tokenizer, and use -100 for what the loss ignores"
+            f"label {odd[0]} is neither -100 nor in the decoder's vocabulary of {vocabulary}; tokenize the targets "
+            "with the decoder's tokenizer, and use -100 for what the loss ignores"
         )

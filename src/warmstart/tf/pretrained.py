@@ -19,14 +19,14 @@ from warmstart.checkpoint.configuration import (
     tokenizer_files,
     written_configuration,
 )
-from warmstart.checkpoint.readers import open_weights
+from warmstart.checkpoint.readers import folder_of, open_weights
 from warmstart.checkpoint.writer import OLD_WEIGHTS, TARGET_TOKENIZER, weight_files
 from warmstart.config import PretrainedConfig
 from warmstart.families.auto import config_class
+from warmstart.fitting import Side
 from warmstart.folder import write_folder
 from warmstart.generation_config import GenerationConfig
 from warmstart.hub import hub_options, upload_folder
-from warmstart.fitting import Side
 from warmstart.tf import loading
 from warmstart.tf.training import Trained
 from warmstart.tf.unfilled import unfilled
@@ -56,7 +56,7 @@ class PreTrainedModel(Trained):
 
     @tf.autograph.experimental.do_not_convert  # nothing below is to be rewritten, and looking takes most of a trace
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """As any Keras model; but lists and arrays may be given by position too, as the reference's models take them."""
+        """As any Keras model; but lists and arrays may be given by position too, as the reference takes them."""
         names = [name for name in inspect.signature(self.call).parameters if name != "kwargs"]
         if len(args) > len(names):
             raise TypeError(f"{type(self).__name__} takes {len(names)} positional arguments, not {len(args)}")
@@ -140,7 +140,7 @@ class PreTrainedModel(Trained):
         `cache_dir`, `token`, `local_files_only`, `subfolder`, `use_safetensors`, `variant`); `dtype` (a type's name, or
         "auto" for the file's; Keras' own setting if left out); `strict=False` to make missing weights anew and leave
         unknown ones out; `ignore_mismatched_sizes`; `output_loading_info=True` for a pair with a dict of what was
-        missing. `from_pt` is accepted and not needed.
+        missing. `from_pt` is accepted and not needed. An original TensorFlow checkpoint is given by its `.index` file.
 
         Raises:
             FileNotFoundError: no such folder, repository or file.
@@ -148,7 +148,7 @@ class PreTrainedModel(Trained):
             ValueError: weights are missing, unknown, or of another shape than the configuration says.
             TypeError: an argument is not known.
         """
-        place = pretrained_model_name_or_path
+        place, source = folder_of(pretrained_model_name_or_path), pretrained_model_name_or_path
         hub = hub_options(kwargs)
         for name in _ALWAYS:
             kwargs.pop(name, None)
@@ -162,7 +162,7 @@ class PreTrainedModel(Trained):
             place, hub, kwargs, cls.part_of, cls.config_class, f"{cls.__name__}.from_pretrained"
         )
         options["fewer_layers"] = bool(given or asked) and asks_for_fewer_layers(config, place, hub)
-        weights = open_weights(place, framework="np", **files, **hub)
+        weights = open_weights(source, framework="np", **files, **hub)
         with policy(_type_of(dtype, weights)):
             model, sides = cls._unfilled(config, prefix)
             broken = loading.broken_ties(model, sides, weights)
@@ -219,7 +219,7 @@ class PreTrainedModel(Trained):
                 sizes, lambda keys, path: loading.write_tensors(self, entries, keys, path), max_shard_size
             )
         else:
-            files["tf_model.h5"] = lambda path: loading.write_h5(self, entries, list(sizes), path)
+            files["tf_model.h5"] = lambda path: loading.write_h5(self, self.sides(), entries, path)
         source, target = tokenizer_files(encoder_tokenizer), tokenizer_files(decoder_tokenizer)
         files |= source or target
         if source and target and source != target:

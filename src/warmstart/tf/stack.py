@@ -13,7 +13,7 @@ import tensorflow as tf
 from warmstart.spec import StackSpec, inverse_frequencies
 from warmstart.tf.cache import KeyValueCache
 from warmstart.tf.inputs import as_ids, as_mask, as_tensor, check_ids, check_mask, check_rows
-from warmstart.tf.layers import Embeddings, TransformerLayer, make_norm, size_of
+from warmstart.tf.layers import Embeddings, Source, TransformerLayer, make_norm, size_of
 from warmstart.tf.masks import counted, position_rows, self_mask, source_mask
 from warmstart.tf.pretrained import PreTrainedModel
 
@@ -79,14 +79,24 @@ class Stack(PreTrainedModel):
         }
         seen = source_mask(as_mask(source_attention_mask, "the source's attention_mask"))
         new_cache = None if cache is None else cache.copied()
+        read = None if source is None else flat_source(source)
+        x = tf.reshape(x, [-1, spec.hidden_size])
         hidden, attentions, cross_attentions = [], [], []
         for index, layer in enumerate(self.blocks):
-            hidden.append(x)
+            if want_hidden:
+                hidden.append(_unflat(x, length))
             layer_cache = None if new_cache is None else new_cache.layers[index]
             before = x
             mask = masks[spec.attention.window(index)]
             x, weights, cross_weights = layer(
-                x, allowed=mask, rotation=rotation, source=source, source_allowed=seen, cache=layer_cache, at=past
+                x,
+                length=length,
+                allowed=mask,
+                rotation=rotation,
+                source=read,
+                source_allowed=seen,
+                cache=layer_cache,
+                at=past,
             )
             if spec.layer_drop and training:  # skipped afterwards: one graph, and a gradient for every parameter
                 x = tf.where(tf.random.uniform([]) < spec.layer_drop, before, x)
@@ -94,6 +104,7 @@ class Stack(PreTrainedModel):
             cross_attentions.append(cross_weights)
         if self.final_norm is not None:
             x = self.final_norm(x)
+        x = _unflat(x, length)
         if new_cache is not None:
             new_cache.length = past + length
         return States(
@@ -151,3 +162,13 @@ class Stack(PreTrainedModel):
         if ids is not None:
             check_ids(ids, spec.embedding.vocabulary, spec.family)
         return length
+
+
+def flat_source(source: Any) -> Source:
+    """Source states (b, s, h) as the layers want them."""
+    return Source(tf.reshape(source, [-1, source.shape[-1]]), size_of(source, 1))
+
+
+def _unflat(x: Any, length: Any) -> Any:
+    """(r * t, h) to (r, t, h)."""
+    return tf.reshape(x, [-1, length, x.shape[1]])
