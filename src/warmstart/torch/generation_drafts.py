@@ -108,7 +108,7 @@ class _Turn:
         right = torch.zeros(len(ids), dtype=torch.long, device=at.device)
         active = ~self.done
         for j in range(int(there.sum(1).max()) + 1 if width else 1):
-            here = at + j
+            here = (at + j).clamp(max=ids.shape[1])  # of rows that are done it may lie beyond
             raw = xp.take(logits, (here - first).clamp(0, logits.shape[1] - 1))[:, 0]
             scores = call.scorer.processed(raw, ids, here)
             check_choice(scores, active, here[:, 0].tolist())
@@ -214,7 +214,7 @@ class Assistant:
         tokens, there, probabilities = [], [], []
         least = int(at[live].min())
         for j in range(self.count):
-            here = at + j
+            here = (at + j).clamp(max=ids.shape[1])
             last = min(int(here[sure].max()), ids.shape[1])
             self.runner.crop(min(self.runner.length, least + j - 1))
             logits = self.runner.logits(ids[:, :last], last - (least + j) + 1)
