@@ -19,6 +19,7 @@ from warmstart.outputs import BaseModelOutput, Seq2SeqLMOutput
 from warmstart.torch import surgery
 from warmstart.torch.cache import KeyValueCache
 from warmstart.torch.generation import compute_transition_scores, generate
+from warmstart.torch.generation_many import generate_many, generate_stream
 from warmstart.torch.loading import Side, copy_weights, initialise
 from warmstart.torch.loss import cross_entropy, label_mask, refuse_unshifted, shift_labels
 from warmstart.torch.masks import eager
@@ -51,6 +52,8 @@ class EncoderDecoderModel(PreTrainedModel):
     config_class = EncoderDecoderConfig
     can_generate_text = True
     generate = generate
+    generate_many = generate_many
+    generate_stream = generate_stream
     compute_transition_scores = compute_transition_scores
     encoder: Any
     decoder: Any

@@ -21,6 +21,7 @@ class Int8Linear(nn.Module):
 
     weight: Tensor
     scale: Tensor
+    bias: Tensor | None
 
     def __init__(self, layer: nn.Linear):
         super().__init__()

@@ -297,7 +297,7 @@ class TorchMemory:
     def join(self, pairs: Sequence[Tensor], rows: int) -> None:
         new = len(pairs) * rows
         self.keys, self.values = (
-            [torch.cat([x, x.new_empty(new, *x.shape[1:])]) for x in kind] for kind in (self.keys, self.values)
+            [torch.cat([x, x.new_zeros(new, *x.shape[1:])]) for x in kind] for kind in (self.keys, self.values)
         )
         self.before, self.first = (torch.cat([x, x.new_zeros(new)]) for x in (self.before, self.first))
         if self.cross_heads[0] is None:

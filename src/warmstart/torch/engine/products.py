@@ -34,10 +34,10 @@ def product(*layers: Any) -> Product:
 def _native_product(library: ctypes.CDLL, layers: Sequence[Any]) -> Product:
     weights = [layer.weight.detach().contiguous() for layer in layers]
     biases = [None if layer.bias is None else layer.bias.detach().float().contiguous() for layer in layers]
-    scales = [layer.scale if isinstance(layer, Int8Linear) else None for layer in layers]
+    scales = [layer.scale.float() if isinstance(layer, Int8Linear) else None for layer in layers]
     matrices = (native.Matrix * len(layers))(
         *(
-            (weight.data_ptr(), _pointer(scale), _pointer(bias), weight.shape[0])
+            native.Matrix(weight.data_ptr(), _pointer(scale), _pointer(bias), weight.shape[0])
             for weight, scale, bias in zip(weights, scales, biases, strict=True)
         )
     )
@@ -96,7 +96,7 @@ def norm(module: nn.Module | None) -> tuple[Tensor, Tensor | None, float, bool] 
     """A norm's weight, bias, epsilon, and whether it is one of root mean squares; in float32."""
     if module is None:
         return None
-    weight = module.weight.detach().float().contiguous()  # type: ignore[operator,union-attr]
+    weight = module.weight.detach().float().contiguous()  # type: ignore[operator]
     if isinstance(module, nn.LayerNorm):
         bias = None if module.bias is None else module.bias.detach().float().contiguous()
         return weight, bias, module.eps, False

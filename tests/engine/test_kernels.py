@@ -1,0 +1,125 @@
+"""The compiled kernels against torch's operators, at shapes that meet every edge of theirs."""
+
+import pytest
+import torch
+from torch import nn
+
+from warmstart.torch.engine import native
+from warmstart.torch.engine.int8 import Int8Linear, quantised
+from warmstart.torch.engine.memory import Heads, NativeMemory, TorchMemory
+from warmstart.torch.engine.products import add_norm, norm, product
+
+ROWS = [1, 2, 3, 4, 5, 8, 10, 11, 13, 32, 250]
+SHAPES = [(8, 3), (24, 17), (31, 1), (260, 40), (768, 130)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("inputs", "outputs"), SHAPES)
+def test_products_side_by_side_are_those_of_the_layers(inputs, outputs, dtype, kernels):
+    torch.manual_seed(0)
+    layers = [nn.Linear(inputs, outputs).to(dtype), nn.Linear(inputs, outputs + 5, bias=False).to(dtype)]
+    multiply = product(*layers)
+    for rows in ROWS:
+        x = torch.randn(rows, inputs).to(dtype).float()
+        wanted = torch.cat(
+            [nn.functional.linear(x, y.weight.float(), None if y.bias is None else y.bias.float()) for y in layers], 1
+        )
+        bound = 2e-5 if dtype is torch.float32 or kernels == "compiled" else 2e-2
+        assert (multiply(x) - wanted).abs().max() <= bound
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), SHAPES)
+def test_int8_products_are_exact_sums_of_rounded_numbers(inputs, outputs, kernels):
+    torch.manual_seed(0)
+    layers = [Int8Linear(nn.Linear(inputs, outputs)), Int8Linear(nn.Linear(inputs, 2, bias=False))]
+    multiply = product(*layers)
+    for rows in ROWS:
+        x = torch.randn(rows, inputs)
+        values, scale = quantised(x)
+        wanted = [
+            (values.double() @ y.weight.double().T * scale[:, None].double() * y.scale.double()
+             + (0 if y.bias is None else y.bias.double()))
+            for y in layers
+        ]  # fmt: skip
+        assert (multiply(x) - torch.cat(wanted, 1)).abs().max() <= 1e-5
+
+
+def test_int8_weights_are_within_half_a_step():
+    weight = torch.randn(5, 300)
+    layer = nn.Linear(300, 5)
+    layer.weight.data = weight
+    small = Int8Linear(layer)
+    steps = weight.abs().amax(1, keepdim=True) / 127
+    assert ((small.weight * small.scale[:, None] - weight).abs() <= steps / 2 + 1e-6).all()
+    assert quantised(torch.zeros(1, 4))[0].abs().max() == 0
+
+
+@pytest.mark.parametrize("module", [nn.LayerNorm(24), nn.LayerNorm(700, bias=False)], ids=["layer", "no bias"])
+def test_norm_of_a_sum(module, kernels):
+    torch.manual_seed(0)
+    nn.init.normal_(module.weight)
+    x, y = torch.randn(2, 40, module.weight.shape[0])
+    total, out = add_norm(x, y, norm(module))
+    assert (out - module(x + y)).abs().max() <= 1e-5
+    if kernels == "compiled":
+        assert torch.equal(total, x + y)
+
+
+@pytest.mark.parametrize("size", [4, 20, 64, 128])
+@pytest.mark.parametrize("window", [0, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiled_memory_is_torchs(size, window, dtype):
+    """Rows of different age, a prompt, padding before it, rows that move, leave and join."""
+    if (library := native.library()) is None:
+        pytest.skip("no compiler here")
+    torch.manual_seed(0)
+    heads = Heads(2, 3, size, size**-0.5, window)
+    memories = []
+    for kind in (NativeMemory, TorchMemory):
+        memory = kind.__new__(kind)
+        spec = _spec(size, window)
+        memory.__init__(*([library, spec, 8] if kind is NativeMemory else [spec]), 40, dtype)
+        memories.append(memory)
+
+    def both(act):
+        ours, theirs = (act(memory) for memory in memories)
+        if ours is not None:
+            bound = 2e-5 if dtype is torch.float32 else 4e-2
+            assert (ours - theirs).abs().max() <= bound
+
+    def step(rows, tokens):
+        query = torch.randn(rows * tokens, 6 * size)
+        key, value = torch.randn(2, rows * tokens, 2 * size)
+        both(lambda memory: memory.own(0, query, key, value))
+        both(lambda memory: memory.source(0, query))
+        both(lambda memory: memory.advance(tokens))
+
+    def pair(length):
+        return torch.randn(1, 2, 2, length, size).to(dtype)
+
+    pairs = [pair(5), pair(33)]
+    both(lambda memory: memory.join(pairs, 1))
+    for memory in memories:
+        memory.first = torch.tensor([0, 2], dtype=torch.int32)
+    step(2, 4)
+    both(lambda memory: memory.spread(2))
+    for moved in ([1, 1, 2, 3], [0, 1, 3, 2], [1, 0, 3, 3]):
+        step(4, 1)
+        both(lambda memory, moved=moved: memory.take(torch.tensor(moved)))
+    both(lambda memory: memory.crop(5))
+    step(4, 2)
+    both(lambda memory: memory.take(torch.tensor([3, 2]), torch.tensor([1])))
+    more = [pair(50), pair(1)]
+    both(lambda memory: memory.join(more, 2))
+    for _ in range(3):
+        step(6, 1)
+        both(lambda memory: memory.take(torch.tensor([1, 0, 2, 2, 5, 5])))
+    assert heads.group == 3
+
+
+def _spec(size, window):
+    from warmstart.spec import AttentionSpec, EmbeddingSpec, MLPSpec, NormSpec, StackSpec
+
+    attention = AttentionSpec(6, 2, size, windows=(window,) if window else ())
+    return StackSpec("test", 6 * size, 1, EmbeddingSpec(9, 6 * size), attention, MLPSpec(8, "gelu"), NormSpec(),
+                     cross_attention=attention)  # fmt: skip
