@@ -20,7 +20,7 @@ from warmstart.fitting import Side
 from warmstart.outputs import BaseModelOutput
 from warmstart.tf.cache import KeyValueCache
 from warmstart.tf.generation import generate
-from warmstart.tf.inputs import as_ids, as_tensor, eager, named
+from warmstart.tf.inputs import as_ids, as_tensor, eager
 from warmstart.tf.layers import linear
 from warmstart.tf.loading import copy_weights, initialise, named_parameters
 from warmstart.tf.loss import counted_losses, label_mask, shift_labels, warn_of_unshifted
@@ -28,6 +28,7 @@ from warmstart.tf.models import TFAutoModel, TFAutoModelForCausalLM
 from warmstart.tf.outputs import TFSeq2SeqLMOutput
 from warmstart.tf.pairing import load_pair
 from warmstart.tf.pretrained import PreTrainedModel
+from warmstart.tf.serving import export
 from warmstart.tf.tying import tie
 from warmstart.tf.unfilled import is_unfilled
 from warmstart.warm_start import PROJECTION
@@ -55,6 +56,7 @@ class TFEncoderDecoderModel(PreTrainedModel):
     config_class = EncoderDecoderConfig
     can_generate_text = True
     generate = generate
+    export = export
 
     def __init__(
         self, config: PretrainedConfig | None = None, encoder: Any = None, decoder: Any = None, **kwargs: Any
@@ -192,11 +194,9 @@ class TFEncoderDecoderModel(PreTrainedModel):
             TypeError: an input is no tensor, array or list.
         """
         arguments = {name: value for name, value in locals().items() if name not in ("self", "kwargs", "__class__")}
-        given = named(input_ids, arguments | kwargs)
-        given.pop("num_items_in_batch", None)
-        known = {name: given.pop(name, None) for name in arguments}
-        decoder_kwargs = {name[8:]: given.pop(name) for name in list(given) if name.startswith("decoder_")}
-        return self._forward(known, given, decoder_kwargs)
+        kwargs.pop("num_items_in_batch", None)  # it is the loss's, in training
+        decoder_kwargs = {name[8:]: kwargs.pop(name) for name in list(kwargs) if name.startswith("decoder_")}
+        return self._forward(arguments, kwargs, decoder_kwargs)
 
     def _forward(self, given: dict[str, Any], encoder_kwargs: dict[str, Any], decoder_kwargs: dict[str, Any]) -> Any:
         config = self.config

@@ -22,9 +22,10 @@ from warmstart.outputs import (
 )
 from warmstart.tf.cache import KeyValueCache
 from warmstart.tf.generation import generate
-from warmstart.tf.inputs import as_ids, as_tensor, named
+from warmstart.tf.inputs import as_ids, as_tensor
 from warmstart.tf.layers import Head
 from warmstart.tf.loss import counted_losses
+from warmstart.tf.serving import export
 from warmstart.tf.stack import Stack, States
 from warmstart.tf.unfilled import is_unfilled
 from warmstart.warm_start import half
@@ -43,7 +44,6 @@ _ARGUMENTS = (
     "output_attentions",
     "output_hidden_states",
     "return_dict",
-    "num_items_in_batch",
 )
 
 
@@ -91,12 +91,9 @@ class StackModel(Stack):
         self.config = config
         self.spec = family_of(config).spec(config, self.kind != "base")
 
-    def _run(self, inputs: Any, arguments: dict[str, Any]) -> tuple[States, dict[str, Any]]:
+    def _run(self, arguments: dict[str, Any]) -> tuple[States, dict[str, Any]]:
         """The states for the arguments of `call`, and those arguments by name."""
-        given = named(inputs, arguments)
-        if unknown := sorted(name for name in given if name not in (*_ARGUMENTS, "training")):
-            raise TypeError(f"{type(self).__name__} got unknown arguments {unknown}; it knows {', '.join(_ARGUMENTS)}")
-        given = {name: given.get(name) for name in (*_ARGUMENTS, "training")}
+        given = {name: arguments.get(name) for name in (*_ARGUMENTS, "training")}
         config, cache, source = self.config, given["past_key_values"], given["encoder_hidden_states"]
         if cache is not None and not isinstance(cache, KeyValueCache):
             raise TypeError(
@@ -179,7 +176,7 @@ class TFAutoModel(StackModel):
         `attention_mask` (r, p + t) is 1 for tokens and 0 for padding. `encoder_hidden_states` (b, s, h) with their mask
         (b, s) are what cross-attention reads, where the model has it; row i belongs to source i // (r / b).
         """
-        states, given = self._run(input_ids, _without_self(locals()))
+        states, given = self._run(_without_self(locals()))
         return self._returned(states, given["return_dict"], BaseModelOutputWithPastAndCrossAttentions)
 
 
@@ -198,6 +195,7 @@ class TFAutoModelForCausalLM(StackModel):
     side = "decoder"
     can_generate_text = True
     generate = generate
+    export = export
 
     def call(
         self,
@@ -221,7 +219,7 @@ class TFAutoModelForCausalLM(StackModel):
         Labels are those of the input's own positions; each is predicted from the tokens before it. `loss` (n,) has a
         value for each of the n labels that count.
         """
-        states, given = self._run(input_ids, _without_self(locals()))
+        states, given = self._run(_without_self(locals()))
         logits = self.head(states.last)
         loss = None
         if given["labels"] is not None:
@@ -262,7 +260,7 @@ class TFAutoModelForMaskedLM(StackModel):
 
         `loss` (n,) has a value for each of the n labels that count.
         """
-        states, given = self._run(input_ids, _without_self(locals()) | {"use_cache": False})
+        states, given = self._run(_without_self(locals()) | {"use_cache": False})
         logits = self.head(states.last)
         loss = None
         if given["labels"] is not None:

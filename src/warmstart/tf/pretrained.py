@@ -28,6 +28,7 @@ from warmstart.folder import write_folder
 from warmstart.generation_config import GenerationConfig
 from warmstart.hub import hub_options, upload_folder
 from warmstart.tf import loading
+from warmstart.tf.inputs import named
 from warmstart.tf.training import Trained
 from warmstart.tf.unfilled import unfilled
 from warmstart.warm_start import LoadReport
@@ -63,7 +64,13 @@ class PreTrainedModel(Trained):
         given = dict(zip(names, args, strict=False))
         if twice := given.keys() & kwargs.keys():
             raise TypeError(f"{type(self).__name__} got {sorted(twice)} twice, by position and by name")
-        return super().__call__(**given, **kwargs)
+        first = given.pop("input_ids", None) if "input_ids" in given else kwargs.pop("input_ids", None)
+        arguments = named(first, given | kwargs)
+        if "kwargs" not in inspect.signature(self.call).parameters:
+            arguments.pop("num_items_in_batch", None)
+            if unknown := sorted(arguments.keys() - {*names}):
+                raise TypeError(f"{type(self).__name__} got unknown arguments {unknown}; it knows {', '.join(names)}")
+        return super().__call__(**arguments)
 
     # What a model is made of ------------------------------------------------------------------------------------
 

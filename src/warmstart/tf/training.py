@@ -34,8 +34,7 @@ class Trained(keras.Model):
         x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
         if _labels_of(x, y) is not None:
             x = self._with_labels(data)[0]
-        x = x if isinstance(x, dict) else {"input_ids": x}
-        output = self({**x, "use_cache": False}, training=False)
+        output = self({**_as_dict(x), "use_cache": False}, training=False)
         wanted = ("logits", "last_hidden_state", "encoder_last_hidden_state")
         return {name: output[name] for name in wanted if name in output}
 
