@@ -1,5 +1,7 @@
 """Each logits processor against the one of `transformers`, in torch and in numpy."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -85,6 +87,38 @@ PAIRS = {
         lambda xp, x: [warpers.min_p(xp, *x)],
         lambda x: transformers.MinPLogitsWarper(x[0], min_tokens_to_keep=x[1]),
     ),
+    "typical_p": (
+        st.tuples(SHARE, st.integers(1, 3)),
+        lambda xp, x: [warpers.typical_p(xp, *x)],
+        lambda x: transformers.TypicalLogitsWarper(x[0], min_tokens_to_keep=x[1]),
+    ),
+    "epsilon_cutoff": (
+        st.tuples(SHARE, st.integers(1, 3)),
+        lambda xp, x: [warpers.epsilon_cutoff(xp, *x)],
+        lambda x: transformers.EpsilonLogitsWarper(x[0], min_tokens_to_keep=x[1]),
+    ),
+    "eta_cutoff": (
+        st.tuples(SHARE, st.integers(1, 3)),
+        lambda xp, x: [warpers.eta_cutoff(xp, *x)],
+        lambda x: transformers.EtaLogitsWarper(x[0], min_tokens_to_keep=x[1]),
+    ),
+    "renormalize_logits": (
+        st.none(),
+        lambda xp, x: [warpers.renormalise(xp)],
+        lambda x: transformers.LogitNormalization(),
+    ),
+    "sequence_bias": (
+        st.lists(
+            st.tuples(st.lists(st.integers(1, 3), min_size=1, max_size=3), st.floats(-5, 5)), min_size=1, max_size=4
+        ),
+        lambda xp, x: tokens.sequence_bias(xp, x, VOCABULARY),
+        lambda x: transformers.SequenceBiasLogitsProcessor([list(pair) for pair in x]),
+    ),
+    "exponential_decay_length_penalty": (
+        st.tuples(st.integers(0, 6), st.floats(0.5, 2), TOKENS),
+        lambda xp, x: [tokens.length_decay(xp, x[0], x[1], x[2], VOCABULARY, 2)],
+        lambda x: transformers.ExponentialDecayLengthPenalty(x[:2], x[2], 2),
+    ),
 }
 
 
@@ -110,11 +144,13 @@ def test_processor_equals_the_one_of_transformers(name, zoo, as_array):
             ours = make_ours(xp, values)
             for held in (ids, buffer):
                 got = process(xp, ours, as_array(xp, scores), as_array(xp, held), at)
-                np.testing.assert_allclose(np.asarray(got), expected, rtol=1e-5)
+                np.testing.assert_allclose(np.asarray(got), expected, rtol=1e-5, atol=1e-6)
         # a position that is an array, as inside a compiled loop
         xp = zoo.StrictArrays()
         arrays = (as_array(xp, x) for x in (scores, buffer, np.array(at)))
-        np.testing.assert_allclose(np.asarray(process(xp, make_ours(xp, values), *arrays)), expected, rtol=1e-5)
+        np.testing.assert_allclose(
+            np.asarray(process(xp, make_ours(xp, values), *arrays)), expected, rtol=1e-5, atol=1e-6
+        )
         # rows of different age in one batch
         ages = np.random.default_rng(seed).integers(1, at + 1, (rows, 1))
         mixed = process(xp, make_ours(xp, values), *(as_array(xp, x) for x in (scores, buffer, ages)))
@@ -140,8 +176,72 @@ def test_top_p_of_equal_scores_keeps_them_all(xp, as_array):
     np.testing.assert_array_equal(kept, np.array([[1, 1, -np.inf]], np.float32))
 
 
+# these look at the source beside the rows' own tokens
+OF_SOURCE = {
+    "encoder_repetition_penalty": (
+        st.floats(0.1, 5),
+        tokens.encoder_repetition_penalty,
+        lambda x, source: transformers.generation.EncoderRepetitionPenaltyLogitsProcessor(x, source),
+    ),
+    "encoder_no_repeat_ngram_size": (
+        st.integers(1, 4),
+        tokens.encoder_no_repeat_ngram,
+        lambda x, source: transformers.EncoderNoRepeatNGramLogitsProcessor(x, source),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OF_SOURCE)
+def test_processor_of_the_source_equals_the_one_of_transformers(name, zoo, as_array):
+    values_of, make_ours, make_theirs = OF_SOURCE[name]
+
+    @settings(deadline=None, max_examples=25, derandomize=True)
+    @given(value=values_of, ids=IDS, length=st.integers(1, 8), padding=st.integers(0, 2), seed=SEED)
+    def check(value, ids, length, padding, seed):
+        ids, draw = np.array(ids), np.random.default_rng(seed)
+        rows, at = ids.shape
+        source = draw.integers(0, 4, (rows, length))
+        scores = draw.normal(0, 3, (rows, VOCABULARY)).astype(np.float32)
+        expected = make_theirs(value, torch.tensor(source))(torch.tensor(ids), torch.tensor(scores)).numpy()
+        padded = np.concatenate([source, np.full((rows, padding), -1)], 1)
+        for xp in (zoo.TorchArrays(), zoo.NumpyArrays(), zoo.StrictArrays()):
+            arrays = (as_array(xp, x) for x in (scores, ids, np.array(at), padded))
+            got = process(xp, [make_ours(xp, value)], *arrays)
+            np.testing.assert_allclose(np.asarray(got), expected, rtol=1e-5, atol=1e-6)
+
+    check()
+
+
+def test_what_the_groups_before_chose_is_made_less_likely(xp, as_array):
+    scores, chosen = np.zeros((2, 5), np.float32), np.array([[1, 1, 4], [0, 2, 3]])
+    arrays = (as_array(xp, x) for x in (scores, np.zeros((2, 3), int)))
+    got = process(xp, [tokens.diversity(xp, 0.5)], *arrays, 3, None, as_array(xp, chosen))
+    assert np.asarray(got).tolist() == [[0, -1, 0, 0, -0.5], [-0.5, 0, -0.5, -0.5, 0]]
+
+
+def test_scores_that_are_no_numbers_or_infinite_become_finite(xp, as_array):
+    scores = np.array([[np.nan, np.inf, -np.inf, 2.0]], np.float32)
+    theirs = transformers.InfNanRemoveLogitsProcessor()(None, torch.tensor(scores)).numpy()
+    got = process(xp, [warpers.remove_invalid(xp)], as_array(xp, scores), as_array(xp, np.zeros((1, 1), int)), 1)
+    np.testing.assert_array_equal(np.asarray(got), theirs)
+
+
+def test_an_end_token_that_is_forbidden_stays_so_however_long_the_row(xp, as_array):
+    """The oracle adds infinity times a number there, and gets none."""
+    decay = tokens.length_decay(xp, 1, 1.5, [1], 3, 1)
+    scores = as_array(xp, np.array([[0.0, -np.inf, 1.0]], np.float32))
+    got = process(xp, [decay], scores, as_array(xp, np.zeros((1, 9), int)), 9)
+    np.testing.assert_array_equal(np.asarray(got), np.array([[0, -np.inf, 1]], np.float32))
+
+
 @pytest.mark.parametrize(
-    ("name", "value"), [("suppress_tokens", [3, 11]), ("bad_words_ids", [[1, 11]]), ("forced_eos_token_id", 11)]
+    ("name", "value"),
+    [
+        ("sequence_bias", {(3, 11): 1.0}),
+        ("suppress_tokens", [3, 11]),
+        ("bad_words_ids", [[1, 11]]),
+        ("forced_eos_token_id", 11),
+    ],
 )
 def test_ids_outside_the_vocabulary_are_named(name, value, zoo):
     config = GenerationConfig(**{name: value}, eos_token_id=2, pad_token_id=0)
@@ -168,9 +268,20 @@ def test_order_is_that_of_transformers(zoo):
         min_length=4,
         forced_bos_token_id=3,
         forced_eos_token_id=2,
+        sequence_bias={(4,): 1.0},
+        num_beams=4,
+        num_beam_groups=2,
+        diversity_penalty=1.0,
+        encoder_repetition_penalty=1.5,
+        encoder_no_repeat_ngram_size=2,
+        remove_invalid_values=True,
+        exponential_decay_length_penalty=(2, 1.1),
+        renormalize_logits=True,
+        typical_p=0.9,
+        epsilon_cutoff=0.01,
+        eta_cutoff=0.01,
         suppress_tokens=[7],
         begin_suppress_tokens=[8],
-        do_sample=True,
         temperature=0.5,
         top_p=0.9,
         min_p=0.1,
@@ -178,17 +289,27 @@ def test_order_is_that_of_transformers(zoo):
         pad_token_id=0,
     )
     plan = zoo.resolve(config, {}, prompt_length=1, encoder_decoder=True)
-    same = [Processor(name, lambda scores, ids, at: scores) for name in ("prefix", "own")]
-    chain = processors.processors_for(zoo.TorchArrays(), config, plan, VOCABULARY, prefix=same[0], custom=same[1:])
+    plan = dataclasses.replace(plan, sample=True)  # groups are not sampled; here stands the order of all
+    same = [Processor(name, lambda scores, ids, at: scores) for name in ("guidance", "prefix", "own")]
+    chain = processors.processors_for(
+        zoo.TorchArrays(), config, plan, VOCABULARY, guidance=same[0], prefix=same[1], custom=same[2:]
+    )
     assert [x.name for x in chain] == [
+        "guidance",
+        "sequence_bias",
+        "diversity_penalty",
+        "encoder_repetition_penalty",
         "repetition_penalty",
         "no_repeat_ngram_size",
+        "encoder_no_repeat_ngram_size",
         "bad_words_ids",
         "bad_words_ids",
         "eos_token_id",
         "prefix",
         "forced_bos_token_id",
         "forced_eos_token_id",
+        "remove_invalid_values",
+        "exponential_decay_length_penalty",
         "suppress_tokens",
         "begin_suppress_tokens",
         "own",
@@ -196,4 +317,8 @@ def test_order_is_that_of_transformers(zoo):
         "top_k",
         "top_p",
         "min_p",
+        "typical_p",
+        "epsilon_cutoff",
+        "eta_cutoff",
+        "renormalize_logits",
     ]

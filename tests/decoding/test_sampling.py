@@ -7,7 +7,13 @@ import torch
 DRAWS = 4000
 
 
-def expected_distribution(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
+def entropy(p):
+    return -sum(x * np.log(x) for x in p if x > 0)
+
+
+def expected_distribution(
+    logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, typical_p=1.0, epsilon_cutoff=0.0, eta_cutoff=0.0
+):
     """By the definitions, in double precision and with plain Python."""
     p = np.exp(np.asarray(logits, float) / temperature)
     p /= p.sum()
@@ -19,6 +25,17 @@ def expected_distribution(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0
     p = np.where(np.isin(np.arange(len(p)), likeliest[:count]), p, 0)
     p /= p.sum()
     p = np.where(p < min_p * p.max(), 0, p)
+    p /= p.sum()
+    if typical_p < 1:
+        with np.errstate(divide="ignore"):
+            nearest = np.argsort(np.abs(-np.log(p) - entropy(p)))
+        count = int(np.searchsorted(np.cumsum(p[nearest]), typical_p)) + 1
+        p = np.where(np.isin(np.arange(len(p)), nearest[:count]), p, 0)
+        p /= p.sum()
+    p = np.where((p < epsilon_cutoff) & (p < p.max()), 0, p)
+    p /= p.sum()
+    if eta_cutoff:
+        p = np.where((p < min(eta_cutoff, eta_cutoff**0.5 * np.exp(-entropy(p)))) & (p < p.max()), 0, p)
     return p / p.sum()
 
 
@@ -42,6 +59,10 @@ def next_tokens(zoo, seed, generator=None, **settings):
         {"temperature": 3.0, "top_p": 0.7},
         {"temperature": 4.0, "min_p": 0.1},
         {"temperature": 3.0, "top_k": 12, "top_p": 0.9, "min_p": 0.05},
+        {"temperature": 3.0, "typical_p": 0.7},
+        {"temperature": 3.0, "epsilon_cutoff": 0.03},
+        {"temperature": 3.0, "eta_cutoff": 0.2},
+        {"temperature": 3.0, "top_k": 20, "typical_p": 0.9, "epsilon_cutoff": 0.01, "eta_cutoff": 0.1},
     ],
     ids=str,
 )

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 import warmstart.decoding
-from warmstart.decoding import beams, sampling
+from warmstart.decoding import beams, groups, sampling
+from warmstart.decoding.scores import process
 from warmstart.decoding.stopping import stopping
+from warmstart.decoding.tokens import diversity
 
 PAD, END, START = 0, 1, 2
 VOCABULARY = 5
@@ -194,6 +196,55 @@ def test_state_keeps_its_shapes_and_types(xp, zoo):
         ),
     )
     assert len(seen) > 1 and all(step == shapes for step in seen)
+
+
+def group_search(xp, zoo, chain, sources, settings, count, penalty):
+    prompt = zoo.as_array(xp, np.full((sources, 1), START))
+    state, stop = groups.start(xp, prompt, settings, count), stopping(xp, [END], settings.max_length + 1)
+    each = settings.beams * count
+    if is_hidden(xp):
+        state = state._replace(at=zoo.as_array(xp, np.array(state.at)))
+
+    def score(log, ids, rows, chosen):
+        return process(xp, [diversity(xp, penalty)], log, ids, state.at, None, chosen)
+
+    while True:
+        ids = np.asarray(groups.ids_of(xp, state))
+        at = int(np.asarray(state.at))
+        state = groups.step(xp, state, zoo.as_array(xp, chain.scores(ids, at, each)), settings, score, stop)
+        if not np.asarray(state.going) or at + 1 == settings.max_length:
+            return state
+
+
+def test_a_group_alone_and_without_a_penalty_covers_all_sequences(xp, zoo):
+    chain = Chain(2, 5, seed=0, forbidden=[PAD, START])
+    settings = beams.BeamSettings(24, 1, 5, 48, PAD, 1.0, "never")
+    state = group_search(xp, zoo, chain, 2, settings, 1, 0.0)
+    ids, scores, _, _ = (np.asarray(x) for x in groups.finish(xp, state, settings, 6))
+    for source in range(2):
+        for rank, (score, tokens) in enumerate(chain.all_sequences(source, 5, 1.0)[:6]):
+            assert scores[source * 6 + rank] == pytest.approx(score, rel=1e-5)
+            assert ids[source * 6 + rank].tolist() == [START, *tokens, *[PAD] * (4 - len(tokens))]
+
+
+def test_groups_of_one_beam_choose_what_the_others_did_not(xp, zoo):
+    chain = Chain(3, 6, seed=7, forbidden=[PAD, START, END])
+    settings = beams.BeamSettings(1, 1, 6, 2, PAD)
+    state = group_search(xp, zoo, chain, 3, settings, 2, 1e4)
+    ids = np.asarray(groups.ids_of(xp, state)).reshape(3, 2, 6)
+    assert (ids[:, 0, 1:] != ids[:, 1, 1:]).all()
+
+
+def test_all_namespaces_search_with_groups_alike(zoo):
+    chain = Chain(3, 8, seed=3)
+    settings = beams.BeamSettings(2, 1, 8, 4, PAD, 0.7)
+    results = [
+        [np.asarray(x) for x in groups.finish(xp, group_search(xp, zoo, chain, 3, settings, 3, 0.8), settings, 4)]
+        for xp in (zoo.NumpyArrays(), zoo.StrictArrays(), zoo.TorchArrays())
+    ]
+    for other in results[1:]:
+        for mine, theirs in zip(results[0], other, strict=True):
+            np.testing.assert_allclose(theirs, mine, rtol=1e-5)
 
 
 def test_greedy_takes_the_likeliest_token_until_the_end(xp, zoo):

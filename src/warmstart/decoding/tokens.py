@@ -141,8 +141,8 @@ def length_decay(
 
     def apply(scores: Array, ids: Array, at: Position) -> Array:
         size = xp.where(scores < 0, 0.0 - scores, scores)
-        raised = scores + size * (factor ** xp.to_float(at - begin) - 1.0)
-        return xp.where(ends & (scores > NEVER), raised, scores)
+        size = xp.where(ends & (scores > NEVER), size, 0.0)  # what is forbidden stays so
+        return scores + size * (factor ** xp.to_float(at - begin) - 1.0)
 
     return Processor("exponential_decay_length_penalty", apply, first=begin + 1)
 
