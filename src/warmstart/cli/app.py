@@ -17,6 +17,7 @@ from warmstart.cli.demo import demo
 from warmstart.cli.generate import generate
 from warmstart.cli.inspect import inspect
 from warmstart.cli.rendering import say
+from warmstart.cli.train import train
 
 # As a shell reports a process that ended by SIGINT, by SIGPIPE.
 INTERRUPTED, BROKEN_PIPE, BAD_USE = 130, 141, 2
@@ -44,8 +45,8 @@ class Commands(TyperGroup):
             result = super().invoke(ctx)
             sys.stdout.flush()
             return result
-        except KeyboardInterrupt:
-            say("interrupted")
+        except KeyboardInterrupt as error:
+            say(str(error) or "interrupted")
             sys.exit(INTERRUPTED)
         except BrokenPipeError:
             # Nobody reads on, and Python is not to try again while it ends.
@@ -71,6 +72,12 @@ app.command(
     "\n\n  warmstart create --encoder bert-base-uncased --decoder gpt2 -o bert2gpt"
     "\n\n  warmstart create --encoder ./my-bert --tie all -o shared"
 )(create)
+app.command(
+    epilog="[dim]Examples[/]"
+    "\n\n  warmstart train bert2gpt pairs.jsonl -o summariser"
+    "\n\n  warmstart train bert2gpt articles.txt --targets summaries.txt -o summariser --check"
+    "\n\n  warmstart train bert2gpt pairs.jsonl -o summariser --resume"
+)(train)
 app.command(
     epilog="[dim]Examples[/]"
     "\n\n  warmstart generate my-model articles.txt -o summaries.txt"

@@ -63,6 +63,43 @@ def padding_share(batches: Sequence[np.ndarray], source: np.ndarray, target: np.
     return 1 - sum(int((source[rows] + target[rows]).sum()) for rows in batches) / places
 
 
+class Order:
+    """The batches of all steps, epoch after epoch, from the lengths (n) of sources and targets."""
+
+    def __init__(self, source: np.ndarray, target: np.ndarray, budget: int, seed: int):
+        self.source, self.target, self.budget, self.seed = source, target, budget, seed
+        self._counts: list[int] = []  # batches of each epoch so far
+        self._planned: tuple[int, list[np.ndarray]] = (-1, [])
+
+    def batches(self, epoch: int) -> list[np.ndarray]:
+        """The rows of each batch of an epoch, counted from 0."""
+        if self._planned[0] != epoch:
+            self._planned = epoch, plan(self.source, self.target, self.budget, self.seed, epoch)
+        return self._planned[1]
+
+    def steps(self, epochs: int) -> int:
+        """How many batches so many epochs have."""
+        while len(self._counts) < epochs:
+            self._counts.append(len(self.batches(len(self._counts))))
+        return sum(self._counts[:epochs])
+
+    def padding(self) -> float:
+        """Which share of the first epoch's batches is padding."""
+        return padding_share(self.batches(0), self.source, self.target)
+
+    def rows(self, step: int) -> np.ndarray:
+        """The rows of a step's batch; steps are counted from 0.
+
+        >>> order = Order(np.array([3, 3, 3]), np.array([1, 1, 1]), budget=8, seed=0)
+        >>> sorted(int(row) for step in (0, 1) for row in order.rows(step))
+        [0, 1, 2]
+        """
+        epoch = 0
+        while step >= self.steps(epoch + 1):
+            epoch += 1
+        return self.batches(epoch)[step - self.steps(epoch)]
+
+
 def collate(examples: Examples, rows: np.ndarray, pad: int) -> dict[str, Tensor]:
     """`input_ids` and `attention_mask` (b, s), and `labels` (b, t) with -100 where a target has ended."""
     sources, targets = ([part(int(row)) for row in rows] for part in (examples.source, examples.labels))

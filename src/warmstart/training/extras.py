@@ -19,5 +19,5 @@ def needs(package: str, what: str) -> Iterator[None]:
         if (error.name or "").partition(".")[0] != package:
             raise
         raise ImportError(
-            f'{what} need {package}, which is not installed: pip install "warmstart[train]"', name=package
+            f'{package} is not installed, and {what} cannot do without it: pip install "warmstart[train]"', name=package
         ) from error
