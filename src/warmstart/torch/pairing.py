@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from warmstart import warm_start
+from warmstart.checkpoint.readers import folder_of
 from warmstart.config import PretrainedConfig
 from warmstart.families.auto import AutoConfig
 from warmstart.families.encoder_decoder import EncoderDecoderConfig
@@ -76,7 +77,7 @@ def load_pair(encoder_path: str | Path | None, decoder_path: str | Path | None, 
     if decoder_path is not None:
         from warmstart.tokenization import special_token_ids  # here alone: a model that is loaded needs no tokenizer
 
-        warm_start.fill_settings(config, special_token_ids(decoder_path, **hub_options(options["decoder"])))
+        warm_start.fill_settings(config, special_token_ids(folder_of(decoder_path), **hub_options(options["decoder"])))
     return Pair(encoder, decoder, config)
 
 
@@ -105,6 +106,8 @@ def _checkpoint(path: str | Path | None, side: str, options: dict[str, Any]) -> 
         raise ValueError(f"give a folder or hub id for the {side}, or a model as `{side}_model`")
     if (config := options.pop("config", None)) is not None:
         return path, copy.deepcopy(config)
-    config = copy.deepcopy(warm_start.half(AutoConfig.from_pretrained(path, **hub_options(dict(options))), side)[0])
+    config = copy.deepcopy(
+        warm_start.half(AutoConfig.from_pretrained(folder_of(path), **hub_options(dict(options))), side)[0]
+    )
     warm_start.set_side(config, side)
     return path, config

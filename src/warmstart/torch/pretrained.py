@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from warmstart.checkpoint.readers import open_weights
+from warmstart.checkpoint.readers import folder_of, open_weights
 from warmstart.checkpoint.writer import OLD_WEIGHTS, TARGET_TOKENIZER, weight_files
 from warmstart.config import SHARED, TOKEN_IDS, PretrainedConfig
 from warmstart.families import family_of
@@ -170,7 +170,8 @@ class PreTrainedModel(nn.Module):
         Keywords: `config`; fields of the configuration, which replace what the file says; where files are (`revision`,
         `cache_dir`, `token`, `local_files_only`, `subfolder`, `use_safetensors`, `variant`); `dtype` (a type, its name,
         "auto" for the file's, or "int8" for `quantize`; float32 if left out); `strict=False` to make missing weights
-        anew and leave unknown ones out; `ignore_mismatched_sizes`; `output_loading_info=True` for a pair with a dict of
+        anew and leave unknown ones out; `from_tf=True` to read `tf_model.h5` or `model.ckpt.index` (its path, with a `config`);
+        `ignore_mismatched_sizes`; `output_loading_info=True` for a pair with a dict of
         what was missing.
 
         Raises:
@@ -179,6 +180,7 @@ class PreTrainedModel(nn.Module):
             ValueError: weights are missing, unknown, or of another shape than the configuration says.
             TypeError: an argument is not known.
         """
+        source, pretrained_model_name_or_path = pretrained_model_name_or_path, folder_of(pretrained_model_name_or_path)
         hub = hub_options(kwargs)
         for name in _ALWAYS:
             kwargs.pop(name, None)
@@ -188,13 +190,14 @@ class PreTrainedModel(nn.Module):
         wants_info = kwargs.pop("output_loading_info", False)
         options = {name: kwargs.pop(name) for name in _LOADING if name in kwargs}
         files = {name: kwargs.pop(name) for name in _FILES if name in kwargs}
+        from_tf = bool(kwargs.pop("from_tf", False))
         asked = set(kwargs)
         given = isinstance(kwargs.get("config"), PretrainedConfig)
         config, prefix = cls._configuration(pretrained_model_name_or_path, hub, kwargs)
         options["fewer_layers"] = bool(given or asked) and _asks_for_fewer_layers(
             config, pretrained_model_name_or_path, hub
         )
-        weights = open_weights(pretrained_model_name_or_path, **files, **hub)
+        weights = open_weights(source, from_tf=from_tf, **files, **hub)
         model, sides = cls._unfilled(config, prefix)
         broken = loading.broken_ties(model, sides, weights)
         if broken and not asked.intersection(broken):  # who asks for a tie has it, whatever the file holds
