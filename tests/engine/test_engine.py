@@ -155,8 +155,8 @@ def test_int8_engine_is_the_int8_modules(kernels, by_modules):
         return model.generate(**inputs, **LOGITS, max_new_tokens=5)
 
     ours, theirs = run(), by_modules(run)
-    # the engine keeps keys and values in bfloat16 there
-    assert (ours.logits[0] - theirs.logits[0]).abs().max() <= 0.05 * theirs.logits[0].std()
+    # the engine keeps keys and values in bfloat16, and inputs in 7 bits where the processor asks for it
+    assert (ours.logits[0] - theirs.logits[0]).abs().max() <= 0.1 * theirs.logits[0].std()
     assert runner.is_plain(model)
 
 

@@ -5,10 +5,15 @@ Shapes: r rows, k inputs, n outputs.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+# Processors without VNNI add two products in 16 bits: inputs of 7 bits keep these sums exact.
+NARROW = not getattr(torch._C._cpu, "_is_avx512_vnni_supported", lambda: False)()
 
 
 class Int8Linear(nn.Module):
@@ -41,6 +46,31 @@ class Int8Linear(nn.Module):
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+def packed(layers: Sequence[Int8Linear]) -> Any:
+    """The weights of some layers, one beside the other, as the int8 kernels of torch want them; None without these.
+
+    They are kept with the first layer, and made again when weights have changed.
+    """
+    if "fbgemm" not in torch.backends.quantized.supported_engines:
+        return None
+    stamp = tuple((layer.weight.data_ptr(), layer.weight._version) for layer in layers)
+    held = layers[0].__dict__.get("packs", {})
+    if stamp not in held:
+        weight, scale = (torch.cat([x.contiguous() for x in xs]) for xs in _both(layers))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch says that its quantised tensors will move to another package
+            zeros = torch.zeros(len(scale), dtype=torch.long)
+            # weights whose row is all 0 have scale 0, which the kernels refuse
+            tensor = torch._make_per_channel_quantized_tensor(weight, scale.double().clamp_min(1e-30), zeros, 0)
+            held = {stamp: torch.ops.quantized.linear_prepack(tensor, None)}
+        layers[0].__dict__["packs"] = held
+    return held[stamp]
+
+
+def _both(layers: Sequence[Int8Linear]) -> tuple[list[Tensor], list[Tensor]]:
+    return [layer.weight for layer in layers], [layer.scale.float() for layer in layers]
 
 
 def quantised(rows: Tensor) -> tuple[Tensor, Tensor]:

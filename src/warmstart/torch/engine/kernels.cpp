@@ -62,9 +62,8 @@ inline float sum(Vector x) {
     return total;
 }
 
-struct Matrix {  // (n, k), a scale for each output where it holds int8, a bias or null
+struct Matrix {  // (n, k), a bias or null
     const void* data;
-    const float* scale;
     const float* bias;
     int64_t outputs;
 };
@@ -140,7 +139,10 @@ void turn(const T* weight, long k, long depth, long outputs, float* panel) {  //
 #if defined(__AVX2__)
     if (outputs == PANEL)
         for (; done + 8 <= depth; done += 8)
-            for (long j = 0; j < PANEL; j += 8) turn8(weight + j * k + done, k, panel + done * PANEL + j);
+            for (long j = 0; j < PANEL; j += 8) {
+                turn8(weight + j * k + done, k, panel + done * PANEL + j);
+                for (int i = 0; i < 8; ++i) __builtin_prefetch(weight + (PANEL + j + i) * k + done, 0, 2);
+            }
 #endif
     for (long at = done; at < depth; ++at)
         for (long j = 0; j < PANEL; ++j) panel[at * PANEL + j] = j < outputs ? number(weight[j * k + at]) : 0.0f;
@@ -177,19 +179,20 @@ inline void tile(const float* x, long width, long depth, const float* panel, flo
 }
 
 template <int ROWS>
-void last_rows(long rows, const float* x, long width, long depth, const float* panel, float* y, long stride, bool first,
+void tile_of(long rows, const float* x, long width, long depth, const float* panel, float* y, long stride, bool first,
                const float* bias, long outputs) {
     if constexpr (ROWS > 0) {
         if (rows == ROWS)
             tile<ROWS>(x, width, depth, panel, y, stride, first, bias, outputs);
         else
-            last_rows<ROWS - 1>(rows, x, width, depth, panel, y, stride, first, bias, outputs);
+            tile_of<ROWS - 1>(rows, x, width, depth, panel, y, stride, first, bias, outputs);
     }
 }
 
 template <typename T>
 void many(const float* x, long rows, long k, const T* weight, const float* bias, long outputs, float* y, long stride) {
     constexpr long WIDTH = DEPTH + LANES;  // rows apart in the cache's sets
+    long tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;  // of like height: a low one costs as much as a high one
     alignas(64) float panel[DEPTH * PANEL];
     alignas(64) static thread_local float near[BLOCK_ROWS * WIDTH];
     for (long from = 0; from < k; from += DEPTH) {
@@ -199,12 +202,12 @@ void many(const float* x, long rows, long k, const T* weight, const float* bias,
             long count = std::min<long>(PANEL, outputs - output);
             turn(weight + output * k + from, k, depth, count, panel);
             const float* b = bias ? bias + output : nullptr;
-            long row = 0;
-            for (; row + TILE_ROWS <= rows; row += TILE_ROWS)
-                tile<TILE_ROWS>(near + row * WIDTH, WIDTH, depth, panel, y + row * stride + output, stride, from == 0,
-                                b, count);
-            last_rows<TILE_ROWS - 1>(rows - row, near + row * WIDTH, WIDTH, depth, panel, y + row * stride + output,
-                                     stride, from == 0, b, count);
+            for (long t = 0, row = 0; t < tiles; ++t) {
+                long height = rows / tiles + (t < rows % tiles);
+                tile_of<TILE_ROWS>(height, near + row * WIDTH, WIDTH, depth, panel, y + row * stride + output, stride,
+                                   from == 0, b, count);
+                row += height;
+            }
         }
     }
 }
@@ -222,85 +225,6 @@ void product(const float* x, long rows, long k, const Matrix& matrix, long from,
         few<T, 3>(x, rows, k, weight, bias, y + output, stride);
     for (; output < to; ++output, weight += k, bias = bias ? bias + 1 : nullptr)
         few<T, 1>(x, rows, k, weight, bias, y + output, stride);
-}
-
-// int8 ----------------------------------------------------------------------------------------------------------------
-// Rows and weights are symmetric, -127 to 127: |x| times w with the sign of x is what the unsigned-by-signed products of
-// processors take, and two of them fit 16 bits without saturation.
-
-float quantise(const float* x, long k, int8_t* to) {  // gives the scale
-    float most = 0;
-    for (long at = 0; at < k; ++at) most = std::max(most, std::fabs(x[at]));
-    float scale = most / 127.0f, inverse = most > 0 ? 127.0f / most : 0.0f;
-    for (long at = 0; at < k; ++at) to[at] = static_cast<int8_t>(std::nearbyintf(x[at] * inverse));
-    return scale;
-}
-
-template <int ROWS, int OUTPUTS>
-inline void whole_dots(const int8_t* x, const float* row_scale, long k, const int8_t* weight, const float* scale,
-                       const float* bias, float* y, long stride) {
-    int32_t totals[ROWS][OUTPUTS] = {};
-    long at = 0;
-#if defined(__AVX2__)
-    __m256i sums[ROWS][OUTPUTS];
-    for (int i = 0; i < ROWS; ++i)
-        for (int j = 0; j < OUTPUTS; ++j) sums[i][j] = _mm256_setzero_si256();
-    for (; at + 32 <= k; at += 32) {
-        __m256i w[OUTPUTS];
-        for (int j = 0; j < OUTPUTS; ++j) {
-            w[j] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(weight + j * k + at));
-            if (at % 64 == 0) __builtin_prefetch(weight + (j + 2 * OUTPUTS) * k + at);
-        }
-        for (int i = 0; i < ROWS; ++i) {
-            __m256i xs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + i * k + at));
-            __m256i size = _mm256_abs_epi8(xs);
-            for (int j = 0; j < OUTPUTS; ++j) {
-                __m256i signed_weight = _mm256_sign_epi8(w[j], xs);
-#if defined(__AVX512VNNI__) && defined(__AVX512VL__)
-                sums[i][j] = _mm256_dpbusd_epi32(sums[i][j], size, signed_weight);
-#else
-                __m256i pairs = _mm256_maddubs_epi16(size, signed_weight);
-                sums[i][j] = _mm256_add_epi32(sums[i][j], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-#endif
-            }
-        }
-    }
-    for (int i = 0; i < ROWS; ++i)
-        for (int j = 0; j < OUTPUTS; ++j) {
-            __m128i half = _mm_add_epi32(_mm256_castsi256_si128(sums[i][j]), _mm256_extracti128_si256(sums[i][j], 1));
-            half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4e));
-            totals[i][j] = _mm_cvtsi128_si32(_mm_add_epi32(half, _mm_shuffle_epi32(half, 0xb1)));
-        }
-#endif
-    for (int i = 0; i < ROWS; ++i)
-        for (int j = 0; j < OUTPUTS; ++j) {
-            for (long rest = at; rest < k; ++rest)
-                totals[i][j] += static_cast<int32_t>(x[i * k + rest]) * weight[j * k + rest];
-            float value = static_cast<float>(totals[i][j]) * row_scale[i] * scale[j];
-            y[i * stride + j] = value + (bias ? bias[j] : 0.0f);
-        }
-}
-
-template <int OUTPUTS>
-void whole_strip(const int8_t* x, const float* row_scale, long rows, long k, const int8_t* weight, const float* scale,
-                 const float* bias, float* y, long stride) {
-    long row = 0;
-    for (; row + 4 <= rows; row += 4)
-        whole_dots<4, OUTPUTS>(x + row * k, row_scale + row, k, weight, scale, bias, y + row * stride, stride);
-    for (; row < rows; ++row)
-        whole_dots<1, OUTPUTS>(x + row * k, row_scale + row, k, weight, scale, bias, y + row * stride, stride);
-}
-
-void whole_product(const int8_t* x, const float* row_scale, long rows, long k, const Matrix& matrix, long from, long to,
-                   float* y, long stride) {
-    const int8_t* weight = static_cast<const int8_t*>(matrix.data);
-    long output = from;
-    for (; output + 2 <= to; output += 2)
-        whole_strip<2>(x, row_scale, rows, k, weight + output * k, matrix.scale + output,
-                       matrix.bias ? matrix.bias + output : nullptr, y + output, stride);
-    for (; output < to; ++output)
-        whole_strip<1>(x, row_scale, rows, k, weight + output * k, matrix.scale + output,
-                       matrix.bias ? matrix.bias + output : nullptr, y + output, stride);
 }
 
 // Attention -----------------------------------------------------------------------------------------------------------
@@ -417,14 +341,13 @@ void attend_any(const Query* queries, long count, const void* keys, const void* 
 
 extern "C" {
 
-// y (r, all n) = x (r, k) times each matrix, side by side. `kind`: 0 float, 1 bfloat16, 2 int8 with scales, for which
-// `scratch` holds r * k bytes and `row_scales` r floats.
+// y (r, all n) = x (r, k) times each matrix, side by side. `kind`: 0 float, 1 bfloat16.
 void warmstart_linear(const float* x, int64_t rows, int64_t k, const Matrix* matrices, int64_t count, int64_t kind,
-                      int8_t* scratch, float* row_scales, float* y) {
+                      float* y) {
     long stride = 0;
     for (long i = 0; i < count; ++i) stride += matrices[i].outputs;
     bool is_many = rows > FEW;
-    long width = is_many ? STRIP : 96, height = kind == 2 ? 64 : BLOCK_ROWS;
+    long width = is_many ? STRIP : 96, height = BLOCK_ROWS;
     long blocks = is_many ? (rows + height - 1) / height : 1;
     struct Task {
         long matrix, from, column;
@@ -433,28 +356,40 @@ void warmstart_linear(const float* x, int64_t rows, int64_t k, const Matrix* mat
     for (long i = 0, column = 0; i < count; column += matrices[i++].outputs)
         for (long from = 0; from < matrices[i].outputs; from += width) tasks.push_back({i, from, column});
     long strips = static_cast<long>(tasks.size());
-#pragma omp parallel
-    {
-        if (kind == 2) {
-#pragma omp for schedule(static)
-            for (long row = 0; row < rows; ++row) row_scales[row] = quantise(x + row * k, k, scratch + row * k);
-        }
-#pragma omp for schedule(dynamic, 1)
-        for (long index = 0; index < strips * blocks; ++index) {
-            const Task& task = tasks[index % strips];
-            const Matrix& matrix = matrices[task.matrix];
-            long row = blocks > 1 ? index / strips * height : 0;
-            long count_here = blocks > 1 ? std::min(height, rows - row) : rows;
-            long to = std::min<long>(task.from + width, matrix.outputs);
-            float* out = y + row * stride + task.column;
-            if (kind == 0)
-                product<float>(x + row * k, count_here, k, matrix, task.from, to, out, stride);
-            else if (kind == 1)
-                product<Brain>(x + row * k, count_here, k, matrix, task.from, to, out, stride);
-            else
-                whole_product(scratch + row * k, row_scales + row, count_here, k, matrix, task.from, to, out, stride);
-        }
+#pragma omp parallel for schedule(dynamic, 1)
+    for (long index = 0; index < strips * blocks; ++index) {
+        const Task& task = tasks[index % strips];
+        const Matrix& matrix = matrices[task.matrix];
+        long row = blocks > 1 ? index / strips * height : 0;
+        long count_here = blocks > 1 ? std::min(height, rows - row) : rows;
+        long to = std::min<long>(task.from + width, matrix.outputs);
+        float* out = y + row * stride + task.column;
+        if (kind == 0)
+            product<float>(x + row * k, count_here, k, matrix, task.from, to, out, stride);
+        else
+            product<Brain>(x + row * k, count_here, k, matrix, task.from, to, out, stride);
     }
+}
+
+// out (r, k) = each row of x over its largest number, which goes to scales (r,): what int8 products take.
+void warmstart_even(const float* x, int64_t rows, int64_t k, float* scales, float* out) {
+#pragma omp parallel for schedule(static) if (rows * k > 16384)
+    for (long row = 0; row < rows; ++row) {
+        const float* from = x + row * k;
+        float most = 0;
+#pragma omp simd reduction(max : most)
+        for (long i = 0; i < k; ++i) most = std::max(most, std::fabs(from[i]));
+        float inverse = most > 0 ? 1.0f / most : 0.0f;
+        for (long i = 0; i < k; ++i) out[row * k + i] = from[i] * inverse;
+        scales[row] = most;
+    }
+}
+
+// y (r, n) in place: each row times its scale, plus the bias (n,) or null.
+void warmstart_uneven(float* y, int64_t rows, int64_t n, const float* scales, const float* bias) {
+#pragma omp parallel for schedule(static) if (rows * n > 16384)
+    for (long row = 0; row < rows; ++row)
+        for (long i = 0; i < n; ++i) y[row * n + i] = y[row * n + i] * scales[row] + (bias ? bias[i] : 0.0f);
 }
 
 // Attention of t new tokens of each row over what the row holds and themselves; their keys and values are stored first.

@@ -27,13 +27,15 @@ _POINTER, _INTEGER, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 
 class Matrix(ctypes.Structure):
-    """One weight matrix as the kernels see it: data (n, k), scales (n,) or null, bias (n,) or null, n."""
+    """One weight matrix as the kernels see it: data (n, k), bias (n,) or null, n."""
 
-    _fields_ = [("data", _POINTER), ("scale", _POINTER), ("bias", _POINTER), ("outputs", _INTEGER)]
+    _fields_ = [("data", _POINTER), ("bias", _POINTER), ("outputs", _INTEGER)]
 
 
 _ARGUMENTS = {
-    "warmstart_linear": [_POINTER, *[_INTEGER] * 2, _POINTER, *[_INTEGER] * 2, *[_POINTER] * 3],
+    "warmstart_linear": [_POINTER, *[_INTEGER] * 2, _POINTER, *[_INTEGER] * 2, _POINTER],
+    "warmstart_even": [_POINTER, *[_INTEGER] * 2, *[_POINTER] * 2],
+    "warmstart_uneven": [_POINTER, *[_INTEGER] * 2, *[_POINTER] * 2],
     "warmstart_attend_own": [
         *[_POINTER] * 3,
         *[_INTEGER] * 9,

@@ -14,19 +14,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from warmstart.torch.engine import native
-from warmstart.torch.engine.int8 import Int8Linear
+from warmstart.torch.engine.int8 import NARROW, Int8Linear, packed
 
 Product = Callable[[Tensor], Tensor]
 """Rows (r, k) in float32 to all outputs side by side (r, n), in float32."""
 
-_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+_KINDS = {torch.float32: 0, torch.bfloat16: 1}
 
 
 def product(*layers: Any) -> Product:
     """The product with the weights of some `nn.Linear` or `Int8Linear`, one beside the other.
 
-    Weights are read where they lie at each call; only biases of other types than float32 are copied.
+    Weights of `nn.Linear` are read where they lie at each call; only biases of other types than float32 are copied.
     """
+    if isinstance(layers[0], Int8Linear):
+        return _int8_product(layers)
     library = native.library()
     return _torch_product(layers) if library is None else _native_product(library, layers)
 
@@ -34,34 +36,19 @@ def product(*layers: Any) -> Product:
 def _native_product(library: ctypes.CDLL, layers: Sequence[Any]) -> Product:
     weights = [layer.weight.detach().contiguous() for layer in layers]
     biases = [None if layer.bias is None else layer.bias.detach().float().contiguous() for layer in layers]
-    scales = [layer.scale.float() if isinstance(layer, Int8Linear) else None for layer in layers]
     matrices = (native.Matrix * len(layers))(
         *(
-            native.Matrix(weight.data_ptr(), _pointer(scale), _pointer(bias), weight.shape[0])
-            for weight, scale, bias in zip(weights, scales, biases, strict=True)
+            native.Matrix(weight.data_ptr(), _pointer(bias), weight.shape[0])
+            for weight, bias in zip(weights, biases, strict=True)
         )
     )
     kind, inputs, outputs = _KINDS[weights[0].dtype], weights[0].shape[1], sum(len(weight) for weight in weights)
-    held = weights, biases, scales  # the pointers are of these
+    held = weights, biases  # the pointers are of these
 
     def multiply(x: Tensor) -> Tensor:
-        rows = x.shape[0]
-        y = torch.empty(rows, outputs)
-        scratch, row_scales = None, None
-        if kind == 2:
-            scratch, row_scales = torch.empty(rows, inputs, dtype=torch.int8), torch.empty(rows)
+        y = torch.empty(len(x), outputs)
         x = x.contiguous()
-        library.warmstart_linear(
-            x.data_ptr(),
-            rows,
-            inputs,
-            matrices,
-            len(held[0]),
-            kind,
-            _pointer(scratch),
-            _pointer(row_scales),
-            y.data_ptr(),
-        )
+        library.warmstart_linear(x.data_ptr(), len(x), inputs, matrices, len(held[0]), kind, y.data_ptr())
         return y
 
     return multiply
@@ -71,6 +58,31 @@ def _pointer(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
+def _int8_product(layers: Sequence[Int8Linear]) -> Product:
+    if (pack := packed(layers)) is None:
+        return lambda x: torch.cat([layer(x) for layer in layers], -1)
+    library, bias = native.library(), None
+    if any(layer.bias is not None for layer in layers):
+        bias = torch.cat([x.new_zeros(x.shape) if b is None else b.float() for x, b in _scales_and_biases(layers)])
+
+    def multiply(x: Tensor) -> Tensor:
+        if library is None:
+            most = x.abs().amax(1, keepdim=True)
+            y = torch.ops.quantized.linear_dynamic(x / most.clamp_min(1e-30), pack, NARROW) * most
+            return y if bias is None else y + bias
+        x, scales, even = x.contiguous(), torch.empty(len(x)), torch.empty(x.shape)
+        library.warmstart_even(x.data_ptr(), *x.shape, scales.data_ptr(), even.data_ptr())
+        y = torch.ops.quantized.linear_dynamic(even, pack, NARROW)
+        library.warmstart_uneven(y.data_ptr(), *y.shape, scales.data_ptr(), _pointer(bias))
+        return y
+
+    return multiply
+
+
+def _scales_and_biases(layers: Sequence[Int8Linear]) -> list[tuple[Tensor, Tensor | None]]:
+    return [(layer.scale, layer.bias) for layer in layers]
+
+
 def _torch_product(layers: Sequence[Any]) -> Product:
     if len(layers) == 1:
         return lambda x: _apply(layers[0], x)
@@ -78,8 +90,6 @@ def _torch_product(layers: Sequence[Any]) -> Product:
 
 
 def _apply(layer: Any, x: Tensor) -> Tensor:
-    if isinstance(layer, Int8Linear):
-        return layer(x)
     weight, bias = layer.weight, layer.bias
     if weight.dtype is torch.float32 and weight.is_cpu and has_onednn():
         # unlike the library behind F.linear, oneDNN is fast with few rows, and on processors of every maker
