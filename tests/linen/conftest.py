@@ -10,8 +10,8 @@ os.environ["XLA_FLAGS"] = (
 import jax
 import numpy as np
 import pytest
-import tiny_models
 
+import tiny_models
 from warmstart import FlaxEncoderDecoderModel
 
 jax.config.update("jax_platforms", "cpu")

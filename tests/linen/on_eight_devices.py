@@ -16,8 +16,6 @@ from warmstart.flax.loss import cross_entropy, label_mask
 from warmstart.flax.partitioning import shard, shard_batch, shardings
 
 MESHES = {
-    "data": {"data": 8},
-    "fsdp": {"fsdp": 8},
     "tensor": {"tensor": 8},
     "all": {"data": 2, "fsdp": 2, "tensor": 2},
 }
@@ -49,7 +47,10 @@ def generated(params, batch):
 
 
 def furthest(found, wanted):
-    return max(float(abs(np.asarray(x) - np.asarray(y)).max()) for x, y in zip(*map(jax.tree.leaves, (found, wanted))))
+    return max(
+        float(abs(np.asarray(x) - np.asarray(y)).max())
+        for x, y in zip(*map(jax.tree.leaves, (found, wanted)), strict=True)
+    )
 
 
 assert jax.device_count() == 8

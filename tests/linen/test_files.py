@@ -1,4 +1,4 @@
-"""Folders: what torch or the reference saved opens in Flax and the other way round, in every form weights are kept in."""
+"""Folders: what torch or the reference saved opens in Flax and the other way round, in every form of weights."""
 
 import json
 import os
@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.torch
-import tiny_models
 import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tiny_models
 from warmstart import (
     EncoderDecoderModel,
     FlaxAutoModel,
@@ -141,7 +141,7 @@ def test_truncated_flax_file(length, pair, tmp_path):
     flax.save_pretrained(tmp_path, safe_serialization=False)
     file = tmp_path / "flax_model.msgpack"
     file.write_bytes(file.read_bytes()[:length])
-    with pytest.raises(OSError, match="is not a sound flax_model.msgpack"):
+    with pytest.raises(OSError, match=r"is not a sound flax_model\.msgpack"):
         FlaxEncoderDecoderModel.from_pretrained(tmp_path)
 
 
@@ -216,9 +216,9 @@ def test_warm_start_and_its_report(tmp_path):
     leaves, theirs = loading.flat(flax.params), dict(ours.named_parameters())
     for name in ours.load_report.loaded:
         value = np.asarray(leaves[name])
-        assert np.array_equal(value.T if value.shape != tuple(theirs[name].shape) else value, theirs[name].detach()) or (
-            np.array_equal(value.T, theirs[name].detach())
-        ), name
+        assert np.array_equal(
+            value.T if value.shape != tuple(theirs[name].shape) else value, theirs[name].detach()
+        ) or (np.array_equal(value.T, theirs[name].detach())), name
 
 
 def test_sides_given_as_models(tmp_path):
@@ -245,8 +245,9 @@ def test_tied_sides_are_one(tmp_path):
     assert flax.num_parameters() == ours.num_parameters()
     assert set(flax.params["decoder"]) == {"head", "layers"}
     flax.save_pretrained(tmp_path / "tied")
-    again, back = EncoderDecoderModel.from_pretrained(tmp_path / "tied"), FlaxEncoderDecoderModel.from_pretrained(
-        tmp_path / "tied"
+    again, back = (
+        EncoderDecoderModel.from_pretrained(tmp_path / "tied"),
+        FlaxEncoderDecoderModel.from_pretrained(tmp_path / "tied"),
     )
     assert_same_weights(again, ours)
     assert_same_tree(back.params, flax.params)

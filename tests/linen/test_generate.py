@@ -108,7 +108,6 @@ def test_prompts_of_several_tokens(beams, both):
 
 def test_causal_model_goes_on_from_padded_prompts(tmp_path):
     import tiny_models
-
     from warmstart import AutoModelForCausalLM
 
     config = tiny_models.config("llama", initializer_range=0.7, bos_token_id=2, eos_token_id=3, pad_token_id=1)
@@ -236,7 +235,17 @@ def test_no_beam_step_copies_the_cache(both):
 
     _, flax, _ = both
     config = GenerationConfig(num_beams=4, eos_token_id=3, pad_token_id=1)
-    plan = Plan(prompt_length=1, max_length=12, min_length=0, beams=4, sequences=1, sample=False, eos=(3,), pad=1, strategy="beams")
+    plan = Plan(
+        prompt_length=1,
+        max_length=12,
+        min_length=0,
+        beams=4,
+        sequences=1,
+        sample=False,
+        eos=(3,),
+        pad=1,
+        strategy="beams",
+    )
     wanted = Search(flax.module, plan, "", (), config)
     ids, mask = (jnp.asarray(x) for x in sources(2, 8))
     arrays = dict.fromkeys(("inputs_embeds", "token_type_ids", "position_ids", "prompt_mask"))

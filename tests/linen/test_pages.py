@@ -5,9 +5,9 @@ import re
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 import tiny_models
 from test_guides import ROOT, checkpoints
-
 from warmstart import AutoTokenizer, EncoderDecoderModel, FlaxEncoderDecoderModel
 
 __all__ = ["checkpoints"]
@@ -82,7 +82,7 @@ def test_warm_start_save_and_load(hub):
     found = run("""
 from transformers import FlaxEncoderDecoderModel
 
-# initialize a bert2gpt2 from pretrained BERT and GPT2 models. Note that the cross-attention layers will be randomly initialized
+# initialize a bert2gpt2 from pretrained BERT and GPT2 models
 model = FlaxEncoderDecoderModel.from_encoder_decoder_pretrained("google-bert/bert-base-cased", "openai-community/gpt2")
 first = model
 # saving model after fine-tuning

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_models
 import torch
 import transformers
 
+import tiny_models
 from warmstart import AutoModel, FlaxAutoModel, FlaxAutoModelForMaskedLM, FlaxEncoderDecoderModel
 from warmstart.flax import loading
 from warmstart.flax.loss import cross_entropy, label_mask
@@ -147,10 +147,12 @@ def test_pair_is_the_same_as_the_reference(encoder, decoder, tmp_path, assert_cl
         (_, wanted), their_gradients = both(reference)
     (_, found), gradients = both(ours)
     for name in STATES:
-        if name.endswith("hidden_states") or name == "logits" or name.endswith("state"):
+        if name.endswith(("hidden_states", "state", "logits")):
             assert_close(found[name], wanted[name], name)
     real = mask[:, None, None, :].astype(bool)
-    assert_close(np.where(real, found.encoder_attentions[0], 0), np.where(real, wanted.encoder_attentions[0], 0), "attention")
+    assert_close(
+        np.where(real, found.encoder_attentions[0], 0), np.where(real, wanted.encoder_attentions[0], 0), "attention"
+    )
     same_names = written_gradients(ours, gradients)
     for path, value in flattened(their_gradients).items():
         if "pooler" not in path:
@@ -166,7 +168,7 @@ def flattened(tree, before=""):
 
 
 def written_gradients(model, gradients):
-    """Our gradients under the names and axes of the reference's Flax classes: what would be written were they weights."""
+    """Our gradients by the names and axes of the reference's Flax classes: what would be written were they weights."""
     import tempfile
     from pathlib import Path
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import tiny_models
 from jax.sharding import Mesh, PartitionSpec
 
+import tiny_models
 from warmstart import FlaxEncoderDecoderModel
 from warmstart.flax import loading
 from warmstart.flax.partitioning import RULES, partition_specs, shard_batch
@@ -36,7 +36,7 @@ def report(tmp_path_factory):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize(("mesh", "most"), [("data", 1.0), ("fsdp", 0.3), ("tensor", 0.3), ("all", 0.45)])
+@pytest.mark.parametrize(("mesh", "most"), [("tensor", 0.4), ("all", 0.4)])
 def test_eight_devices_do_what_one_does(mesh, most, report):
     found = report[mesh]
     assert found["loss"] < 1e-5 and found["step"] < 1e-5 and found["tokens"]

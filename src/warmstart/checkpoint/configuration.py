@@ -1,4 +1,4 @@
-"""The configuration of a checkpoint as a model wants it: read with its settings and the caller's fields, and written."""
+"""A checkpoint's configuration as a model wants it, with its settings and the caller's fields; and its files."""
 
 from __future__ import annotations
 

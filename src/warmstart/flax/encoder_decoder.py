@@ -33,7 +33,6 @@ from warmstart.flax.stack import check_array, check_input, check_mask
 from warmstart.outputs import (
     FlaxBaseModelOutputWithPastAndCrossAttentions,
     FlaxCausalLMOutputWithCrossAttentions,
-    FlaxSeq2SeqLMOutput,
 )
 
 
@@ -144,7 +143,7 @@ class FlaxEncoderDecoderModel(FlaxPreTrainedModel):
             OSError: a file is corrupt.
             ValueError: a family is not supported, or weights do not fit.
         """
-        own = {name: kwargs.pop(name) for name in ("dtype", "seed", "input_shape") if name in kwargs}
+        own: dict[str, Any] = {name: kwargs.pop(name) for name in ("dtype", "seed", "input_shape") if name in kwargs}
         pair = load_pair(encoder_pretrained_model_name_or_path, decoder_pretrained_model_name_or_path, kwargs, own)
         model = cls(pair.config, **own, _do_init=False)
         leaves = loading.flat({"encoder": pair.encoder.params, "decoder": pair.decoder.params})
@@ -174,7 +173,11 @@ class FlaxEncoderDecoderModel(FlaxPreTrainedModel):
             return attention_mask
         ends = self.config.encoder.eos_token_id
         if pad in (ends if isinstance(ends, (list, tuple)) else [ends]):
-            if eager(input_ids) and input_ids.shape[1] > 1 and bool((np.asarray(input_ids)[:, -2:] == pad).all(1).any()):
+            if (
+                eager(input_ids)
+                and input_ids.shape[1] > 1
+                and bool((np.asarray(input_ids)[:, -2:] == pad).all(1).any())
+            ):
                 warnings.warn(
                     f"input_ids seem to end in padding, but the encoder's pad_token_id {pad} is also its eos_token_id: "
                     "pass attention_mask",

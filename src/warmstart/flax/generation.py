@@ -1,4 +1,4 @@
-"""`generate` in JAX: works out what a call asks for, and runs a search that is compiled once for its shapes and settings.
+"""`generate` in JAX: works out what a call asks for, and runs a search compiled once for its shapes and settings.
 
 Shapes: b sources, m sequences asked for of each, p prompt length, n longest length, s source length.
 """
@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from warmstart.decoding.settings import lay_over, resolve
 from warmstart.flax.generation_inputs import decoder_prompt, prompt_only, source_arrays
@@ -55,7 +54,7 @@ def generate(
 
     Args:
         model: an encoder-decoder, or a causal language model.
-        input_ids: source ids `(batch, source_length)`, or for a model without an encoder the prompt, padded on the left.
+        input_ids: source ids `(batch, source_length)`, or without an encoder the prompt, padded on the left.
         generation_config: settings for this call.
         prng_key: the random numbers of sampling; `jax.random.key(0)` if None.
         params: parameters in place of the model's own: replaced ones, or sharded over a mesh.
@@ -86,7 +85,7 @@ def generate(
     call = dict(kwargs)
     if config.eos_token_id is None:  # then it goes on to the end, and nothing is padded
         call.setdefault("eos_token_id", None)
-        config.pad_token_id = 0 if config.pad_token_id is None else config.pad_token_id
+        config.update(pad_token_id=0 if config.pad_token_id is None else config.pad_token_id)
     encoder_decoder = hasattr(model, "encode")
     arguments["input_ids"] = input_ids
     prompt, prompt_mask = (decoder_prompt if encoder_decoder else prompt_only)(model, config, arguments)
@@ -147,8 +146,3 @@ def _check_settings(config: GenerationConfig, call: dict[str, Any]) -> None:
                 f"{name}={call[name]!r}: generate() in JAX returns sequences, and with beams their scores; for more, "
                 "call the model on them: model(input_ids, decoder_input_ids=sequences)"
             )
-
-
-def shape_of(value: Any) -> tuple[int, ...]:
-    """The shape of an array, as a tuple."""
-    return tuple(np.shape(value))

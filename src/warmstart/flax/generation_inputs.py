@@ -34,7 +34,8 @@ def source_arrays(model: Any, arguments: dict[str, Any], multiple: int | None) -
         raise ValueError(f"pad_to_multiple_of={multiple!r}: it must be a whole number, 1 or more")
     if mask is not None and mask.ndim == 3:
         raise ValueError("pad_to_multiple_of needs an attention_mask (batch, source_length)")
-    rows, length = (ids if ids is not None else given["inputs_embeds"]).shape[:2]
+    tokens: Any = ids if ids is not None else given["inputs_embeds"]
+    rows, length = tokens.shape[:2]
     longer = -(-length // multiple) * multiple
     more = min(longer, spec.positions or longer) - length
     if mask is None:

@@ -48,7 +48,7 @@ class RMSNorm(nn.Module):
         return jnp.asarray(scale, self.dtype) * y.astype(self.dtype)
 
 
-def make_norm(spec: NormSpec, dtype: Any) -> nn.Module:
+def make_norm(spec: NormSpec, dtype: Any) -> Any:
     """The norm that a spec asks for, over the last axis."""
     if spec.kind == "rms":
         return RMSNorm(spec.epsilon, dtype)
@@ -148,6 +148,7 @@ class Attention(nn.Module):
             if rotation is not None:
                 key = rotate(key, rotation)
             if cache is not None:
+                assert length is not None
                 cache = cache.appended(key, value, length)
                 key, value = cache.held()
         rng = self.make_rng("dropout") if train and self.spec.dropout > 0 else None
@@ -158,7 +159,7 @@ class Attention(nn.Module):
         """The source's keys and values (b, n, s, d), which no step changes."""
         return self._heads(self.key(source), self.key_norm), self._heads(self.value(source), None)
 
-    def _heads(self, x: Array, norm: nn.Module | None) -> Array:
+    def _heads(self, x: Array, norm: Any) -> Array:
         x = x.reshape(*x.shape[:2], -1, self.spec.head_size)
         return (x if norm is None else norm(x)).swapaxes(1, 2)
 
@@ -236,10 +237,10 @@ class Layer(nn.Module):
         y = own.mlp(self._before(x, own.mlp_norm), train)
         return self._after(x, y, own.mlp_norm, train), weights, cross_weights, cache
 
-    def _before(self, x: Array, norm: nn.Module) -> Array:
+    def _before(self, x: Array, norm: Any) -> Array:
         return norm(x) if self.stack.norm.before else x
 
-    def _after(self, x: Array, y: Array, norm: nn.Module, train: bool) -> Array:
+    def _after(self, x: Array, y: Array, norm: Any, train: bool) -> Array:
         x = x + self.dropout(y, deterministic=not train)
         return x if self.stack.norm.before else norm(x)
 
@@ -284,7 +285,7 @@ class Embeddings(nn.Module):
         return self.dropout(x if self.norm is None else self.norm(x), deterministic=not train)
 
 
-def _looked_up(table: nn.Module, ids: Any, fixed: int | None) -> Array:
+def _looked_up(table: Any, ids: Any, fixed: int | None) -> Array:
     """Rows of a table; padding's row, `fixed`, learns nothing from being looked up."""
     rows = table(ids)
     return rows if fixed is None else jnp.where((ids == fixed)[..., None], jax.lax.stop_gradient(rows), rows)
@@ -314,7 +315,7 @@ class Head(nn.Module):
 
 
 class Output(nn.Module):
-    """The last matrix of a head: its own (h, v), or the table of embeddings (v, h); and a bias (v,) where it has one."""
+    """The last matrix of a head: its own (h, v), or the table of embeddings (v, h); and a bias (v,) if it has one."""
 
     vocabulary: int
     bias: bool

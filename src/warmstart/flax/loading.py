@@ -120,7 +120,8 @@ def initial_values(shapes: Mapping[str, Any], sides: list[Side], key: Any) -> di
     All of them are cut from one draw, which compiles in a moment; a draw for each takes a hundred times as long.
     """
     drawn = {name: int(np.prod(x.shape)) for name, x in shapes.items() if _is_drawn(name)}
-    numbers, start, values = jax.random.normal(key, (sum(drawn.values()),)), 0, {}
+    numbers: Any = jax.random.normal(key, (sum(drawn.values()),))
+    start, values = 0, {}
     is_traced = isinstance(numbers, jax.core.Tracer)
     xp: Any = jnp if is_traced else np
     numbers = numbers if is_traced else np.asarray(numbers)

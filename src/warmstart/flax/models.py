@@ -113,9 +113,7 @@ class FlaxStackModel(FlaxPreTrainedModel):
         row i belongs to source i // (r / b). `params` are used in place of the model's own.
         """
         config, spec = self.config, self.spec
-        check_input(
-            spec, input_ids, inputs_embeds, attention_mask, past_key_values, position_ids, token_type_ids
-        )
+        check_input(spec, input_ids, inputs_embeds, attention_mask, past_key_values, position_ids, token_type_ids)
         if encoder_hidden_states is not None and spec.cross_attention is None:
             raise ValueError(
                 f"this {config.model_type} has no cross-attention to read encoder_hidden_states with; make it with "

@@ -48,7 +48,7 @@ class EncoderDecoder(nn.Module):
         train: bool = False,
     ) -> States:
         """Run the encoder over ids (b, s)."""
-        wants = {"want_attentions": want_attentions, "want_hidden": want_hidden, "train": train}
+        wants: dict[str, Any] = {"want_attentions": want_attentions, "want_hidden": want_hidden, "train": train}
         return self.encoder(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **wants)
 
     def project(self, states: Array) -> Array:
@@ -107,7 +107,7 @@ class EncoderDecoder(nn.Module):
         decoder_inputs_embeds: Array | None = None,
     ) -> Any:
         """Source ids (b, s) and target ids (r, t) to logits (r, t, v)."""
-        wants = {
+        wants: dict[str, Any] = {
             "want_attentions": output_attentions,
             "want_hidden": output_hidden_states,
             "train": not deterministic,

@@ -58,9 +58,7 @@ def partition_specs(params: Mapping[str, Any], mesh: Mesh, head_size: int | None
         axes = next((axes for pattern, axes in RULES if re.search(pattern, name)), ())
         unit = head_size if head_size and "attention." in name else 1
         kept = [
-            axis
-            if axis in mesh.shape and size % (mesh.shape[axis] * (unit if axis == "tensor" else 1)) == 0
-            else None
+            axis if axis in mesh.shape and size % (mesh.shape[axis] * (unit if axis == "tensor" else 1)) == 0 else None
             for axis, size in zip(axes, shape, strict=False)
         ]
         return PartitionSpec(*kept)
@@ -72,8 +70,11 @@ def shardings(model: Any, mesh: Mesh) -> Any:
     """The `NamedSharding` of every parameter of a model: a tree like `model.params`."""
     sizes = {side.spec.attention.head_size for side in model.sides()}
     specs = partition_specs(model.params_shape_tree, mesh, max(sizes))
-    is_spec = dict(is_leaf=lambda x: isinstance(x, PartitionSpec))
-    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, **is_spec)
+        return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=_is_spec)
+
+
+def _is_spec(x: Any) -> bool:
+    return isinstance(x, PartitionSpec)
 
 
 def shard(model: Any, mesh: Mesh, params: Mapping[str, Any] | None = None) -> Any:

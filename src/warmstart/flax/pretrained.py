@@ -82,6 +82,7 @@ class FlaxPreTrainedModel:
 
     def init_weights(self, rng: Any, input_shape: Any = None, params: Mapping[str, Any] | None = None) -> Params:
         """A tree of new random values, as the configuration says; `params` gives those that are not to be new."""
+        self.example_inputs(input_shape)  # checks it; no parameter depends on it
         leaves = loading.flat(self.params_shape_tree)
         given = {} if params is None else loading.flat(params)
         new = {name: x for name, x in leaves.items() if name not in given}
@@ -148,8 +149,11 @@ class FlaxPreTrainedModel:
         cache: Any = None,
     ) -> Any:
         """Apply a method of the module, compiled; flags are part of what is compiled."""
-        if flags.get("train") and dropout_rng is None and any(map(_drops, self.specs())):
-            raise ValueError("train=True draws dropout at random: pass dropout_rng=jax.random.key(...), a new one a step")
+        trains = flags.get("train", False) or not flags.get("deterministic", True)
+        if trains and dropout_rng is None and any(map(_drops, self.specs())):
+            raise ValueError(
+                "train=True draws dropout at random: pass dropout_rng=jax.random.key(...), a new one a step"
+            )
         arrays = {name: value if value is None else jnp.asarray(value) for name, value in arrays.items()}
         if cache is not None:
             arrays["cache"] = cache
@@ -228,7 +232,8 @@ class FlaxPreTrainedModel:
         weights = open_weights(place, framework="np", **files, **hub)
 
         def made() -> tuple[Any, list[Side]]:
-            model = cls(config, seed=seed, dtype=dtype, _do_init=False)
+            make: Any = cls  # the models, whose arguments are a configuration and these
+            model = make(config, seed=seed, dtype=dtype, _do_init=False)
             return model, [Side(x.ours, prefix + x.theirs, x.config, x.spec) for x in model.sides()]
 
         model, sides = made()
@@ -244,9 +249,7 @@ class FlaxPreTrainedModel:
             )
             model, sides = made()
         shapes = loading.our_shapes(loading.flat(model.params_shape_tree))
-        plan = fit(
-            model.groups(), shapes, sides, weights, may_be_new=cls.may_be_new(), fewer_layers=fewer, **options
-        )
+        plan = fit(model.groups(), shapes, sides, weights, may_be_new=cls.may_be_new(), fewer_layers=fewer, **options)
         params = loading.fill(plan, weights, model.new_values)
         copies = copies_of_self_attention(plan.new, shapes) if start == "copy" else {}
         params = loading.copied(params, copies)
@@ -313,7 +316,9 @@ class FlaxPreTrainedModel:
         """Save to a temporary folder and send that to the hub; gives the address of the commit."""
         import tempfile
 
-        saving = {name: kwargs.pop(name) for name in ("params", "max_shard_size", "safe_serialization") if name in kwargs}
+        saving = {
+            name: kwargs.pop(name) for name in ("params", "max_shard_size", "safe_serialization") if name in kwargs
+        }
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, **saving)
             return upload_folder(folder, repo_id, **kwargs)

@@ -25,7 +25,7 @@ def _flatten(names: tuple[str, ...]) -> Callable[[Any], Any]:
 
 def _unflatten(kind: type, names: tuple[str, ...]) -> Callable[[Any, Iterable[Any]], Any]:
     def unflatten(_: Any, values: Iterable[Any]) -> Any:
-        output = object.__new__(kind)  # JAX puts placeholders in, which no check should look at
+        output: Any = object.__new__(kind)  # JAX puts placeholders in, which no check should look at
         output.__dict__.update(zip(names, values, strict=True))
         return output
 

@@ -42,7 +42,7 @@ class Layers(nn.Module):
     shared: Any = None
 
     def setup(self) -> None:
-        kind = nn.remat(Layer, static_argnums=(7,)) if self.remat else Layer
+        kind = nn.remat(Layer, static_argnums=(8,)) if self.remat else Layer
         self.blocks = [
             kind(self.spec, index, self.dtype, None if self.shared is None else self.shared[index], name=str(index))
             for index in range(self.spec.layers)
@@ -89,9 +89,9 @@ class Stack(nn.Module):
         want_logits: bool = True,
         train: bool = False,
     ) -> States:
-        """Run the stack over ids (r, t) or vectors (r, t, h); with a cache `attention_mask` covers all of it (r, l).
+        """Run the stack over ids (r, t) or vectors (r, t, h); `attention_mask` covers all of a cache (r, l).
 
-        `position_ids` (r, t) count from 0, or where a family gives padding no position (RoBERTa) from its padding id on.
+        `position_ids` (r, t) count from 0, or in RoBERTa, where padding has no position, from the padding id on.
         """
         spec, own = self.spec, self if self.shared is None else self.shared
         given = input_ids if input_ids is not None else inputs_embeds
@@ -102,7 +102,7 @@ class Stack(nn.Module):
         if spec.embedding.positions and position_ids is None:
             rows = position_rows(input_ids, attention_mask, tokens, past, spec.causal, spec.embedding)
         elif spec.embedding.positions:
-            rows = position_ids + spec.embedding.first_row
+            rows = jnp.asarray(position_ids) + spec.embedding.first_row
         x = own.embeddings(input_ids, inputs_embeds, rows, token_type_ids, train)
         rotation = self._rotation(position_ids, attention_mask, tokens, past)
         masks = {

@@ -1,0 +1,93 @@
+"""Flax `generate` beside that of `transformers` 4, in one process: `python -m benchmarks.flax_generate [--size tiny]`.
+
+Both read one folder of random weights, a bert2gpt2, and generate as many tokens; none ends a text. The
+reference is wrapped in `jax.jit`, as its users are told to; ours compiles itself. Calls of both alternate, so that other
+programs disturb both alike. The last line is JSON: for each setting the seconds of the first call (tracing, compiling
+and running), the median seconds of the others, tokens per second, and whether the tokens are the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.checkpoints import make
+from benchmarks.tasks import SIZES, Size
+
+Call = Callable[[], Any]
+
+
+def main() -> None:
+    """Measure the settings that are asked for, and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", choices=SIZES, default="base")
+    parser.add_argument("--beams", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--runs", type=int, default=3, help="calls of each after the first")
+    arguments = parser.parse_args()
+    size = SIZES[arguments.size]
+    with tempfile.TemporaryDirectory() as place:
+        folder = make("bert2gpt2", size, Path(place))
+        ours, theirs = _models(folder)
+        figures = {f"{beams} beams": _compare(ours, theirs, size, beams, arguments.runs) for beams in arguments.beams}
+    print(json.dumps({"load": round(os.getloadavg()[0], 1), "size": arguments.size, **figures}))
+
+
+def _models(folder: Path) -> tuple[Any, Any]:
+    import transformers
+
+    import warmstart
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = transformers.FlaxEncoderDecoderModel.from_pretrained(folder, from_pt=True)
+    return warmstart.FlaxEncoderDecoderModel.from_pretrained(folder), theirs
+
+
+def _compare(ours: Any, theirs: Any, size: Size, beams: int, runs: int) -> dict[str, Any]:
+    import jax
+
+    draw = np.random.default_rng(0)
+    ids = draw.integers(5, size.vocabulary["bert"], (size.batch, size.source))
+    mask = np.ones_like(ids)
+    settings = {"max_length": size.target + 1, "min_length": size.target + 1, "num_beams": beams, "do_sample": False}
+    reference = jax.jit(lambda params: theirs.generate(ids, attention_mask=mask, params=params, **settings).sequences)
+    calls: dict[str, Call] = {
+        "ours": lambda: ours.generate(ids, attention_mask=mask, **settings).sequences,
+        "theirs": lambda: reference(theirs.params),
+    }
+    first = {name: _seconds(call) for name, call in calls.items()}
+    later: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(runs):
+        for name, call in calls.items():
+            later[name].append(_seconds(call))
+    median = {name: statistics.median(times) for name, times in later.items()}
+    same = np.array_equal(calls["ours"](), calls["theirs"]())
+    figures: dict[str, Any] = {"same tokens": same, "ratio": round(median["theirs"] / median["ours"], 2)}
+    for name in calls:
+        figures[name] = {
+            "first": round(first[name], 2),
+            "later": round(median[name], 3),
+            "tokens per second": round(size.batch * size.target / median[name], 1),
+        }
+    print(f"{beams} beams:", figures)
+    return figures
+
+
+def _seconds(call: Call) -> float:
+    start = time.perf_counter()
+    np.asarray(call())
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
