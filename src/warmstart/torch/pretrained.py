@@ -170,8 +170,8 @@ class PreTrainedModel(nn.Module):
         Keywords: `config`; fields of the configuration, which replace what the file says; where files are (`revision`,
         `cache_dir`, `token`, `local_files_only`, `subfolder`, `use_safetensors`, `variant`); `dtype` (a type, its name,
         "auto" for the file's, or "int8" for `quantize`; float32 if left out); `strict=False` to make missing weights
-        anew and leave unknown ones out; `from_tf=True` to read `tf_model.h5` or `model.ckpt.index` (its path, with a `config`);
-        `ignore_mismatched_sizes`; `output_loading_info=True` for a pair with a dict of
+        anew and leave unknown ones out; `from_tf=True` to read `tf_model.h5` or `model.ckpt.index` (its path, with
+        a `config`); `ignore_mismatched_sizes`; `output_loading_info=True` for a pair with a dict of
         what was missing.
 
         Raises:
