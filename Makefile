@@ -88,7 +88,7 @@ pins: ## resolve requirements/*.txt anew from pyproject.toml and requirements/*.
 	$(PYTHON) -m venv .venv-pins
 	.venv-pins/bin/python $(PIP) uv
 	$(COMPILE) --python-version 3.10 pyproject.toml --extra dev requirements/torch.in requirements/test.in -o requirements/test.txt
-	$(COMPILE) --python-version 3.10 pyproject.toml --extra train -c requirements/test.txt -o requirements/run.txt
+	$(COMPILE) --python-version 3.10 pyproject.toml requirements/run.in -c requirements/test.txt -o requirements/run.txt
 	$(COMPILE) --python-version 3.10 requirements/torch.in -c requirements/test.txt -o requirements/torch.txt
 	$(COMPILE) --python-version 3.11 pyproject.toml requirements/test-v5.in -c requirements/torch.txt -o requirements/test-v5.txt
 	$(WITHOUT_CUDA) requirements/*.txt
