@@ -318,6 +318,10 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if hasattr(value, "tolist"):
         return value.tolist()
+    if hasattr(value, "alternatives"):
+        raise ValueError(
+            "constraints are objects, which a file cannot hold: set force_words_ids, or pass them in the call"
+        )
     return _plain(value.to_dict()) if hasattr(value, "to_dict") else value
 
 

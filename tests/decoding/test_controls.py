@@ -7,7 +7,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from warmstart import DisjunctiveConstraint, PhrasalConstraint, PreTrainedTokenizerFast
+from warmstart import DisjunctiveConstraint, GenerationConfig, PhrasalConstraint, PreTrainedTokenizerFast
 from warmstart.torch.runner import ModuleRunner
 
 
@@ -43,7 +43,7 @@ def test_transition_scores_are_those_of_transformers(options, normalise, model, 
     if "num_beams" in options and not normalise:  # with length_penalty 0 they sum to the sequence's score
         torch.testing.assert_close(found.sum(1), out.sequences_scores)
     with pytest.raises(ValueError, match="steps of scores do not fit sequences"):
-        model.compute_transition_scores(out.sequences[:, :2], out.scores)
+        model.compute_transition_scores(out.sequences[:, :2], out.scores)  # of rows without beams
 
 
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"num_beams": 3, "do_sample": True}], ids=str)
@@ -208,6 +208,46 @@ class TestBadInput:
     def test_nobody_chose_a_length_and_it_is_clipped(self, model, source):
         prompt = torch.full((3, 30), 5)
         assert model.generate(**source, decoder_input_ids=prompt, eos_token_id=None).shape[1] == 40
+
+
+def test_outputs_of_contrastive_search(model, source, zoo):
+    wanted = dict.fromkeys(("return_dict_in_generate", "output_scores", "output_logits"), True)
+    wanted |= {"output_attentions": True, "output_hidden_states": True, "max_length": 8, "eos_token_id": None}
+    out = model.generate(**source, penalty_alpha=0.5, top_k=4, **wanted)
+    greedy = model.generate(**source, **wanted)
+    assert list(out) == list(greedy)
+    states = model.encode(**source)
+    whole = model(
+        encoder_outputs=states,
+        attention_mask=source["attention_mask"],
+        decoder_input_ids=out.sequences[:, :-1],
+        output_hidden_states=True,
+        output_attentions=True,
+    )
+    for step in range(7):
+        torch.testing.assert_close(out.logits[step], whole.logits[:, step], rtol=1e-4, atol=1e-3)
+        for mine, other in zip(out.decoder_hidden_states[step], whole.decoder_hidden_states, strict=True):
+            torch.testing.assert_close(mine, other[:, step : step + 1], rtol=1e-4, atol=1e-3)
+        for name in ("decoder_attentions", "cross_attentions"):
+            shapes = [tuple(layer.shape) for layer in out[name][step]]
+            assert shapes == [tuple(layer.shape) for layer in greedy[name][step]]
+
+
+def test_a_search_that_finds_too_few_fills_up(model, source):
+    def only_one(number, ids):
+        return [9] if len(ids) == 1 else [3]
+
+    options = {"num_beams": 3, "num_return_sequences": 2, "return_dict_in_generate": True, "output_scores": True}
+    out = model.generate(**source, **options, prefix_allowed_tokens_fn=only_one, max_length=6)
+    assert out.sequences[::2, :3].tolist() == [[2, 9, 3]] * 3
+    assert (out.sequences_scores[::2] > -100).all() and (out.sequences_scores[1::2] <= -1e8).all()
+
+
+def test_constraints_are_not_written_to_a_file(tmp_path):
+    config = GenerationConfig(num_beams=2, constraints=[PhrasalConstraint([5])])
+    with pytest.raises(ValueError, match="constraints are objects, which a file cannot hold: set force_words_ids"):
+        config.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("beams", [2, 5])

@@ -259,6 +259,12 @@ def test_a_source_in_another_vocabulary_is_encoded_again_or_refused(zoo, passes)
     assert len(passes) < 7
 
 
+def test_a_draft_model_with_a_tokenizer_of_its_own_is_refused(zoo):
+    model = zoo.shared("encoder_decoder", 1)
+    with pytest.raises(ValueError, match="a draft model must have the model's own tokenizer"):
+        model.generate(torch.tensor([[5, 6]]), assistant_model=model, assistant_tokenizer=Letters(4))
+
+
 @pytest.mark.parametrize(
     ("other", "message"),
     [(("causal", 0), "vocabulary"), (None, "assistant_model is a str; give a model that can generate")],

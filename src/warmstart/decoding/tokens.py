@@ -88,7 +88,7 @@ def sequence_bias(xp: Arrays, biases: Any, vocabulary: int) -> list[Processor]:
     A sequence of n > 1 tokens counts once a row holds n tokens, as in `transformers`.
     """
     pairs = biases.items() if isinstance(biases, Mapping) else biases
-    of_words = {tuple(int(token) for token in words): float(bias) for words, bias in pairs}  # the last one of a sequence
+    of_words = {tuple(int(token) for token in words): float(bias) for words, bias in pairs}  # the last of equal ones
     check_ids((token for words in of_words for token in words), vocabulary, "sequence_bias")
     return [_bias_of(xp, list(words), bias) for words, bias in of_words.items()]
 

@@ -263,7 +263,7 @@ def compute_transition_scores(
     Raises:
         ValueError: there are more steps than tokens, or no scores.
     """
-    if not scores or len(scores) > sequences.shape[1]:
+    if not scores or (beam_indices is None and len(scores) > sequences.shape[1]):
         raise ValueError(
             f"{len(scores or ())} steps of scores do not fit sequences of {sequences.shape[1]} tokens: give the "
             "`scores` and `sequences` of one output, made with output_scores=True and return_dict_in_generate=True"

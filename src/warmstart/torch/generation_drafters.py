@@ -61,6 +61,11 @@ def _assistant(
 ) -> Assistant:
     if not hasattr(assistant, "generation_config") or not callable(getattr(assistant, "forward", None)):
         raise ValueError(f"assistant_model is a {type(assistant).__name__}; give a model that can generate")
+    if arguments.get("assistant_tokenizer") is not None:
+        raise ValueError(
+            "assistant_tokenizer: a draft model must have the model's own tokenizer, for what it writes is compared "
+            "token by token; leave assistant_tokenizer out if it has, else set prompt_lookup_num_tokens in its place"
+        )
     _check_vocabularies(model, assistant)
     config, plan = call.config, call.plan
     source: dict[str, Any] = {}

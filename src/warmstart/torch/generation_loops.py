@@ -148,8 +148,9 @@ def _put_back(everyone: beams.Beams, state: beams.Beams, sources: Tensor) -> bea
 def _found(call: Call, ids: Tensor, sums: Tensor, origins: Tensor, longest: Tensor | int) -> dict[str, Any]:
     new = int(longest)
     best = sums.reshape(-1, call.plan.sequences)[:, 0]
-    if not bool((best > beams.LOW / 2).all()):
-        source = int((~(best > beams.LOW / 2)).int().argmax())
+    least = beams.LOW / 2 / max(1.0, float(max(new, 1)) ** call.config.length_penalty)
+    if not bool((best > least).all()):
+        source = int((~(best > least)).int().argmax())
         raise ValueError(
             f"no sequence is possible for source {source}: the settings that forbid or force tokens leave none, or the "
             "model's logits are no numbers"

@@ -31,11 +31,9 @@ class TextStreamer:
     >>> class Letters:
     ...     def decode(self, ids):
     ...         return "".join(" abc"[i] for i in ids)
-    >>> streamer = TextStreamer(Letters())
     >>> import torch
-    >>> for token in (1, 2, 0, 3):
-    ...     streamer.put(torch.tensor([token]))
-    >>> streamer.end()
+    >>> streamer = TextStreamer(Letters())
+    >>> streamer.put(torch.tensor([[1, 2, 0, 3]])); streamer.end()
     ab c
     """
 
@@ -128,6 +126,17 @@ class TextIteratorStreamer(TextStreamer):
 
     `timeout` is how many seconds to wait for a piece (`queue.Empty` then; None waits on). An error in `generate` is
     raised by the iterator. After `close`, `generate` ends at its next token.
+
+    >>> class Letters:
+    ...     def decode(self, ids):
+    ...         return "".join(" abc"[i] for i in ids)
+    >>> import torch
+    >>> streamer = TextIteratorStreamer(Letters())
+    >>> for token in (1, 2, 0, 3):
+    ...     streamer.put(torch.tensor([token]))
+    >>> streamer.end()
+    >>> "".join(streamer)
+    'ab c'
     """
 
     def __init__(
