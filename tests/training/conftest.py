@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 
 import pytest
@@ -19,6 +20,12 @@ def words_between(start: str, end: str, pad: str) -> Tokenizer:
     tokenizer = Tokenizer(models.WordLevel(special | {word: 5 + i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     return tokenizer
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_disks(monkeypatch):
+    """No test here pulls a plug; that saves are flushed is tested with the saves themselves."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
 
 
 @pytest.fixture(scope="session")

@@ -242,6 +242,7 @@ class _Loop:
         optimizer_state = self._resume() if resume else None
         self.summed += self.state.losses
         if self.accelerator.is_main_process:
+            Path(self.run.output, state.FOLDER).mkdir(parents=True, exist_ok=True)  # first: it says what the folder is
             self.log = Log(self.run.output, self.state.step)
         if optimizer_state is None:
             self._check()

@@ -7,6 +7,7 @@ neither: it holds the weights, the optimizer's state, the step, and what was bes
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import shutil
 from dataclasses import asdict, dataclass, field
@@ -98,7 +99,7 @@ def load(folder: Path, model: Any) -> tuple[State, dict[str, Any]]:
     said["best"] = [(float(value), int(step)) for value, step in said["best"]]
     try:
         optimizer = torch.load(folder / _OPTIMIZER, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError) as error:
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(f"{folder / _OPTIMIZER} cannot be read: {str(error).splitlines()[0]}") from error
     return State(**said), optimizer
 
