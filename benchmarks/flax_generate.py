@@ -1,7 +1,7 @@
 """Flax `generate` beside that of `transformers` 4, in one process: `python -m benchmarks.flax_generate [--size tiny]`.
 
 Both read one folder of random weights, a bert2gpt2, and generate as many tokens; none ends a text. The
-reference is wrapped in `jax.jit`, as its users are told to; ours compiles itself. Calls of both alternate, so that other
+reference is wrapped in `jax.jit`, as its users are told to; ours compiles itself. Calls alternate, so that other
 programs disturb both alike. The last line is JSON: for each setting the seconds of the first call (tracing, compiling
 and running), the median seconds of the others, tokens per second, and whether the tokens are the same.
 """
@@ -60,7 +60,13 @@ def _compare(ours: Any, theirs: Any, size: Size, beams: int, runs: int) -> dict[
     ids = draw.integers(5, size.vocabulary["bert"], (size.batch, size.source))
     mask = np.ones_like(ids)
     settings = {"max_length": size.target + 1, "min_length": size.target + 1, "num_beams": beams, "do_sample": False}
-    reference = jax.jit(lambda params: theirs.generate(ids, attention_mask=mask, params=params, **settings).sequences)
+    # Without it the reference gives its encoder the positions as token types, and every number is a NaN.
+    types = np.zeros_like(ids)
+    reference = jax.jit(
+        lambda params: (
+            theirs.generate(ids, attention_mask=mask, position_ids=types, params=params, **settings).sequences
+        )
+    )
     calls: dict[str, Call] = {
         "ours": lambda: ours.generate(ids, attention_mask=mask, **settings).sequences,
         "theirs": lambda: reference(theirs.params),

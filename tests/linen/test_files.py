@@ -169,7 +169,7 @@ def test_pickled_tensors_of_every_layout(tmp_path):
         torch.save(tensors, tmp_path / "x.bin", _use_new_zipfile_serialization=zipped)
         file = PickledArrays(tmp_path / "x.bin")
         for name, tensor in tensors.items():
-            assert file.shapes[name] == tuple(tensor.shape)
+            assert file.shapes[name] == tuple(tensor.shape) and f"torch.{file.types[name]}" == str(tensor.dtype)
             assert np.array_equal(file.read(name), tensor.detach().numpy()), name
 
 

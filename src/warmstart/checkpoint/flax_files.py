@@ -77,6 +77,7 @@ class FlaxFile:
             name_from_flax(name): value.T if name.endswith("/kernel") else value for name, value in arrays.items()
         }
         self.shapes = {name: tuple(value.shape) for name, value in self._arrays.items()}
+        self.types = {name: value.dtype.name for name, value in self._arrays.items()}
 
     def read(self, name: str) -> np.ndarray:
         """The array of that name."""

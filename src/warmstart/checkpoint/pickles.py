@@ -34,8 +34,13 @@ _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the older form
 
 
 @dataclass(frozen=True)
+class _Kind:
+    name: str
+
+
+@dataclass(frozen=True)
 class _Storage:
-    dtype: np.dtype[Any]
+    dtype: str
     count: int
     data: Callable[[], bytes]
 
@@ -49,8 +54,9 @@ class _Tensor:
 
     def array(self) -> np.ndarray:
         """The values, a read-only view of what was read."""
-        flat = np.frombuffer(self.storage.data(), self.storage.dtype, self.storage.count)[self.offset :]
-        size = self.storage.dtype.itemsize
+        dtype = _dtype(self.storage.dtype)
+        flat = np.frombuffer(self.storage.data(), dtype, self.storage.count)[self.offset :]
+        size = dtype.itemsize
         return np.lib.stride_tricks.as_strided(flat, self.shape, [x * size for x in self.strides], writeable=False)
 
 
@@ -86,6 +92,7 @@ class PickledArrays:
                 )
         self._tensors: dict[str, _Tensor] = dict(tensors)
         self.shapes = {name: tensor.shape for name, tensor in self._tensors.items()}
+        self.types = {name: tensor.storage.dtype for name, tensor in self._tensors.items()}
 
     def read(self, name: str) -> np.ndarray:
         """The tensor of that name."""
@@ -108,9 +115,9 @@ def _read(path: Path) -> Any:
             raise ValueError("it is an archive without data.pkl")
         folder = pickled.removesuffix("data.pkl")
 
-        def stored(dtype: np.dtype[Any], key: str, count: int) -> _Storage:
+        def stored(dtype: str, key: str, count: int) -> _Storage:
             entry = archive.getinfo(f"{folder}data/{key}")
-            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size < count * dtype.itemsize:
+            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size < count * _size(dtype):
                 raise ValueError(f"the values {key} are not whole")
             return _Storage(dtype, count, lambda: archive.read(entry))
 
@@ -131,16 +138,16 @@ def _read_older(file: IO[bytes], path: Path) -> Any:
     _Unpickler(file, nothing).load()
     places: dict[str, tuple[int, int]] = {}
 
-    def stored(dtype: np.dtype[Any], key: str, count: int) -> _Storage:
+    def stored(dtype: str, key: str, count: int) -> _Storage:
         def data() -> bytes:
             start, held = places[key]
             if held != count:
                 raise OSError(f"{path} is not sound: the values {key} are not whole")
             with path.open("rb") as again:
                 again.seek(start)
-                return again.read(count * dtype.itemsize)
+                return again.read(count * _size(dtype))
 
-        sizes[key] = dtype.itemsize
+        sizes[key] = _size(dtype)
         return _Storage(dtype, count, data)
 
     sizes: dict[str, int] = {}
@@ -158,13 +165,13 @@ def _read_older(file: IO[bytes], path: Path) -> Any:
 class _Unpickler(pickle.Unpickler):
     """Builds tensors, dictionaries, lists, text and numbers."""
 
-    def __init__(self, file: IO[bytes], stored: Callable[[np.dtype[Any], str, int], _Storage]):
+    def __init__(self, file: IO[bytes], stored: Callable[[str, str, int], _Storage]):
         super().__init__(file)
         self._stored = stored
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in _STORAGES:
-            return _dtype(_STORAGES[name])
+            return _Kind(_STORAGES[name])
         found = _NAMES.get((module, name))
         if found is None:
             raise pickle.UnpicklingError(f"its pickle asks for more than tensors: {module}.{name}")
@@ -172,9 +179,9 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> _Storage:
         kind, dtype, key, _, count = pid[:5]
-        if kind != "storage" or not isinstance(dtype, np.dtype) or (len(pid) > 5 and pid[5] is not None):
+        if kind != "storage" or not isinstance(dtype, _Kind) or (len(pid) > 5 and pid[5] is not None):
             raise pickle.UnpicklingError("it has values of a kind that is not known")
-        return self._stored(dtype, str(key), int(count))
+        return self._stored(dtype.name, str(key), int(count))
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
@@ -199,6 +206,10 @@ _NAMES: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_parameter"): _parameter,
 }
+
+
+def _size(name: str) -> int:
+    return 2 if name == "bfloat16" else np.dtype(name).itemsize
 
 
 def _dtype(name: str) -> np.dtype[Any]:

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from warmstart.cli.create import create
 from warmstart.cli.demo import demo
+from warmstart.cli.evaluate import evaluate
 from warmstart.cli.generate import generate
 from warmstart.cli.inspect import inspect
 from warmstart.cli.rendering import say
@@ -78,6 +79,11 @@ app.command(
     "\n\n  warmstart train bert2gpt articles.txt --targets summaries.txt -o summariser --check"
     "\n\n  warmstart train bert2gpt pairs.jsonl -o summariser --resume"
 )(train)
+app.command(
+    epilog="[dim]Examples[/]"
+    "\n\n  warmstart evaluate summariser --data test.jsonl -o written.jsonl"
+    "\n\n  warmstart evaluate baseline summariser --data test.jsonl --set num_beams=4"
+)(evaluate)
 app.command(
     epilog="[dim]Examples[/]"
     "\n\n  warmstart generate my-model articles.txt -o summaries.txt"

@@ -5,7 +5,7 @@ Shapes: b texts of a batch, s source length, t length of the results.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ from warmstart.generation_config import GenerationConfig
 from warmstart.hub import find_file
 from warmstart.tokenization import AutoTokenizer
 from warmstart.warm_start import fill_settings
+
+FLAX_BUCKET = 64  # sources are padded to a multiple of so many tokens
 
 
 def check_settings(place: str, hub: Mapping[str, Any], call: Mapping[str, Any]) -> int | None:
@@ -53,19 +55,51 @@ def check_settings(place: str, hub: Mapping[str, Any], call: Mapping[str, Any]) 
 
 
 def load_model(
-    place: str, hub: Mapping[str, Any], dtype: str, device: str | None, threads: int | None, seed: int
+    place: str,
+    hub: Mapping[str, Any],
+    dtype: str,
+    device: str | None,
+    threads: int | None,
+    seed: int,
+    framework: str = "torch",
 ) -> Any:
-    """The model, where it is to run; torch is told how.
+    """The model, where it is to run; its framework is told how.
 
     Raises:
-        ImportError: torch is missing.
+        ImportError: the framework is missing.
         OSError: a file is missing or corrupt.
         ValueError: the weights do not fit the configuration, or there is no such device.
     """
+    if framework == "flax":
+        return _load_flax(place, hub, dtype, device, threads, seed)
     from warmstart import EncoderDecoderModel
 
     where = prepare_torch(seed, device, threads)
     return EncoderDecoderModel.from_pretrained(place, dtype=dtype, **hub).to(where)
+
+
+def _load_flax(
+    place: str, hub: Mapping[str, Any], dtype: str, device: str | None, threads: int | None, seed: int
+) -> Any:
+    """The model in JAX, on the device that is named or JAX's first; sources are padded, so that few shapes compile."""
+    from warmstart import FlaxEncoderDecoderModel
+
+    if threads is not None:
+        raise ValueError("--threads is torch's; JAX takes the cores that it is given (taskset, XLA_FLAGS)")
+    if device is not None:
+        _use_device(device)
+    if dtype == "auto":
+        dtype = AutoConfig.from_pretrained(place, **hub).dtype or "float32"
+    return FlaxEncoderDecoderModel.from_pretrained(place, dtype=dtype, seed=seed, **hub)
+
+
+def _use_device(name: str) -> None:
+    import jax
+
+    try:
+        jax.config.update("jax_default_device", jax.devices(name)[0])
+    except RuntimeError as error:
+        raise ValueError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from error
 
 
 def load_tokenizers(place: str, hub: Mapping[str, Any], source: str | None, target: str | None) -> tuple[Any, Any]:
@@ -95,7 +129,7 @@ def longest_source(model: Any, tokenizer: Any, asked: int | None) -> int | None:
     Raises:
         ValueError: more were asked for than the encoder has positions.
     """
-    spec = model.encoder.spec
+    spec = model.sides()[0].spec
     if asked is not None:
         if spec.positions is not None and asked > spec.positions:
             raise ValueError(f"--max-source-length {asked} is more than the encoder's {spec.positions} positions")
@@ -115,7 +149,7 @@ def answer(
     texts: list[str],
     done: Callable[[list[int]], None],
 ) -> tuple[list[list[str]], int]:
-    """For each text its results, and how many texts were cut; texts of like length go together.
+    """For each text its results, and how many texts were cut; as texts are finished, others take their places.
 
     A text without tokens has one empty result for each that is asked for. `done` is told which texts are finished.
     """
@@ -132,29 +166,45 @@ def answer(
     cut = sum(bool(encoding.overflowing) for encoding in batch.encodings)
     order = sorted((row for row in full if ids[row]), key=lambda row: -len(ids[row]))
     done([row for row in range(len(texts)) if not ids.get(row)])
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        outputs = target.batch_decode(_generate(model, [ids[row] for row in rows], call), skip_special_tokens=True)
-        for place, row in enumerate(rows):
-            results[row] = [text.strip() for text in outputs[place * sequences : (place + 1) * sequences]]
-        done(rows)
+    run = _streamed if hasattr(model, "generate_stream") else _batched
+    for place, sequences_of_one in run(model, [ids[row] for row in order], batch_size, sequences, call):
+        outputs = target.batch_decode(sequences_of_one, skip_special_tokens=True)
+        results[order[place]] = [text.strip() for text in outputs]
+        done([order[place]])
     return results, cut
 
 
-def _generate(model: Any, rows: list[list[int]], call: Mapping[str, Any]) -> Any:
-    """Token ids (b * sequences, t) for the ids of a batch, padded here to (b, s)."""
+def _streamed(
+    model: Any, sources: list[list[int]], batch_size: int, sequences: int, call: Mapping[str, Any]
+) -> Iterator[tuple[int, Any]]:
+    """Which source is answered, and its sequences: whenever one is finished another takes its place."""
     import torch
 
-    shape = len(rows), max(map(len, rows))
-    ids = np.full(shape, model.config.encoder.pad_token_id or 0)
-    mask = np.zeros(shape, dtype=np.int64)
-    for row, values in enumerate(rows):
-        ids[row, : len(values)] = values
-        mask[row, : len(values)] = 1
-    inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
-    try:
-        return model.generate(**{name: value.to(model.device) for name, value in inputs.items()}, **call).cpu()
-    except torch.OutOfMemoryError as error:
-        raise ValueError(
-            f"the device has too little memory for {shape[0]} texts of {shape[1]} tokens; lower --batch-size"
-        ) from error
+    for answer in model.generate_stream(sources, batch_size=batch_size, in_order=False, **call):
+        if isinstance(answer.error, torch.OutOfMemoryError):
+            raise ValueError(
+                f"the device has too little memory for {batch_size} texts at once; lower --batch-size"
+            ) from answer.error
+        if answer.error is not None:
+            raise answer.error
+        yield answer.index, answer.sequences
+
+
+def _batched(
+    model: Any, sources: list[list[int]], batch_size: int, sequences: int, call: Mapping[str, Any]
+) -> Iterator[tuple[int, Any]]:
+    """The same, one batch after another; sources are padded to some lengths, since each shape is compiled."""
+    for start in range(0, len(sources), batch_size):
+        rows = sources[start : start + batch_size]
+        shape = len(rows), -(-max(map(len, rows)) // FLAX_BUCKET) * FLAX_BUCKET
+        positions = model.sides()[0].spec.positions
+        if positions is not None:
+            shape = len(rows), min(shape[1], positions)
+        ids = np.full(shape, model.config.encoder.pad_token_id or 0)
+        mask = np.zeros(shape, dtype=np.int64)
+        for row, values in enumerate(rows):
+            ids[row, : len(values)] = values
+            mask[row, : len(values)] = 1
+        found = np.asarray(model.generate(ids, attention_mask=mask, **call).sequences)
+        for place in range(len(rows)):
+            yield start + place, found[place * sequences : (place + 1) * sequences]

@@ -13,7 +13,7 @@ import typer
 from warmstart.cli import records
 from warmstart.cli.records import STANDARD, Format
 from warmstart.cli.rendering import busy, error_console, is_terminal, say
-from warmstart.cli.settings import DataType, at_least_one, parse_settings
+from warmstart.cli.settings import at_least_one, parse_settings
 
 TEXTS, DECODING, SAMPLING, MACHINE = "Texts", "Decoding", "Sampling", "Model and machine"
 # Lengths are evened out within so many batches; that many texts are held at a time.
@@ -30,10 +30,21 @@ class EarlyStopping(str, Enum):
     never = "never"
 
 
+class Weights(str, Enum):
+    """The type of the weights that a model runs with."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+    int8 = "int8"
+    auto = "auto"
+
+
 class Framework(str, Enum):
     """What runs the model."""
 
     torch = "torch"
+    flax = "flax"
 
 
 def _option(panel: str, metavar: str | None, text: str, *names: str, **more: Any) -> Any:
@@ -83,7 +94,7 @@ def generate(
     ] = None,
     batch_size: Annotated[int, _option(MACHINE, "N", "Texts that go through together.")] = 8,
     device: Annotated[str | None, _option(MACHINE, "NAME", "cpu, cuda, cuda:1 ...; else the fastest here.")] = None,
-    dtype: Annotated[DataType, _option(MACHINE, "TYPE", "float32, bfloat16, float16 or auto.")] = DataType.float32,
+    dtype: Annotated[Weights, _option(MACHINE, "TYPE", "float32, bfloat16, float16, int8, auto.")] = Weights.float32,
     threads: Annotated[int | None, _option(MACHINE, "N", "Processor cores to use; else all.")] = None,
     framework: Annotated[Framework, _option(MACHINE, "NAME", "What runs the model.")] = Framework.torch,
     revision: Annotated[str | None, _option(MACHINE, "NAME", "Branch, tag or commit on the hub.")] = None,
@@ -119,7 +130,7 @@ def generate(
 
             ends_at = engine.check_settings(model, hub, call)
             tokenizers = engine.load_tokenizers(model, hub, tokenizer, decoder_tokenizer)
-            pair = engine.load_model(model, hub, dtype.value, device, threads, seed)
+            pair = engine.load_model(model, hub, dtype.value, device, threads, seed, framework.value)
             longest = engine.longest_source(pair, tokenizers[0], max_source_length)
         if ends_at is not None:
             say(f"note: results end after {ends_at} tokens; --max-new-tokens N changes that")

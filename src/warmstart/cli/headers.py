@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from warmstart.checkpoint.flax_files import FLAX_FILE, name_from_flax
 from warmstart.checkpoint.readers import Weights, open_weights
 from warmstart.hub import find_file, read_json
 
@@ -51,13 +52,14 @@ def _tensors(weights: Weights) -> dict[str, Tensor]:
     place = Path(weights.place)
     file_of = dict.fromkeys(weights.files, place.name)
     if place.suffix == ".json":
-        file_of = read_json(place)["weight_map"]
+        named = read_json(place)["weight_map"]
+        file_of = {name_from_flax(name) if place.name.startswith(FLAX_FILE) else name: x for name, x in named.items()}
     types: dict[str, str] = {}
     for name in sorted(set(file_of.values())):
         if name.endswith(".safetensors"):
             types.update(_types(place.parent / name))
-    for name in weights.files.keys() - types.keys():  # of a `.bin`: mapped by torch, and not touched
-        types[name] = str(weights.read(name).dtype).removeprefix("torch.")
+    for name in weights.files.keys() - types.keys():
+        types[name] = weights.files[name].types[name]  # type: ignore[attr-defined]
     return {name: Tensor(shape, types[name], file_of[name]) for name, shape in weights.shapes.items()}
 
 

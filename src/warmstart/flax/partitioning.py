@@ -70,7 +70,7 @@ def shardings(model: Any, mesh: Mesh) -> Any:
     """The `NamedSharding` of every parameter of a model: a tree like `model.params`."""
     sizes = {side.spec.attention.head_size for side in model.sides()}
     specs = partition_specs(model.params_shape_tree, mesh, max(sizes))
-        return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=_is_spec)
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=_is_spec)
 
 
 def _is_spec(x: Any) -> bool:
