@@ -7,8 +7,7 @@ import torch
 
 from tiny_models import END, FIRST, VOCABULARY, pair
 from warmstart.torch import generation_many, generation_refill
-from warmstart.torch.generation_many import trimmed
-from warmstart.torch.generation_refill import can_refill
+from warmstart.torch.generation_refill import can_refill, trimmed
 
 ENDS = [END, 7, 8, 11, 14, 19, 20, 23, 26, 28, 31, 33]  # many, so that random models end soon, and at different times
 STRATEGIES = [
@@ -140,7 +139,9 @@ def test_texts_in_and_out():
     assert answer.texts == [" ".join(map(str, alone(model, [6, 7, 8], max_length=4)[0]))]
 
 
-@pytest.mark.parametrize("options", [{"window": 0}, {"batch_tokens": 0}, {"return_dict_in_generate": True}])
+@pytest.mark.parametrize(
+    "options", [{"window": 0}, {"batch_size": 0}, {"batch_tokens": 0}, {"return_dict_in_generate": True}]
+)
 def test_bad_options(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         pair("bert", "bert").generate_many([[7]], **options)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from warmstart.decoding.settings import lay_over
-from warmstart.torch.generation_refill import Refilled, can_refill
+from warmstart.torch.generation_refill import Refilled, can_refill, padded, trimmed
 
 ROWS = 64  # decoder rows at work at once: beyond, another row costs as much as in a batch of its own
 
@@ -50,6 +50,7 @@ def generate_stream(
     tokenizer: Any = None,
     decoder_tokenizer: Any = None,
     max_source_length: int | None = None,
+    batch_size: int | None = None,
     batch_tokens: int = 8192,
     window: int = 256,
     in_order: bool = True,
@@ -69,6 +70,7 @@ def generate_stream(
         tokenizer: the texts' tokenizer; results are decoded if it, or `decoder_tokenizer`, is there.
         decoder_tokenizer: the results' tokenizer, where it is another.
         max_source_length: how many tokens of an input are read; the encoder's positions if None.
+        batch_size: sources at work at once; if None as many as 64 rows hold, a row for each beam.
         batch_tokens: source tokens at work at once. Their keys and values take 2 * layers * width numbers each.
         window: how many inputs are ordered together, and read ahead.
         in_order: answer in the inputs' order; otherwise as they are finished.
@@ -77,8 +79,8 @@ def generate_stream(
         settings: those of `generate`.
 
     Raises:
-        ValueError: settings are unknown, contradict each other or return more than ids; or `batch_tokens` or `window`
-            is below 1.
+        ValueError: settings are unknown, contradict each other or return more than ids; or `batch_size`,
+            `batch_tokens` or `window` is below 1.
 
     >>> from warmstart import BertConfig, EncoderDecoderConfig, EncoderDecoderModel
     >>> size = dict(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
@@ -91,13 +93,13 @@ def generate_stream(
     """
     if not hasattr(model, "encode"):
         raise ValueError(f"generate_stream is for encoder-decoders, not for a {type(model).__name__}")
-    for name, value in (("batch_tokens", batch_tokens), ("window", window)):
-        if value < 1:
+    for name, value in (("batch_size", batch_size), ("batch_tokens", batch_tokens), ("window", window)):
+        if value is not None and value < 1:
             raise ValueError(f"{name}={value}: at least 1")
     if lay_over(model.generation_config, None, settings)[0].return_dict_in_generate:
         raise ValueError("generate_stream gives answers of its own: leave return_dict_in_generate out")
     reader = _Reader(model, inputs, tokenizer, max_source_length)
-    work = _work(model, reader, batch_tokens, window, generator, settings)
+    work = _work(model, reader, batch_size, batch_tokens, window, generator, settings)
     decode = decoder_tokenizer or tokenizer
     return _answered(work, decode, in_order, progress)
 
@@ -182,15 +184,16 @@ class _Reader:
 def _work(
     model: Any,
     reader: _Reader,
+    batch_size: int | None,
     batch_tokens: int,
     window: int,
     generator: torch.Generator | None,
     settings: dict[str, Any],
 ) -> Iterator[Answer]:
     """Answers as they are finished."""
-    batch: Refilled | None = None
-    if can_refill(model, settings):
-        batch = Refilled(model, settings, generator, ROWS)
+    config = lay_over(model.generation_config, None, settings)[0]
+    size = batch_size or max(1, ROWS // max(config.num_beams, config.num_return_sequences))
+    batch = Refilled(model, settings, generator, size) if can_refill(model, settings) else None
     pending: deque[Request] = deque()
     while True:
         if not pending:
@@ -200,7 +203,7 @@ def _work(
         if batch is None:
             if not pending:
                 break
-            requests = _taken(pending, batch_tokens, ROWS)
+            requests = _taken(pending, batch_tokens, size)
             yield from _separately(model, requests, settings, generator)
             continue
         new = _taken(pending, batch_tokens - batch.tokens, batch.room, at_least=not batch.requests)
@@ -248,18 +251,3 @@ def _separately(
     each = len(result) // len(requests)
     for place, request in enumerate(requests):
         yield _answer(request, [trimmed(row, ends) for row in result[place * each : (place + 1) * each].cpu()])
-
-
-def trimmed(row: Tensor, ends: Any) -> Tensor:
-    """A row (n,) up to its end token; the first token is the start, whatever it is."""
-    ends = [] if ends is None else torch.as_tensor(ends).reshape(-1).tolist()
-    found = torch.isin(row[1:], torch.tensor(ends, dtype=row.dtype)).nonzero()
-    return row[: int(found[0]) + 2] if len(found) else row
-
-
-def padded(rows: list[list[int]], model: Any) -> tuple[Tensor, Tensor]:
-    """Ids (b, s) with padding behind, and their mask, where the model is."""
-    longest, pad = max(map(len, rows)), model.config.encoder.pad_token_id or 0
-    ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows])
-    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
-    return ids.to(model.device), mask.to(model.device)

@@ -25,8 +25,6 @@ from warmstart.torch.generation_inputs import check_arguments
 from warmstart.torch.generation_scores import check_choice
 from warmstart.torch.runner import encode_source
 
-_PLAIN_SEARCHES = ("greedy", "sample", "beams")
-
 
 def can_refill(model: Any, settings: dict[str, Any]) -> bool:
     """Whether the engine runs this model, and the settings ask for nothing but greedy search, sampling or beams."""
@@ -45,7 +43,7 @@ def can_refill(model: Any, settings: dict[str, Any]) -> bool:
 class Refilled:
     """The sources at work. `add` and `step` give requests that are done, with their sequences or an error."""
 
-    def __init__(self, model: Any, settings: dict[str, Any], generator: torch.Generator | None, rows: int):
+    def __init__(self, model: Any, settings: dict[str, Any], generator: torch.Generator | None, most: int):
         self.model, self.generator, self.xp = model, generator, TorchArrays()
         self.config: GenerationConfig = lay_over(model.generation_config, None, settings)[0]
         check_arguments({})
@@ -70,7 +68,7 @@ class Refilled:
             custom=[],
         )
         self.decoder = Step(model.decoder)
-        self.most = max(1, rows // self.plan.rows)
+        self.most = most  # sources at work at once
         self.memory = new_memory(model.decoder, self.most * self.plan.rows, self.plan.max_length)
         self.requests: list[Any] = []
         self.state: Any = None
@@ -98,8 +96,6 @@ class Refilled:
         """Let sources join; gives those that cannot, with the error."""
         if not requests:
             return
-        from warmstart.torch.generation_many import padded
-
         ids, mask = padded([request.ids for request in requests], self.model)
         try:
             source = encode_source(self.model, {"input_ids": ids, "attention_mask": mask}, ())
@@ -178,8 +174,6 @@ class Refilled:
 
     def _sequences(self, place: int) -> list[Tensor]:
         """What one source has found, padding left out."""
-        from warmstart.torch.generation_many import trimmed
-
         if self.plan.beams > 1:
             alone = _picked(self.state, torch.tensor([place]), self.plan.beams)
             ids, _, origins, _ = beams.finish(self.xp, alone, self.plan.sequences)
@@ -215,3 +209,18 @@ def _joined(state: Any, new: Any) -> Any:
     if hasattr(state, "rows"):
         fields["rows"] = torch.arange(len(state.rows) + len(new.rows))
     return state._replace(**fields)
+
+
+def trimmed(row: Tensor, ends: Any) -> Tensor:
+    """A row (n,) up to its end token; the first token is the start, whatever it is."""
+    ends = [] if ends is None else torch.as_tensor(ends).reshape(-1).tolist()
+    found = torch.isin(row[1:], torch.tensor(ends, dtype=row.dtype)).nonzero()
+    return row[: int(found[0]) + 2] if len(found) else row
+
+
+def padded(rows: list[list[int]], model: Any) -> tuple[Tensor, Tensor]:
+    """Ids (b, s) with padding behind, and their mask, where the model is."""
+    longest, pad = max(map(len, rows)), model.config.encoder.pad_token_id or 0
+    ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+    return ids.to(model.device), mask.to(model.device)
