@@ -71,13 +71,15 @@ def _compare(ours: Any, theirs: Any, size: Size, beams: int, runs: int) -> dict[
         "ours": lambda: ours.generate(ids, attention_mask=mask, **settings).sequences,
         "theirs": lambda: reference(theirs.params),
     }
-    first = {name: _seconds(call) for name, call in calls.items()}
+    first = {name: _timed(call)[0] for name, call in calls.items()}
     later: dict[str, list[float]] = {name: [] for name in calls}
+    tokens: dict[str, Any] = {}
     for _ in range(runs):
         for name, call in calls.items():
-            later[name].append(_seconds(call))
+            seconds, tokens[name] = _timed(call)
+            later[name].append(seconds)
     median = {name: statistics.median(times) for name, times in later.items()}
-    same = np.array_equal(calls["ours"](), calls["theirs"]())
+    same = np.array_equal(tokens["ours"], tokens["theirs"])
     figures: dict[str, Any] = {"same tokens": same, "ratio": round(median["theirs"] / median["ours"], 2)}
     for name in calls:
         figures[name] = {
@@ -89,10 +91,10 @@ def _compare(ours: Any, theirs: Any, size: Size, beams: int, runs: int) -> dict[
     return figures
 
 
-def _seconds(call: Call) -> float:
+def _timed(call: Call) -> tuple[float, Any]:
     start = time.perf_counter()
-    np.asarray(call())
-    return time.perf_counter() - start
+    tokens = np.asarray(call())
+    return time.perf_counter() - start, tokens
 
 
 if __name__ == "__main__":

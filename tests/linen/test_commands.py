@@ -1,10 +1,10 @@
 """`warmstart generate --framework flax` and `warmstart inspect` on what the Flax models save."""
 
 import pytest
+
 from cli.conftest import TEXTS
 from cli.conftest import checkpoints as checkpoints  # the folder of tiny pairs
 from cli.helpers import command
-
 from warmstart import FlaxEncoderDecoderModel
 
 SETTINGS = ("--max-new-tokens", 4)

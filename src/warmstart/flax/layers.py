@@ -16,7 +16,7 @@ from jax import Array
 from warmstart.flax.cache import LayerCache, Pair
 from warmstart.spec import NormSpec, StackSpec
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Any] = {
     "gelu": partial(jax.nn.gelu, approximate=False),
     "gelu_python": partial(jax.nn.gelu, approximate=False),
     "gelu_new": partial(jax.nn.gelu, approximate=True),
