@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tiny_models import END
@@ -15,6 +15,7 @@ from warmstart.training.pairs import Data
 LENGTHS = st.lists(st.tuples(st.integers(1, 50), st.integers(1, 20)), min_size=1, max_size=200)
 
 
+@settings(deadline=None)
 @given(LENGTHS, st.integers(1, 400), st.integers(0, 3), st.integers(0, 3))
 def test_every_row_comes_once_and_fits_the_budget(lengths, budget, seed, epoch):
     source, target = (np.array(side) for side in zip(*lengths, strict=True))
@@ -36,6 +37,7 @@ def test_epochs_differ_and_little_is_padding():
     assert padding_share(first, source, target) < 0.1 < 0.3 < padding_share(unsorted, source, target)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=30), st.integers(1, 9))
 def test_parts_hold_all_rows(lengths, parts):
     source = np.array(lengths)

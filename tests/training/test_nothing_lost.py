@@ -148,6 +148,25 @@ def test_killed_at_random_moments(folder, tmp_path):
     assert_same(state_of(tmp_path / "whole"), state_of(tmp_path / "cut"))
 
 
+@pytest.mark.slow
+def test_two_processes_train_as_one_and_one_goes_on_from_two(folder, tmp_path):
+    """The same batches over gloo: the same losses; what two began one goes on with."""
+    write_json_lines(tmp_path / "train.jsonl", made(100))
+    write_json_lines(tmp_path / "dev.jsonl", made(10, seed=1))
+    script = Path(__file__).with_name("run_training.py")
+    together = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]
+    subprocess.run([sys.executable, script, folder, tmp_path, tmp_path / "one", "0"], check=True)
+    subprocess.run([*together, folder, tmp_path, tmp_path / "two", "0", "8"], check=True)
+    assert state.checkpoints(tmp_path / "two")[-1].name == "step-8"
+    subprocess.run([sys.executable, script, folder, tmp_path, tmp_path / "two", "0"], check=True)
+    one, two = (read_log(tmp_path / name) for name in ("one", "two"))
+    assert [event["step"] for event in one] == [event["step"] for event in two]
+    for name in ("loss", "validation_loss", "target_tokens"):
+        found = [[event[name] for event in log if name in event] for log in (one, two)]
+        assert found[0] and found[0] == pytest.approx(found[1], abs=1e-5)
+    assert [path.name for path in state.checkpoints(tmp_path / "two")] == ["step-15"]
+
+
 def test_killed_inside_every_save(fit, tmp_path, monkeypatch):
     """A save is cut off after each of its renames in turn; the training goes on from what is whole."""
     fit("whole", steps=4, evaluate_every=2, save_every=None)
