@@ -274,6 +274,15 @@ def test_what_cannot_be_is_refused(settings, message, both):
         both[1].generate(ids, attention_mask=mask, **settings)
 
 
+def test_rules_that_look_at_the_source_need_its_ids(both):
+    _, flax, _ = both
+    ids, mask = sources(2, 8)
+    given = {"encoder_outputs": flax.encode(ids, mask), "attention_mask": mask, "max_length": 5}
+    assert flax.generate(**given).sequences.tolist() == flax.generate(ids, **given).sequences.tolist()
+    with pytest.raises(ValueError, match="encoder_no_repeat_ngram_size looks at the source's tokens"):
+        flax.generate(**given, encoder_no_repeat_ngram_size=2)
+
+
 def test_folder_generates_the_same_in_torch(both, tmp_path):
     """Saved in Flax, opened in torch: the same tokens."""
     _, flax, _ = both

@@ -82,7 +82,7 @@ def cross_entropy(
     Raises:
         ValueError: shapes do not fit, or a label is outside the vocabulary (where its value can be seen).
 
-    >>> float(cross_entropy(jnp.zeros((1, 3, 4)), jnp.array([[1, 2, -100]])).round(4))
+    >>> round(float(cross_entropy(jnp.zeros((1, 3, 4)), jnp.array([[1, 2, -100]]))), 4)
     1.3863
     """
     if tuple(labels.shape) != tuple(logits.shape[:-1]):

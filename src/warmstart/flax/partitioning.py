@@ -48,8 +48,8 @@ def partition_specs(params: Mapping[str, Any], mesh: Mesh, head_size: int | None
 
     >>> import numpy as np
     >>> mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("fsdp", "tensor"))
-    >>> partition_specs({"mlp": {"up": {"kernel": np.zeros((4, 8))}}}, mesh)["mlp"]["up"]["kernel"]
-    PartitionSpec('fsdp', 'tensor')
+    >>> tuple(partition_specs({"mlp": {"up": {"kernel": np.zeros((4, 8))}}}, mesh)["mlp"]["up"]["kernel"])
+    ('fsdp', 'tensor')
     """
     if unknown := set(mesh.axis_names) - set(AXES):
         raise ValueError(f"the mesh has axes {sorted(unknown)}; name them {', '.join(AXES)}")

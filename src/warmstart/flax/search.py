@@ -127,6 +127,8 @@ class _Scores:
         custom = [Processor(_name(f), partial(_own, f)) for f in wanted.custom]
         vocabulary = wanted.spec.embedding.vocabulary
         self.processors = processors_for(xp, wanted.config, wanted.plan, vocabulary, custom=custom)
+        if source is None and (wanting := [x.name for x in self.processors if x.reads == "source"]):
+            raise ValueError(f"{', '.join(wanting)} looks at the source's tokens: give input_ids")
         self.xp, self.source, self.is_log = xp, source, wanted.plan.beams > 1
 
     def of(self, logits: Array, ids: Array, at: Array) -> Array:
