@@ -56,10 +56,19 @@ inline void put(Brain* to, float x) {  // rounded to nearest, ties to even; not 
     std::memcpy(&bits, &x, 4);
     to->bits = x != x ? 0x7fc0 : static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
-inline float sum(Vector x) {
-    float total = 0;
-    for (int lane = 0; lane < LANES; ++lane) total += x[lane];
-    return total;
+inline float sum(Vector x) {  // by halves: one after another, each addition would wait for the last
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    __m256 all = reinterpret_cast<__m256&>(x);
+    __m128 half = _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
+    half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
+#else
+    float lanes[LANES];
+    std::memcpy(lanes, &x, sizeof lanes);
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
+    return lanes[0];
+#endif
 }
 
 struct Matrix {  // (n, k), a bias or null
