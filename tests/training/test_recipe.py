@@ -26,7 +26,7 @@ def test_tied_sides_learn_as_the_decoder():
 
 
 def test_papers_rates():
-    """Liu & Lapata 2019, section 4: peaks of 2e-3 / sqrt(20000) and 0.1 / sqrt(10000), 70 times apart."""
+    """Liu & Lapata 2019, section 3.2: peaks of 2e-3 / sqrt(20000) and 0.1 / sqrt(10000), 70 times apart."""
     recipe = Recipe()
     assert recipe.encoder_rate == pytest.approx(2e-3 / 20000**0.5, rel=0.02)
     assert recipe.cross_attention_rate == pytest.approx(0.1 / 10000**0.5)
