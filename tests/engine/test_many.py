@@ -145,3 +145,14 @@ def test_texts_in_and_out():
 def test_bad_options(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         pair("bert", "bert").generate_many([[7]], **options)
+
+
+@pytest.mark.gpu
+def test_a_model_on_a_gpu_answers_through_its_modules():
+    model = pair("bert", "bert").to("cuda")
+    assert not can_refill(model, {})
+    answers = model.generate_many(sources(5), max_length=6)
+    there = pair("bert", "bert").generate_many(sources(5), max_length=6)
+    assert [row.tolist() for x in answers for row in x.sequences] == [
+        row.tolist() for x in there for row in x.sequences
+    ]
