@@ -120,6 +120,7 @@ class H5File:
                 "or save it again"
             ) from error
         self.shapes = {name: self._shape(name) for name in self._places}
+        self.types = {name: data.dtype.name for name, (data, _) in self._places.items()}
 
     def _shape(self, name: str) -> tuple[int, ...]:
         data, weight = self._places[name]
@@ -161,6 +162,8 @@ class IndexFile:
             name: tuple(shapes[path])[::-1] if path.endswith("/kernel") else tuple(shapes[path])
             for name, path in self._paths.items()
         }
+        types = self._reader.get_variable_to_dtype_map()
+        self.types = {name: types[path].name for name, path in self._paths.items()}
 
     def read(self, name: str) -> np.ndarray:
         """The array of that name."""

@@ -72,6 +72,8 @@ def load_model(
     """
     if framework == "flax":
         return _load_flax(place, hub, dtype, device, threads, seed)
+    if framework == "tf":
+        return _load_tf(place, hub, dtype, device, threads, seed)
     from warmstart import EncoderDecoderModel
 
     where = prepare_torch(seed, device, threads)
@@ -91,6 +93,21 @@ def _load_flax(
     if dtype == "auto":
         dtype = AutoConfig.from_pretrained(place, **hub).dtype or "float32"
     return FlaxEncoderDecoderModel.from_pretrained(place, dtype=dtype, seed=seed, **hub)
+
+
+def _load_tf(place: str, hub: Mapping[str, Any], dtype: str, device: str | None, threads: int | None, seed: int) -> Any:
+    """The model in TensorFlow, on the device that TensorFlow chooses."""
+    from warmstart import TFEncoderDecoderModel  # first: it says what is missing
+
+    import keras  # isort: skip
+    import tensorflow as tf  # isort: skip
+
+    if device is not None:
+        raise ValueError(f"--device {device}: TensorFlow takes the devices that it sees (CUDA_VISIBLE_DEVICES)")
+    if threads is not None:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+    keras.utils.set_random_seed(seed)
+    return TFEncoderDecoderModel.from_pretrained(place, dtype=dtype, **hub)
 
 
 def _use_device(name: str) -> None:
@@ -205,6 +222,7 @@ def _batched(
         for row, values in enumerate(rows):
             ids[row, : len(values)] = values
             mask[row, : len(values)] = 1
-        found = np.asarray(model.generate(ids, attention_mask=mask, **call).sequences)
+        found = model.generate(ids, attention_mask=mask, **call)
+        found = np.asarray(getattr(found, "sequences", found))
         for place in range(len(rows)):
             yield start + place, found[place * sequences : (place + 1) * sequences]

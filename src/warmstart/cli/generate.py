@@ -45,6 +45,7 @@ class Framework(str, Enum):
 
     torch = "torch"
     flax = "flax"
+    tf = "tf"
 
 
 def _option(panel: str, metavar: str | None, text: str, *names: str, **more: Any) -> Any:
