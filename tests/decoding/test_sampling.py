@@ -94,6 +94,19 @@ def test_generator_makes_draws_repeatable_and_leaves_the_global_one_alone(zoo):
     assert torch.equal(*draws)
 
 
+def test_a_seed_of_the_call(zoo):
+    ids, mask = zoo.sources(1, rows=2)
+    options = {"attention_mask": mask, "do_sample": True, "temperature": 3.0, "max_new_tokens": 8}
+    model = zoo.ours("encoder_decoder", 1)
+    state = torch.get_rng_state()
+    first, second, third = (model.generate(ids, **options, seed=seed) for seed in (5, 5, 6))
+    assert torch.equal(first, second) and not torch.equal(first, third)
+    assert torch.equal(first, model.generate(ids, **options, generator=torch.Generator().manual_seed(5)))
+    assert torch.equal(torch.get_rng_state(), state)
+    with pytest.raises(ValueError, match="generator and seed both"):
+        model.generate(ids, **options, seed=5, generator=torch.Generator())
+
+
 @pytest.mark.parametrize("beams", [1, 3])
 def test_a_seed_decides(beams, zoo):
     ids, mask = zoo.sources(1, rows=2)

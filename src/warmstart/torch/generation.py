@@ -58,6 +58,7 @@ def generate(
     prefix_allowed_tokens_fn: Callable[[int, Tensor], list[int]] | None = None,
     streamer: Any = None,
     generator: torch.Generator | None = None,
+    seed: int | None = None,
     **kwargs: Any,
 ) -> Any:
     """Generate token ids by the search that the settings ask for.
@@ -81,6 +82,7 @@ def generate(
         streamer: has `put(ids)` and `end()`; gets the prompt and then each new token, see `TextStreamer`. Not with
             beams.
         generator: the random numbers of sampling; torch's global generator if None.
+        seed: a generator for this call alone, begun with this number.
         kwargs: settings; `attention_mask` (derived from the pad id if left out), `inputs_embeds`, `encoder_outputs`,
             `token_type_ids`; `decoder_input_ids` and `decoder_attention_mask`, a prompt for the decoder, padded on the
             left; `assistant_model`; `negative_prompt_ids` and their mask for `guidance_scale`; `tokenizer` (the
@@ -106,6 +108,10 @@ def generate(
     """
     config, arguments = lay_over(model.generation_config, generation_config, kwargs)
     check_arguments(arguments)
+    if seed is not None:
+        if generator is not None:
+            raise ValueError("generator and seed both say where random numbers come from; give one of them")
+        generator = torch.Generator(model.device).manual_seed(seed)
     encoder_decoder = hasattr(model, "encode")  # a BART's decoder alone says is_encoder_decoder in its config
     if inputs is not None:
         if arguments.get("input_ids") is not None:
