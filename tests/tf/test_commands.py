@@ -1,4 +1,4 @@
-"""`warmstart generate --framework tf`, `warmstart inspect` on what is saved here, and the code of docs/tensorflow.md."""
+"""`warmstart generate --framework tf`, `warmstart inspect` of what is saved here, the code of docs/tensorflow.md."""
 
 import re
 import shutil
