@@ -121,6 +121,10 @@ class GenerationConfig:
         "disable_compile": False,
     }
 
+    # The reference's Seq2SeqTrainer asks for these, version 4 and version 5; defaults are not stored here.
+    _from_model_config = False
+    _get_default_generation_params = staticmethod(dict)
+
     def __init__(self, **kwargs: Any) -> None:
         self._set(kwargs)
         self.validate()
