@@ -133,3 +133,14 @@ def _spec(size, window):
     attention = AttentionSpec(6, 2, size, windows=(window,) if window else ())
     return StackSpec("test", 6 * size, 1, EmbeddingSpec(9, 6 * size), attention, MLPSpec(8, "gelu"), NormSpec(),
                      cross_attention=attention)  # fmt: skip
+
+
+def test_no_row_writes_beyond_its_room():
+    if (library := native.library()) is None:
+        pytest.skip("no compiler here")
+    memory = NativeMemory(library, _spec(8, 0), 2, 3, torch.float32)
+    memory.join([torch.randn(1, 2, 2, 4, 8)], 2)
+    with pytest.raises(ValueError, match="4 tokens in a row, and there is room for 3"):
+        memory.own(0, torch.randn(8, 48), torch.randn(8, 16), torch.randn(8, 16))
+    with pytest.raises(ValueError, match="3 rows for 2 slots"):
+        memory.take(torch.tensor([0, 1, 1]))

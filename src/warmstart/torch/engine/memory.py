@@ -119,6 +119,8 @@ class NativeMemory:
 
     def own(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         heads, rows = self.own_heads[layer], len(self.before)
+        if layer == 0 and (held := int(self.before.max()) + len(query) // rows) > self.capacity:
+            raise ValueError(f"{held} tokens in a row, and there is room for {self.capacity}")
         out = torch.empty(len(query), heads.count * heads.group * heads.size)
         self.library.warmstart_attend_own(
             query.data_ptr(),
@@ -197,6 +199,8 @@ class NativeMemory:
                 self.pairs = [self.pairs[index] for index in kept]
             self._assign_slots()
             self._point()
+        if len(self.before) != len(self.slots):
+            raise ValueError(f"{len(self.before)} rows for {len(self.slots)} slots: a source keeps as many rows")
 
     def crop(self, length: int) -> None:
         self.before.clamp_(max=length)
