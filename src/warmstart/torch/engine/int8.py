@@ -34,7 +34,7 @@ class Int8Linear(nn.Module):
         values, scale = quantised(layer.weight.detach())
         self.register_buffer("weight", values)
         self.register_buffer("scale", scale)
-        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().float())
+        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().float().clone())
 
     def forward(self, x: Tensor) -> Tensor:
         """Rows (..., k) to (..., n): both sides rounded to 8 bits, sums exact."""
@@ -92,3 +92,5 @@ def quantize(model: Any) -> None:
         for name, child in list(module.named_children()):
             if type(child) is nn.Linear:
                 setattr(module, name, Int8Linear(child))
+    for parameter in model.parameters():  # what stays leaves the mapped file, whose pages can then go
+        parameter.data = parameter.data.clone()
