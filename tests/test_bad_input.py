@@ -414,9 +414,9 @@ def test_weights_that_are_no_real_numbers(kind, bert):
         (lambda x: AutoModel.from_pretrained(""), ValueError, "a folder or a hub id is needed, not ''"),
         (lambda x: AutoConfig.from_pretrained({"a": 1}), ValueError, "a folder or a hub id is needed, not {'a': 1}"),
         (
-            lambda x: AutoModel.from_pretrained(x / "bert", dtype="int8"),
+            lambda x: AutoModel.from_pretrained(x / "bert", dtype="int4"),
             ValueError,
-            "dtype 'int8' is not a floating-point",
+            "dtype 'int4' is not a floating-point",
         ),
         (lambda x: AutoModel.from_pretrained(x / "bert", dtype=3), ValueError, "dtype 3 is not a floating-point type"),
         (
