@@ -18,6 +18,7 @@ from warmstart.config import PretrainedConfig
 from warmstart.families.encoder_decoder import EncoderDecoderConfig
 from warmstart.fitting import Side
 from warmstart.outputs import BaseModelOutput
+from warmstart.tf import surgery
 from warmstart.tf.cache import KeyValueCache
 from warmstart.tf.generation import generate
 from warmstart.tf.inputs import as_ids, as_tensor, eager
@@ -292,6 +293,42 @@ class TFEncoderDecoderModel(PreTrainedModel):
     def get_output_embeddings(self) -> Any:
         """The last layer of the decoder's head."""
         return self.decoder.get_output_embeddings()
+
+    def resize_token_embeddings(
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+        side: str | None = None,
+    ) -> keras.layers.Embedding:
+        """Change the vocabulary of one side ("encoder" or "decoder") or of "both"; the configurations follow.
+
+        Without `side`, both are changed if they have one vocabulary size now. `compile` again after it.
+
+        Raises:
+            ValueError: `side` is left out and the sizes differ, or one side alone is named of a tied model.
+        """
+        sizes = self.config.encoder.vocab_size, self.config.decoder.vocab_size
+        if side is None and sizes[0] != sizes[1]:
+            raise ValueError(
+                f"the sides have vocabularies of {sizes[0]} and {sizes[1]}: say side='encoder' or 'decoder'"
+            )
+        side = side or "both"
+        if side not in ("encoder", "decoder", "both"):
+            raise ValueError(f"side {side!r} is not known; use 'encoder', 'decoder' or 'both'")
+        if self.config.tie_encoder_decoder and side != "both":
+            raise ValueError(
+                f"encoder and decoder share their weights, so side={side!r} alone cannot change; use 'both'"
+            )
+        for name in ("encoder", "decoder"):
+            if side in (name, "both"):
+                surgery.resize(getattr(self, name), new_num_tokens, pad_to_multiple_of, mean_resizing)
+        if self.config.tie_encoder_decoder:
+            tie(self.encoder, self.decoder, ["embeddings.token.weight"])
+        if "vocab_size" in self.config.__dict__ and side != "encoder":
+            self.config.vocab_size = self.config.decoder.vocab_size
+        self.forget_traces()
+        return (self.decoder if side == "decoder" else self.encoder).get_input_embeddings()
 
     def freeze_encoder(self) -> None:
         """Train the encoder no further; `compile` again after it."""

@@ -20,6 +20,7 @@ from warmstart.outputs import (
     MaskedLMOutput,
     ModelOutput,
 )
+from warmstart.tf import surgery
 from warmstart.tf.cache import KeyValueCache
 from warmstart.tf.generation import generate
 from warmstart.tf.inputs import as_ids, as_tensor
@@ -138,6 +139,13 @@ class StackModel(Stack):
 
     def get_input_embeddings(self) -> keras.layers.Embedding:
         """The table of token embeddings."""
+        return self.embeddings.token
+
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> keras.layers.Embedding:
+        """Change the vocabulary; the configuration follows. See `surgery.resize`."""
+        surgery.resize(self, new_num_tokens, pad_to_multiple_of, mean_resizing)
         return self.embeddings.token
 
     def get_output_embeddings(self) -> Any:

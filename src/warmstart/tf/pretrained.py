@@ -97,6 +97,10 @@ class PreTrainedModel(Trained):
         """Whether `generate` works."""
         return self.can_generate_text
 
+    def forget_traces(self) -> None:
+        """Let `generate` be traced anew, after a change of what the model is made of."""
+        self.__dict__.pop("_generate_traces", None)
+
     def num_parameters(self, only_trainable: bool = False) -> int:
         """How many numbers the parameters hold; tied ones count once."""
         variables = {id(x.variable): x.variable for _, x in loading.named_parameters(self)}

@@ -18,20 +18,19 @@ def tie(encoder: Any, decoder: Any, names: Iterable[str]) -> None:
         source, target = encoder, decoder
         for part in parts:
             source, target = _part(source, part), _part(target, part)
-        old, new = getattr(target, last), getattr(source, last)
-        _replace(target, last, old, new)
+        replace(target, last, getattr(source, last))
     head = getattr(decoder, "head", None)
     if head is not None and head.output_layer.tied is not None:
-        _replace(head.output_layer, "tied", head.output_layer.tied, decoder.embeddings.token)
+        replace(head.output_layer, "tied", decoder.embeddings.token)
 
 
 def _part(layer: Any, name: str) -> Any:
     return layer[int(name)] if name.isdigit() else getattr(layer, name)
 
 
-def _replace(holder: Any, name: str, old: keras.layers.Layer, new: keras.layers.Layer) -> None:
+def replace(holder: Any, name: str, new: keras.layers.Layer) -> None:
     """Put another layer in a layer's place; Keras keeps a list of them, in which the old one would stay."""
-    if old is new:
+    if (old := getattr(holder, name)) is new:
         return
-    holder._layers = [layer for layer in holder._layers if layer is not old]
+    del holder._layers[next(place for place, layer in enumerate(holder._layers) if layer is old)]
     setattr(holder, name, new)
