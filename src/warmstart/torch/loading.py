@@ -265,7 +265,7 @@ def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
     found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise ValueError(
-            f"dtype {dtype!r} is not a floating-point type; use 'float32', 'bfloat16', 'float16' or 'auto'"
+            f"dtype {dtype!r} is not a floating-point type; use 'float32', 'bfloat16', 'float16', 'int8' or 'auto'"
         )
     return found
 
