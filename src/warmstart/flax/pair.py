@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from warmstart.flax.cache import KeyValueCache
-from warmstart.flax.layers import normal
+from warmstart.flax.layers import Linear, normal
 from warmstart.flax.stack import Stack, States
 from warmstart.outputs import FlaxSeq2SeqLMOutput
 from warmstart.spec import StackSpec
@@ -34,7 +34,7 @@ class EncoderDecoder(nn.Module):
         self.decoder = Stack(self.decoder_spec, self.dtype, self.remat, self.encoder if self.tied else None)
         if self.projects:
             start = normal(self.decoder_spec.initializer_range)
-            self.enc_to_dec_proj = nn.Dense(self.decoder_spec.hidden_size, dtype=self.dtype, kernel_init=start)
+            self.enc_to_dec_proj = Linear(self.decoder_spec.hidden_size, dtype=self.dtype, kernel_init=start)
 
     def encode(
         self,

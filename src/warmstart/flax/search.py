@@ -48,6 +48,8 @@ def search(wanted: Search, params: Any, arrays: dict[str, Array | None], key: Ar
     prompt = arrays["prompt"]
     assert prompt is not None
     cache = decoder.started(prompt)
+    if jax.default_backend() == "cpu":
+        decoder.variables["turned"] = turned(params)
     scored = _Scores(xp, wanted, decoder.source_ids())
     stop = stopping(xp, plan.eos, plan.max_length)
     if plan.strategy == "groups":
@@ -55,6 +57,24 @@ def search(wanted: Search, params: Any, arrays: dict[str, Array | None], key: Ar
     if plan.beams > 1:
         return _beams(xp, decoder, scored, cache, prompt, stop, key)
     return _rows(xp, decoder, scored, cache, prompt, stop, key), None
+
+
+def turned(params: Any) -> dict[str, Any]:
+    """The matrices of a tree, turned before the loop, not in it; see `layers.Linear`.
+
+    >>> turned({"up": {"kernel": jnp.zeros((2, 3)), "bias": jnp.zeros(3)}})["up"]["kernel"].shape
+    (3, 2)
+    """
+    found = {
+        name: turned(x) if isinstance(x, dict) else lax.optimization_barrier(x.T)
+        for name, x in params.items()
+        if _holds(name, x)
+    }
+    return {name: x for name, x in found.items() if not isinstance(x, dict) or x}
+
+
+def _holds(name: str, value: Any) -> bool:
+    return isinstance(value, dict) or name == "kernel"
 
 
 class _Decoder:
