@@ -15,12 +15,16 @@ STUB = Path(__file__).parent.parent / "src" / "warmstart" / "__init__.pyi"
 def stub_text() -> str:
     """The stub as it ought to be: one re-export a line, sorted, so that a change is one line in a diff."""
     table = warmstart._NAMES_BY_MODULE  # type: ignore[attr-defined]  # the stub hides it on purpose
-    lines = [
-        f"from warmstart.{module} import {name} as {name}" for module in sorted(table) for name in sorted(table[module])
-    ]
+    lines = [_line(module, name) for module in sorted(table) for name in sorted(table[module])]
     return "\n".join(
         ["# Written by tools/write_stub.py from __init__.py; do not edit.", *lines, "", "__version__: str", ""]
     )
+
+
+def _line(module: str, name: str) -> str:
+    """One re-export, as the formatter wants it."""
+    line = f"from warmstart.{module} import {name} as {name}"
+    return line if len(line) <= 120 else f"from warmstart.{module} import (\n    {name} as {name},\n)"
 
 
 def main() -> int:

@@ -49,7 +49,9 @@ from warmstart.generation_config import GenerationConfig as GenerationConfig
 from warmstart.outputs import BaseModelOutput as BaseModelOutput
 from warmstart.outputs import BaseModelOutputWithPastAndCrossAttentions as BaseModelOutputWithPastAndCrossAttentions
 from warmstart.outputs import CausalLMOutputWithCrossAttentions as CausalLMOutputWithCrossAttentions
-from warmstart.outputs import FlaxBaseModelOutputWithPastAndCrossAttentions as FlaxBaseModelOutputWithPastAndCrossAttentions
+from warmstart.outputs import (
+    FlaxBaseModelOutputWithPastAndCrossAttentions as FlaxBaseModelOutputWithPastAndCrossAttentions,
+)
 from warmstart.outputs import FlaxCausalLMOutputWithCrossAttentions as FlaxCausalLMOutputWithCrossAttentions
 from warmstart.outputs import FlaxGenerateOutput as FlaxGenerateOutput
 from warmstart.outputs import FlaxMaskedLMOutput as FlaxMaskedLMOutput
