@@ -123,7 +123,7 @@ class GenerationConfig:
 
     # The reference's Seq2SeqTrainer asks for these, version 4 and version 5; defaults are not stored here.
     _from_model_config = False
-    _get_default_generation_params = staticmethod(dict)
+    _get_default_generation_params: ClassVar[Callable[[], dict[str, Any]]] = staticmethod(dict)
 
     def __init__(self, **kwargs: Any) -> None:
         self._set(kwargs)
