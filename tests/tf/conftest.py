@@ -10,14 +10,10 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # for the reference: its clas
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-try:
-    import tensorflow as tf
-
-    import tiny_models
-    from warmstart import TFEncoderDecoderModel
-except ImportError:  # an environment without the extra, as that of the tests against transformers 5
-    collect_ignore_glob = ["test_*.py"]
+import tiny_models
+from warmstart import TFEncoderDecoderModel
 
 
 @pytest.fixture(scope="session")
