@@ -50,7 +50,7 @@ def test_version(run):
         (["create", "-o", "x"], "Missing option '--encoder'. (see warmstart create --help)"),
         (["inspect"], "Missing argument 'DIR|ID'. (see warmstart inspect --help)"),
         (["generate", "x", "--seed", "many"], "Invalid value for '--seed'"),
-        (["generate", "x", "--dtype", "int8"], "'int8' is not one of 'float32', 'bfloat16', 'float16', 'auto'"),
+        (["generate", "x", "--dtype", "int4"], "'int4' is not one of 'float32', 'bfloat16', 'float16', 'int8', 'auto'"),
     ],
 )
 def test_bad_use_is_one_line_and_exit_code_2(refused, words, said):
