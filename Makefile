@@ -13,7 +13,7 @@ export PYTHONUTF8 := 1
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-v5 lint format types bench stub pins venv clean
+.PHONY: help demo test test-v5 lint format types bench stub families pins venv clean
 
 help: ## show this list
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -32,6 +32,7 @@ lint: .venv/.test ## format, lint, import rules
 	$(BIN)/ruff check
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python tools/write_stub.py --check
+	$(BIN)/python tools/write_families.py --check
 
 format: .venv/.test ## put the code in order
 	$(BIN)/ruff check --fix
@@ -45,6 +46,9 @@ bench: .venv-v5/.test ## speed and memory beside transformers 5, as a table
 
 stub: .venv/.test ## write the stub of the public names after a change of their table
 	$(BIN)/python tools/write_stub.py
+
+families: .venv/.test ## write the table of families in docs/families.md after a change of them
+	$(BIN)/python tools/write_families.py
 
 venv: .venv/.test ## the environment for work on the project
 

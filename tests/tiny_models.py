@@ -26,6 +26,16 @@ _LLAMA = {
     "intermediate_size": 24,
     "max_position_embeddings": POSITIONS,
 }
+_BART = {
+    "d_model": 16,
+    **{f"{side}_{name}": 2 for side in ("encoder", "decoder") for name in ("layers", "attention_heads")},
+    "encoder_ffn_dim": 24,
+    "decoder_ffn_dim": 24,
+    "max_position_embeddings": POSITIONS,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+}
+_PEGASUS = {**_BART, "pad_token_id": PAD, "bos_token_id": START, "eos_token_id": END, "decoder_start_token_id": PAD}
 _FIELDS = {
     "bert": _BERT,
     "bert-generation": _BERT,
@@ -43,26 +53,44 @@ _FIELDS = {
         "bos_token_id": START,
         "eos_token_id": END,
     },
-    "bart": {
-        "d_model": 16,
-        **{f"{side}_{name}": 2 for side in ("encoder", "decoder") for name in ("layers", "attention_heads")},
-        "encoder_ffn_dim": 24,
-        "decoder_ffn_dim": 24,
-        "max_position_embeddings": POSITIONS,
-        "dropout": 0.0,
-    },
+    "bart": _BART,
     "llama": _LLAMA,
     "mistral": {**_LLAMA, "sliding_window": 4},
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
 }
 FAMILIES = tuple(_FIELDS)
+# Relatives of these: what a family is not needed for is tested on the others alone.
+_RELATIVES = {
+    "mbart": _BART,
+    "plbart": _BART,
+    "mvp": _BART,
+    "blenderbot": _BART,
+    "blenderbot-small": {**_BART, "scale_embedding": True},
+    "pegasus": _PEGASUS,
+    "bigbird_pegasus": _PEGASUS,
+    "marian": {**_PEGASUS, "scale_embedding": True},
+    "xglm": {
+        "d_model": 16,
+        "num_layers": 2,
+        "attention_heads": 2,
+        "ffn_dim": 24,
+        "max_position_embeddings": POSITIONS,
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+    },
+    "trocr": {
+        **{name: value for name, value in _BART.items() if not name.startswith("encoder_")},
+        "use_learned_position_embeddings": False,
+    },
+}
+RELATIVES = tuple(_RELATIVES)
 PAIRS = [("bert", "bert"), ("roberta", "gpt2"), ("gpt2", "bart"), ("bart", "llama"), ("bert-generation", "roberta")]
 
 
 def config(family, **fields):
     """A tiny configuration of a family."""
-    return AutoConfig.for_model(family, **{"vocab_size": VOCABULARY, **_FIELDS[family], **fields})
+    return AutoConfig.for_model(family, **{"vocab_size": VOCABULARY, **(_FIELDS | _RELATIVES)[family], **fields})
 
 
 def pair(encoder="bert", decoder="gpt2", *, seed=0, spread=0.3, **fields):

@@ -72,15 +72,17 @@ class AttentionSpec:
 
 @dataclass(frozen=True)
 class EmbeddingSpec:
-    """The way in: tokens, learned positions, token types, norm, scale, projection."""
+    """The way in: tokens, learned or computed positions, token types, norm, scale, projection."""
 
     vocabulary: int
     size: int
-    positions: int = 0  # learned positions; 0 is none
+    positions: int = 0  # rows for positions; 0 is none
     position_offset: int = 0  # rows of the table before position 0
     positions_skip_padding: bool = False  # an encoder counts only tokens that are not padding (RoBERTa)
+    sinusoids: str | None = None  # positions are computed, "plain" or "stretched": see `sinusoids`; None is learned
     token_types: int = 0
     norm: bool = False
+    norm_before_positions: bool = False  # the norm acts on the tokens alone (Blenderbot's small decoder)
     scale: float = 1.0
     padding_id: int | None = None
     dropout: float = 0.0
@@ -93,7 +95,8 @@ class EmbeddingSpec:
     def zero_rows(self) -> dict[str, int]:
         """Which row of which table starts at zero: that of padding, where it has one."""
         rows = {} if self.padding_id is None else {"embeddings.token.weight": self.padding_id}
-        return rows | ({"embeddings.position.weight": self.position_offset - 1} if self.positions_skip_padding else {})
+        learned = self.positions_skip_padding and self.sinusoids is None
+        return rows | ({"embeddings.position.weight": self.position_offset - 1} if learned else {})
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,29 @@ class StackSpec:
         if self.residual_shrink and name.endswith(("attention.output.weight", "mlp.down.weight")):
             return self.initializer_range / math.sqrt(2 * self.layers)
         return self.initializer_range
+
+
+def sinusoids(spec: EmbeddingSpec) -> np.ndarray:
+    """The table of computed positions (rows, size) in float32: sines in the first half of a row, cosines in the other.
+
+    "plain" has the wave lengths of Vaswani et al. 2017, section 3.5; "stretched" those of their code (tensor2tensor),
+    in which the last is 10000 * 2 * pi exactly, and a row of zeros for padding.
+
+    >>> sinusoids(EmbeddingSpec(vocabulary=9, size=4, positions=2, sinusoids="plain"))[1].round(3).tolist()
+    [0.8410000205039978, 0.009999999776482582, 0.5400000214576721, 1.0]
+    """
+    half = spec.size // 2
+    rows = np.arange(spec.positions + spec.position_offset)
+    if spec.sinusoids == "plain":
+        angles = rows[:, None] / 10000.0 ** (np.arange(half) * 2 / spec.size)
+    else:
+        step = np.float32(math.log(10000.0) / max(half - 1, 1))
+        angles = rows[:, None].astype(np.float32) * np.exp(np.arange(half, dtype=np.float32) * -step)
+    table = np.concatenate([np.sin(angles), np.cos(angles)], 1).astype(np.float32)
+    table = np.pad(table, ((0, 0), (0, spec.size % 2)))
+    if spec.sinusoids == "stretched" and spec.padding_id is not None and spec.padding_id < len(table):
+        table[spec.padding_id] = 0.0
+    return table
 
 
 def inverse_frequencies(rotary: RotarySpec) -> tuple[np.ndarray, float]:

@@ -44,8 +44,18 @@ def half(config: PretrainedConfig, side: str) -> tuple[PretrainedConfig, str]:
 
 
 def set_side(config: PretrainedConfig, side: str) -> None:
-    """Say in a configuration which side it is: the encoder reads both ways, the decoder has cross-attention."""
+    """Say in a configuration which side it is: the encoder reads both ways, the decoder has cross-attention.
+
+    Raises:
+        ValueError: the family cannot be that side.
+    """
+    family = family_of(config)
+    if not (family.encoder if side == "encoder" else family.decoder):
+        other = "decoder" if side == "encoder" else "encoder"
+        raise ValueError(f"{config.model_type} can only be the {other}; `warmstart families` lists what can be what")
     config.is_decoder = config.add_cross_attention = side == "decoder"
+    if side == "decoder" and config.has("decoder_vocab_size"):  # Marian's halves may have a vocabulary each
+        config.vocab_size = config.decoder_vocab_size
 
 
 def new_parts(missing: Iterable[str], parameters: Iterable[str]) -> tuple[list[str], list[str]]:

@@ -10,7 +10,7 @@ import pytest
 
 from cli.helpers import command
 
-COMMANDS = ["create", "train", "generate", "evaluate", "inspect", "demo"]
+COMMANDS = ["create", "train", "generate", "evaluate", "inspect", "families", "demo"]
 
 
 def test_help_lists_the_commands(run):

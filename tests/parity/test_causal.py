@@ -6,9 +6,18 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from parity.compare import UNUSED, assert_close, assert_same_gradients, assert_same_outputs, assert_same_tensors
+from parity.compare import (
+    POSITIONS,
+    UNUSED,
+    assert_close,
+    assert_same_gradients,
+    assert_same_outputs,
+    assert_same_tensors,
+)
 from parity.tiny import (
     EVERYTHING,
+    HALVES,
+    SINUSOIDAL,
     TINY,
     call,
     randomise,
@@ -46,6 +55,8 @@ CASES = {
     "qwen3-yarn": ("qwen3", {"rotary": ROTARIES["yarn"]}),
     "gpt2-by-layer": ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
     "gpt2-unscaled": ("gpt2", {"scale_attn_weights": False}),
+    "trocr-computed": ("trocr", {"use_learned_position_embeddings": False}),
+    "bigbird_pegasus-biases": ("bigbird_pegasus", {"use_bias": True}),
     "llama-tied": ("llama", {"tie_word_embeddings": True}),
     "llama-ungrouped": ("llama", {"num_key_value_heads": 4}),
     "llama-one-key": ("llama", {"num_key_value_heads": 1}),
@@ -63,6 +74,8 @@ CASES = {
     "qwen3-attention-bias": ("qwen3", {"attention_bias": True}),
     "qwen3-mixed": ("qwen3", MIXED),
 }
+# The reference's classes that take no positions, do not shift labels, and are never without cross-attention.
+HALF = (*HALVES, "trocr")
 FIELDS = ("logits", "hidden_states", "attentions")
 
 
@@ -95,8 +108,8 @@ def inputs(models, side):
 
 
 def loss_of(model, given, family):
-    """The loss by `labels`; but the reference's BART does not shift them."""
-    if family != "bart":
+    """The loss by `labels`; but some of the reference do not shift them."""
+    if family not in HALF:
         return call(model, **given).loss
     labels = given["labels"]
     logits = call(model, **{name: value for name, value in given.items() if name != "labels"}).logits
@@ -105,8 +118,8 @@ def loss_of(model, given, family):
 
 @pytest.fixture(params=["right", "left"])
 def side(request, models):
-    if request.param == "left" and models.family == "bart":
-        pytest.skip("the reference's BART takes no positions, so that padding on the left shifts its tokens")
+    if request.param == "left" and models.family in HALF:
+        pytest.skip("this class of the reference takes no positions, so that padding on the left shifts its tokens")
     return request.param
 
 
@@ -159,7 +172,8 @@ def test_cached(models, side, steps):
 
 @torch.no_grad()
 def test_files(models, tmp_path):
-    unused = r"\.encoder_attn" if models.family == "bart" else UNUSED  # the reference's BART is never without
+    unused = rf"{UNUSED}|\.encoder_attn" if models.family in HALF else UNUSED
+    unused += f"|{POSITIONS}" if models.family in SINUSOIDAL else ""
     assert_same_tensors(saved(models.ours, tmp_path), models.folder, unused)
     opened = type(models.theirs).from_pretrained(tmp_path, attn_implementation="eager")
     ids, mask = source_batch(models.theirs.config.pad_token_id, LENGTHS)

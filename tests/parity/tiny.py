@@ -70,6 +70,7 @@ _LLAMA = {
     "max_position_embeddings": 64,
     "rms_norm_eps": 1e-5,
 }
+_PEGASUS = {**_BART, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 0}
 TINY = {
     "bert": {**_BERT, "pad_token_id": 3},
     "roberta": _BERT,
@@ -78,6 +79,25 @@ TINY = {
     "bert-generation": _BERT,
     "gpt2": _GPT2,
     "bart": _BART,
+    "mbart": {**_BART, "scale_embedding": True},
+    "plbart": {**_BART, "attention_dropout": 0.0},
+    "mvp": _BART,
+    "blenderbot": _BART,
+    "blenderbot-small": {**_BART, "scale_embedding": True},
+    "pegasus": {**_PEGASUS, "d_model": 20},
+    "bigbird_pegasus": {**_PEGASUS, "attention_type": "original_full"},
+    "marian": {**_PEGASUS, "activation_function": "swish", "scale_embedding": True},
+    "xglm": {
+        "vocab_size": VOCABULARY,
+        "d_model": 20,
+        "num_layers": 2,
+        "attention_heads": 2,
+        "ffn_dim": 24,
+        "max_position_embeddings": 40,
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+    },
+    "trocr": {name: value for name, value in _BART.items() if not name.startswith("encoder_")},
     "llama": {**_LLAMA, "tie_word_embeddings": False},
     "mistral": {**_LLAMA, "sliding_window": 4, "tie_word_embeddings": False},
     "qwen2": {**_LLAMA, "bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": True},
@@ -85,9 +105,18 @@ TINY = {
 }
 ROTARY = ("llama", "mistral", "qwen2", "qwen3")  # no cross-attention of their own
 CROSS = tuple(name for name in TINY if name not in ROTARY)
+GRID = ("bert", "roberta", "xlm-roberta", "camembert", "bert-generation", "gpt2", "bart", *ROTARY)  # each with each
+SINUSOIDAL = ("pegasus", "marian")  # positions that the reference computes, and writes all the same
+# Halves of a whole: the reference's stack is its encoder.
+HALVES = ("bart", "mbart", "plbart", "mvp", "blenderbot", "blenderbot-small", "pegasus", "bigbird_pegasus", "marian")
+DECODERS = ("trocr",)  # that cannot be encoders
+ENCODERS = tuple(name for name in TINY if name not in DECODERS)
 MASKED = ("bert", "roberta", "xlm-roberta", "camembert")
 NEWEST = int(transformers.__version__.split(".")[0]) >= 5
-WIDTH = {"gpt2": "n_embd", "bart": "d_model"}  # where a family calls its hidden size something else
+WIDTH = {
+    "gpt2": "n_embd",
+    **dict.fromkeys((*HALVES, "xglm", "trocr"), "d_model"),
+}  # where a family calls its hidden size something else
 
 
 def configuration(family, **options):
@@ -114,11 +143,12 @@ def rotary_fields(rotary, newest):
 
 
 def randomise(model, seed=0):
-    """Add noise to every parameter, norms and biases too, so that none is a special value."""
+    """Add noise to every parameter, norms and biases too, so that none is a special value; but not to computed ones."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += DEVIATION * torch.randn(parameter.shape, generator=generator)
+            if parameter.requires_grad:
+                parameter += DEVIATION * torch.randn(parameter.shape, generator=generator)
     return model.eval()
 
 
@@ -136,10 +166,9 @@ def reference_causal(family, cross_attention=False, **options):
 def _built(family, kind, options):
     torch.manual_seed(0)
     config = configuration(family, **json.loads(options))
-    if kind == "encoder" and family == "bart":
-        return transformers.BartModel._from_config(config, attn_implementation="eager").encoder
     if kind == "encoder":
-        return transformers.AutoModel.from_config(config, attn_implementation="eager")
+        model = transformers.AutoModel.from_config(config, attn_implementation="eager")
+        return model.encoder if family in HALVES else model
     config.is_decoder, config.add_cross_attention = True, kind == "cross"
     return transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
 

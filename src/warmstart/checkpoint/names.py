@@ -41,8 +41,9 @@ def locate(
     With `fewer_layers` the file's further layers are left out; otherwise they are unexpected.
     """
     family = family_of(config)
+    names = family.names_of(spec)
     known = {_modern(key[len(side) :], family): key for key in keys if key.startswith(side)}
-    stored = {name: entry for name in parameters if (entry := stored_as(name, family.names)) is not None}
+    stored = {name: entry for name in parameters if (entry := stored_as(name, names)) is not None}
     prefixes = _prefixes(family, spec)
 
     def keys_of(entry: Stored, prefix: str) -> Iterator[str]:
@@ -109,7 +110,7 @@ def written_as(
     """Under which names a stack's parameters are written: the names that the reference's classes have."""
     family = family_of(config)
     prefix = family.head_prefix if spec.head is not None else family.alone_prefix if alone else ""
-    names = family.names
+    names = family.names_of(spec)
     by_itself = alone and spec.head is None
     own_head = spec.head is not None and not spec.head.tied
 
@@ -157,7 +158,7 @@ def _family_keys(family: Family, config: PretrainedConfig) -> Callable[[str, str
     """A function that gives the layer of a key which is the family's under a prefix (-1: of no layer), else None."""
     relative: list[str] = []
     absolute: list[str] = []
-    for entry in family.names.values():
+    for entry in (*family.names.values(), *family.encoder_names.values()):
         names = (entry,) if isinstance(entry, str) else (entry.name, entry.untied, *entry.aliases)
         for name in filter(None, names):
             target = absolute if name.startswith("/") else relative

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from warmstart.cli.create import create
 from warmstart.cli.demo import demo
 from warmstart.cli.evaluate import evaluate
+from warmstart.cli.families import families
 from warmstart.cli.generate import generate
 from warmstart.cli.inspect import inspect
 from warmstart.cli.rendering import say
@@ -93,6 +94,7 @@ app.command(
 app.command(epilog="[dim]Examples[/]\n\n  warmstart inspect bert2gpt\n\n  warmstart inspect bert-base-uncased --json")(
     inspect
 )
+app.command(epilog="[dim]Examples[/]\n\n  warmstart families\n\n  warmstart families --json")(families)
 app.command()(demo)
 
 

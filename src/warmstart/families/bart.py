@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from warmstart.config import PretrainedConfig
 from warmstart.families.checks import check
@@ -57,15 +58,29 @@ class BartConfig(PretrainedConfig):
         self.__dict__.setdefault("num_hidden_layers", self.encoder_layers)
 
 
-def bart_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
-    """The stack of one half of a BART."""
+def bart_spec(
+    config: PretrainedConfig,
+    headed: bool,
+    offset: int = POSITION_OFFSET,
+    sinusoids: str | None = None,
+    embedding_norm: bool = True,
+    before: bool = False,
+) -> StackSpec:
+    """The stack of one half of a BART, or of a relative.
+
+    `offset` rows of the table stand before position 0, or the positions are `sinusoids`; `embedding_norm` says whether
+    there is one, and `before` that norms stand before each sub-layer, with one more after the last.
+    """
     check(config)
     half = "decoder" if config.is_decoder or headed else "encoder"
     heads = getattr(config, f"{half}_attention_heads")
+    bias = getattr(config, "use_bias", True)
     attention = AttentionSpec(
         heads=heads,
         key_value_heads=heads,
         head_size=config.d_model // heads,
+        bias=bias,
+        output_bias=bias,
         dropout=config.attention_dropout,
         pruned=config.pruned_heads,
     )
@@ -77,8 +92,9 @@ def bart_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
             vocabulary=config.vocab_size,
             size=config.d_model,
             positions=config.max_position_embeddings,
-            position_offset=POSITION_OFFSET,
-            norm=True,
+            position_offset=offset,
+            sinusoids=sinusoids,
+            norm=embedding_norm,
             scale=math.sqrt(config.d_model) if config.scale_embedding else 1.0,
             padding_id=config.pad_token_id,
             dropout=config.dropout,
@@ -87,7 +103,7 @@ def bart_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
         cross_attention=attention if half == "decoder" and config.add_cross_attention else None,
         cross_attention_size=config.cross_attention_hidden_size or config.d_model,
         mlp=MLPSpec(getattr(config, f"{half}_ffn_dim"), config.activation_function, dropout=config.activation_dropout),
-        norm=NormSpec("layer", 1e-5),
+        norm=NormSpec("layer", 1e-5, before=before, final=before),
         head=HeadSpec(tied=config.tie_word_embeddings) if headed else None,
         causal=half == "decoder",
         dropout=config.dropout,
@@ -97,6 +113,12 @@ def bart_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
     )
 
 
+# A bias that only the whole has, other tasks' heads, computed positions, a number of early files.
+BART_LEFT_OUT = (
+    r"^final_logits_bias$",
+    r"(^|\.)version$",
+    r"^(classification_head|qa_outputs)\.",
+)
 BART_NAMES: dict[str, str | Stored] = {
     "embeddings.token.weight": Stored(
         "embed_tokens.weight", aliases=("/model.shared.weight", "/shared.weight"), alone="/shared.weight"
@@ -116,21 +138,25 @@ BART_NAMES: dict[str, str | Stored] = {
     "layers.{}.mlp.up": "layers.{}.fc1",
     "layers.{}.mlp.down": "layers.{}.fc2",
     "layers.{}.mlp_norm": "layers.{}.final_layer_norm",
+    "final_norm": "layer_norm",
     "head.output": "/lm_head",
 }
 
 
-FAMILIES = {
-    "bart": Family(
-        model_type="bart",
-        config=BartConfig,
-        spec=bart_spec,
+def bart_family(config: type[PretrainedConfig], name: str, spec: Callable[..., StackSpec] = bart_spec) -> Family:
+    """The entry of a BART or of a relative, whose classes are called `name`."""
+    return Family(
+        model_type=config.model_type,
+        config=config,
+        spec=spec,
         names=BART_NAMES,
         head_prefix="model.decoder.",
-        architectures={"base": "BartModel", "causal": "BartForCausalLM"},
+        architectures={"base": f"{name}Model", "causal": f"{name}ForCausalLM"},
         prefixes=("", "encoder.", "model.encoder."),
         decoder_prefixes=("model.decoder.", "decoder.", ""),
         alone_prefix="encoder.",
-        left_out=(r"^final_logits_bias$", r"(^|\.)version$", r"^classification_head\."),
+        left_out=BART_LEFT_OUT,
     )
-}
+
+
+FAMILIES = {"bart": bart_family(BartConfig, "Bart")}

@@ -34,13 +34,15 @@ class Stored:
 class Family:
     """One row of the table of architectures: data, and the function that turns a configuration into a spec.
 
-    `spec` takes a configuration and whether there is a head. `names` maps a module or parameter of ours to the file's.
+    `spec` takes a configuration and whether there is a head. `names` maps a module or parameter of ours to the file's;
+    `encoder_names` are those that an encoder has otherwise.
     `head_prefix` stands before the stack's names in a model with a head. `prefixes` are those that real files have, and
     `decoder_prefixes` those of the decoder's half where the halves differ; `alone_prefix` is written before the names
     of a stack that is saved by itself. `left_out` are patterns of keys that real files have and no model here wants:
     poolers, other tasks' heads, buffers. `renamed` are patterns of names in older files, and what replaces them.
     `architectures` are the reference's class names for "base", "causal" and "masked" models. `causal` says that the
     family is a causal language model by nature, `adds_cross_attention` that it has no cross-attention of its own.
+    `encoder` and `decoder` say as which side it can stand.
     """
 
     model_type: str
@@ -56,3 +58,10 @@ class Family:
     renamed: Mapping[str, str] = field(default_factory=dict)
     causal: bool = False
     adds_cross_attention: bool = False
+    encoder: bool = True
+    decoder: bool = True
+    encoder_names: Mapping[str, str | Stored] = field(default_factory=dict)
+
+    def names_of(self, spec: StackSpec) -> Mapping[str, str | Stored]:
+        """The file's names for a stack: a decoder's, or an encoder's."""
+        return self.names if spec.causal else {**self.names, **self.encoder_names}

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from warmstart.flax.cache import LayerCache, Pair
-from warmstart.spec import NormSpec, StackSpec
+from warmstart.spec import NormSpec, StackSpec, sinusoids
 
 ACTIVATIONS: dict[str, Any] = {
     "gelu": partial(jax.nn.gelu, approximate=False),
@@ -275,7 +275,7 @@ class Layer(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """The way in: token ids to vectors, with learned positions and token types where the spec has them."""
+    """The way in: token ids to vectors, with positions and token types where the spec has them."""
 
     stack: StackSpec
     dtype: Any = jnp.float32
@@ -288,7 +288,8 @@ class Embeddings(nn.Module):
         }
         self.token = table(spec.vocabulary, embedding_init=starts["token"])
         rows, start = spec.positions + spec.position_offset, starts["position"]
-        self.position = table(rows, embedding_init=start) if spec.positions else None
+        self.position = table(rows, embedding_init=start) if spec.positions and not spec.sinusoids else None
+        self.sinusoids = sinusoids(spec) if spec.positions and spec.sinusoids else None  # computed, no parameter
         self.token_type = table(spec.token_types, embedding_init=normal(deviation)) if spec.token_types else None
         self.norm = make_norm(self.stack.norm, self.dtype) if spec.norm else None
         self.dropout = nn.Dropout(spec.dropout)
@@ -302,16 +303,21 @@ class Embeddings(nn.Module):
         train: bool = False,
     ) -> Array:
         """(r, t) ids, or (r, t, h) vectors in their place, to (r, t, h)."""
-        fixed = self.stack.embedding.zero_rows()
+        spec, fixed = self.stack.embedding, self.stack.embedding.zero_rows()
         if vectors is None:
             vectors = _looked_up(self.token, ids, fixed.get("embeddings.token.weight"))
-            vectors = vectors * jnp.asarray(self.stack.embedding.scale, self.dtype)
+            vectors = vectors * jnp.asarray(spec.scale, self.dtype)
         x = vectors
         if self.token_type is not None:
             x = x + self.token_type(jnp.zeros((1, 1), jnp.int32) if token_type_ids is None else token_type_ids)
+        if self.norm is not None and spec.norm_before_positions:
+            x = self.norm(x)
         if self.position is not None:
             x = x + _looked_up(self.position, position_rows, fixed.get("embeddings.position.weight"))
-        return self.dropout(x if self.norm is None else self.norm(x), deterministic=not train)
+        if self.sinusoids is not None:
+            x = x + jnp.asarray(self.sinusoids, x.dtype)[position_rows]
+        x = x if self.norm is None or spec.norm_before_positions else self.norm(x)
+        return self.dropout(x, deterministic=not train)
 
 
 def _looked_up(table: Any, ids: Any, fixed: int | None) -> Array:

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from warmstart.spec import AttentionSpec, EmbeddingSpec, HeadSpec, MLPSpec, NormSpec, StackSpec
+from warmstart.spec import AttentionSpec, EmbeddingSpec, HeadSpec, MLPSpec, NormSpec, StackSpec, sinusoids
 from warmstart.tf.cache import LayerCache
 
 ACTIVATIONS = {
@@ -283,18 +283,34 @@ class TransformerLayer(Block):
         return x if self.norm_before else norm(x)
 
 
+class Sinusoids(Block):
+    """A table of positions that is computed, not loaded."""
+
+    def __init__(self, spec: EmbeddingSpec) -> None:
+        super().__init__()
+        self.values = sinusoids(spec)
+        self.input_dim = len(self.values)
+
+    def call(self, rows: Any) -> Any:
+        return tf.gather(tf.constant(self.values, self.compute_dtype), rows)
+
+
 class Embeddings(Block):
-    """The way in: token ids to vectors, with learned positions and token types where the spec has them."""
+    """The way in: token ids to vectors, with positions and token types where the spec has them."""
 
     def __init__(self, spec: EmbeddingSpec, norm: NormSpec) -> None:
         super().__init__()
         self.token = table(spec.vocabulary, spec.size)
-        self.position = table(spec.positions + spec.position_offset, spec.size) if spec.positions else None
+        self.position: Any = None
+        if spec.positions:
+            rows = spec.positions + spec.position_offset
+            self.position = Sinusoids(spec) if spec.sinusoids else table(rows, spec.size)
         self.token_type = table(spec.token_types, spec.size) if spec.token_types else None
         self.norm = make_norm(spec.size, norm) if spec.norm else None
         self.dropout = keras.layers.Dropout(spec.dropout)
         self.scale, self.padding_id = spec.scale, spec.padding_id
         self.padding_row = spec.position_offset - 1 if spec.positions_skip_padding else None
+        self.norm_before_positions = spec.norm_before_positions
 
     def call(self, ids: Any, vectors: Any = None, position_rows: Any = None, token_type_ids: Any = None) -> Any:
         """(r, t) ids, or (r, t, h) vectors in their place, to (r, t, h)."""
@@ -304,9 +320,11 @@ class Embeddings(Block):
         x = vectors
         if self.token_type is not None:
             x = x + self.token_type(tf.zeros([1, 1], tf.int32) if token_type_ids is None else token_type_ids)
+        if self.norm is not None and self.norm_before_positions:
+            x = self.norm(x)
         if self.position is not None:
             x = x + _untrained(self.position(position_rows), position_rows, self.padding_row)
-        return self.dropout(x if self.norm is None else self.norm(x))
+        return self.dropout(x if self.norm is None or self.norm_before_positions else self.norm(x))
 
 
 def _untrained(vectors: Any, rows: Any, padding: int | None) -> Any:

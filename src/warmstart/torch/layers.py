@@ -5,13 +5,14 @@ Shapes: r rows, b sources (r = b * beams), t target length, s source length, h h
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from warmstart.spec import AttentionSpec, EmbeddingSpec, HeadSpec, MLPSpec, NormSpec, StackSpec
+from warmstart.spec import AttentionSpec, EmbeddingSpec, HeadSpec, MLPSpec, NormSpec, StackSpec, sinusoids
 from warmstart.torch.cache import LayerCache
 
 ACTIVATIONS = {
@@ -238,17 +239,41 @@ class Layer(nn.Module):
         return x if self.norm_before or norm is None else norm(x)
 
 
+class Sinusoids(nn.Module):
+    """A table of positions that is computed, not loaded: real and exact in fp32 whatever becomes of the parameters."""
+
+    weight: Tensor
+
+    def __init__(self, spec: EmbeddingSpec):
+        super().__init__()
+        self.spec = spec
+        self.register_buffer("weight", torch.tensor(sinusoids(spec), device="cpu"), persistent=False)
+        self.num_embeddings = len(self.weight)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return F.embedding(rows, self.weight)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Sinusoids:
+        super()._apply(fn, recurse)
+        place = "cpu" if self.weight.is_meta else self.weight.device
+        self.weight = torch.tensor(sinusoids(self.spec), device=place)
+        return self
+
+
 class Embeddings(nn.Module):
-    """The way in: token ids to vectors, with learned positions and token types where the spec has them."""
+    """The way in: token ids to vectors, with positions and token types where the spec has them."""
 
     def __init__(self, spec: EmbeddingSpec, norm: NormSpec):
         super().__init__()
         self.token = nn.Embedding(spec.vocabulary, spec.size, spec.padding_id)
         rows = spec.positions + spec.position_offset
         padding_row = spec.position_offset - 1 if spec.positions_skip_padding else None
-        self.position = nn.Embedding(rows, spec.size, padding_row) if spec.positions else None
+        self.position: nn.Embedding | Sinusoids | None = None
+        if spec.positions:
+            self.position = Sinusoids(spec) if spec.sinusoids else nn.Embedding(rows, spec.size, padding_row)
         self.token_type = nn.Embedding(spec.token_types, spec.size) if spec.token_types else None
         self.norm = make_norm(spec.size, norm) if spec.norm else None
+        self.norm_before_positions = spec.norm_before_positions
         self.dropout = nn.Dropout(spec.dropout)
         self.scale = spec.scale
 
@@ -263,9 +288,11 @@ class Embeddings(nn.Module):
         if self.token_type is not None:
             kinds = x.new_zeros(1, 1, dtype=torch.long) if token_type_ids is None else token_type_ids
             x = x + self.token_type(kinds)
+        if self.norm is not None and self.norm_before_positions:
+            x = self.norm(x)
         if self.position is not None:
-            x = x + self.position(position_rows)
-        return self.dropout(x if self.norm is None else self.norm(x))
+            x = x + self.position(position_rows).to(x.dtype)
+        return self.dropout(x if self.norm is None or self.norm_before_positions else self.norm(x))
 
 
 class Head(nn.Module):

@@ -25,6 +25,7 @@ _KINDS = {
     layers.MLP,
     layers.Layer,
     layers.Embeddings,
+    layers.Sinusoids,
     layers.Head,
 }
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")

@@ -78,10 +78,14 @@ class Step:
         x = x if spec.scale == 1.0 else x * spec.scale
         if tables.token_type is not None:
             x = x + tables.token_type.weight[0].float()
-        if tables.position is not None:
-            x = x + F.embedding(positions + spec.position_offset, tables.position.weight).float()
         x = x.flatten(0, 1)
-        return x if self.embedding_norm is None else add_norm(x, None, self.embedding_norm)[1]
+        if self.embedding_norm is not None and spec.norm_before_positions:
+            x = add_norm(x, None, self.embedding_norm)[1]
+        if tables.position is not None:
+            x = x + F.embedding(positions.flatten() + spec.position_offset, tables.position.weight).float()
+        if self.embedding_norm is None or spec.norm_before_positions:
+            return x
+        return add_norm(x, None, self.embedding_norm)[1]
 
     def _rotation(self, positions: Tensor) -> tuple[Tensor, Tensor] | None:
         """Cosine and sine (r * t, 1, 1, rotated size) of each position."""

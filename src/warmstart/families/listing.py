@@ -1,0 +1,48 @@
+"""The families as rows of a table: which side each can be, where its cross-attention is from, in which frameworks."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from warmstart.families import MODULES, family
+
+FRAMEWORKS = ("PyTorch", "JAX", "TensorFlow")
+
+
+class Row(NamedTuple):
+    """What a family can be."""
+
+    model_type: str
+    encoder: bool
+    decoder: bool
+    cross_attention: str  # "own" or "added"; "" where it cannot be a decoder
+    frameworks: tuple[str, ...]
+
+
+def rows() -> list[Row]:
+    """Every family, by its `model_type`.
+
+    >>> next(row for row in rows() if row.model_type == "llama").cross_attention
+    'added'
+    """
+    return [_row(model_type) for model_type in sorted(MODULES)]
+
+
+def _row(model_type: str) -> Row:
+    entry = family(model_type)
+    cross_attention = ("added" if entry.adds_cross_attention else "own") if entry.decoder else ""
+    return Row(model_type, entry.encoder, entry.decoder, cross_attention, FRAMEWORKS)
+
+
+def as_markdown() -> str:
+    """The table as Markdown.
+
+    >>> as_markdown().splitlines()[0]
+    '| `model_type` | encoder | decoder | cross-attention | frameworks |'
+    """
+    head = ["`model_type`", "encoder", "decoder", "cross-attention", "frameworks"]
+    lines = [head, ["---"] * len(head)]
+    for row in rows():
+        sides = ["yes" if side else "no" for side in (row.encoder, row.decoder)]
+        lines.append([f"`{row.model_type}`", *sides, row.cross_attention, ", ".join(row.frameworks)])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
