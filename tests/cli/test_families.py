@@ -15,7 +15,8 @@ from warmstart.warm_start import set_side
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_command_lists_every_family(run):
+def test_the_command_lists_every_family(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
     listed = json.loads(run("families", "--json").out)
     assert [row["model_type"] for row in listed] == sorted(MODULES)
     shown = run("families").out.splitlines()
