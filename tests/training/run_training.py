@@ -14,6 +14,7 @@ from warmstart.training import loop
 from warmstart.training.examples import Limits, load_examples, texts
 from warmstart.training.pairs import Data
 from warmstart.training.recipe import Recipe, set_dropout
+from warmstart.training.run import Run
 
 
 def main(model: Path, data: Path, output: Path, dropout: str = "0.1", leave: str = "") -> None:
@@ -22,7 +23,7 @@ def main(model: Path, data: Path, output: Path, dropout: str = "0.1", leave: str
     sets = [Data(str(data / name)) for name in ("train.jsonl", "dev.jsonl")]
     training, validation = (load_examples(one, reads, writes, 2, Limits(12, 6), cache=data / "cache") for one in sets)
     references = texts(sets[1], validation.column("rows"))
-    run = loop.Run(
+    run = Run(
         output,
         steps=15,
         batch_tokens=150,

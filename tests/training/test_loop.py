@@ -15,9 +15,10 @@ from warmstart.training import loop as module
 from warmstart.training import measure, state
 from warmstart.training.examples import Limits, load_examples, texts
 from warmstart.training.log import read_log
-from warmstart.training.loop import Run, train
+from warmstart.training.loop import train
 from warmstart.training.pairs import Data
 from warmstart.training.recipe import Recipe
+from warmstart.training.run import Run
 
 FAST = Recipe(encoder_rate=5e-3, decoder_rate=5e-3, cross_attention_rate=5e-3, dropout=0.0)
 LEARNS = Recipe(encoder_rate=0.01, decoder_rate=0.01, cross_attention_rate=0.01, cross_attention_first=0.0)
@@ -167,7 +168,7 @@ def test_without_validation_the_last_model_is_kept(fit, tmp_path):
 
 
 def test_epochs_and_steps(fit, data):
-    order = module.Order(data[0].lengths("source"), data[0].lengths("target"), 400, 0)
+    order = module.Order(data[0], 400, 0)
     result, _ = fit({"steps": None, "epochs": 2, "batch_tokens": 400}, validation=False)
     assert result.steps == order.steps(2) == len(order.batches(0)) + len(order.batches(1))
 

@@ -23,9 +23,10 @@ from warmstart import EncoderDecoderModel
 from warmstart.training import state
 from warmstart.training.examples import Limits, load_examples
 from warmstart.training.log import read_log
-from warmstart.training.loop import Run, train
+from warmstart.training.loop import train
 from warmstart.training.pairs import Data
 from warmstart.training.recipe import Recipe
+from warmstart.training.run import Run
 from warmstart.training.stopping import Interrupted
 
 RECIPE = Recipe(encoder_rate=5e-3, decoder_rate=5e-3, cross_attention_rate=5e-3, cross_attention_first=0.3)

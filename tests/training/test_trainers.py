@@ -9,9 +9,10 @@ from training.conftest import made, write_json_lines
 from warmstart.training.batches import Order, collate
 from warmstart.training.examples import Limits, load_examples
 from warmstart.training.log import read_log
-from warmstart.training.loop import Run, train
+from warmstart.training.loop import train
 from warmstart.training.pairs import Data
 from warmstart.training.recipe import Recipe, parameter_groups
+from warmstart.training.run import Run
 
 RATE, STEPS = 5e-3, 6
 
@@ -33,7 +34,7 @@ def test_a_bare_loop_has_the_losses_of_train(examples, reads, writes, tmp_path):
     train(fresh(), (reads, writes), examples, None, [], run, recipe)
     model = fresh().train()
     optimizer = torch.optim.AdamW(parameter_groups(model, recipe))
-    order, losses = Order(examples.lengths("source"), examples.lengths("target"), 150, 0), []
+    order, losses = Order(examples, 150, 0), []
     for step in range(STEPS):
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate(group["part"], step, STEPS)

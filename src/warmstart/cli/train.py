@@ -73,6 +73,7 @@ def train(
     max_source_length: Annotated[int | None, _option(PAIRS, "N", "Tokens of a source; else 512.")] = None,
     max_target_length: Annotated[int | None, _option(PAIRS, "N", "Tokens of a target; else 128.")] = None,
     skip_bad: Annotated[bool, _option(PAIRS, None, "Count rows that are no pairs, go on.", "--skip-bad")] = False,
+    stream: Annotated[bool, _option(PAIRS, None, "Read as it trains; nothing is kept.", "--stream")] = False,
     cache_dir: Annotated[Path | None, _option(PAIRS, "DIR", "Where tokenized pairs are kept.")] = None,
     steps: Annotated[int | None, _option(LENGTH, "N", "Steps of the optimizer.")] = None,
     epochs: Annotated[int, _option(LENGTH, "N", "Or so many times through the pairs.")] = 3,
@@ -91,6 +92,8 @@ def train(
     dropout: Annotated[float | None, _option(RECIPE, "X", "Else the model's own.")] = None,
     weight_decay: Annotated[float, _option(RECIPE, "X", "Of matrices.")] = 0.01,
     clip: Annotated[float, _option(RECIPE, "X", "Longest gradient; 0 is any.")] = 1.0,
+    lora: Annotated[int, _option(RECIPE, "N", "Train adapters of rank N (LoRA); 0 is none.")] = 0,
+    lora_rate: Annotated[float, _option(RECIPE, "X", "Their highest learning rate.")] = 2e-4,
     freeze: Annotated[
         list[Part] | None, _option(RECIPE, "PART", "encoder, decoder or cross_attention; as often as needed.")
     ] = None,
@@ -102,10 +105,12 @@ def train(
     average: Annotated[int, _option(MEASURE, "N", "Average the N best, if that is better.")] = 1,
     check: Annotated[bool, _option(MEASURE, None, "Check data and model; train nothing.", "--check")] = False,
     overfit: Annotated[int | None, _option(MEASURE, "N", "Learn N pairs by heart; save nothing.")] = None,
+    tensorboard: Annotated[bool, _option(MEASURE, None, "Write for TensorBoard too.", "--tensorboard")] = False,
     precision: Annotated[Precision, _option(MACHINE, "TYPE", "fp32, bf16 or fp16.")] = Precision.fp32,
     gradient_checkpointing: Annotated[
         bool, _option(MACHINE, None, "Less memory, a third more time.", "--gradient-checkpointing")
     ] = False,
+    compile: Annotated[bool, _option(MACHINE, None, "Compile each layer (torch.compile).", "--compile")] = False,
     cpu: Annotated[bool, _option(MACHINE, None, "Use no accelerator.", "--cpu")] = False,
     threads: Annotated[int | None, _option(MACHINE, "N", "Processor cores to use; else all.")] = None,
     seed: Annotated[int, _option(MACHINE, "N", "Seed of the random numbers.")] = 0,
@@ -121,7 +126,7 @@ def train(
     from warmstart.cli import engine
     from warmstart.cli import training as work
     from warmstart.generation_config import GenerationConfig
-    from warmstart.training.examples import default_cache
+    from warmstart.training.examples import Asked, default_cache
     from warmstart.training.pairs import Data
 
     at_least_one("--overfit", overfit)
@@ -133,7 +138,9 @@ def train(
         held_out = Data(validation or pairs, validation_targets, split=validation_split or split, **columns)
     run, recipe, loop = _plans(locals())
     if not check and overfit is None:
-        loop.check_output(output, resume)
+        from warmstart.training.run import check_output
+
+        check_output(output, resume)
     config = work.read_configuration(model)
     tokenizers = engine.load_tokenizers(model, {}, None, None)
     for name, value in parse_settings(settings or [], list(GenerationConfig.DEFAULTS)).items():
@@ -146,17 +153,23 @@ def train(
     lengths = work.limits(config, max_source_length, max_target_length)
     with busy("reading the pairs"):
         cache = cache_dir or default_cache()
-        sets = work.load_data(data, held_out, validation_share, tokenizers, end, lengths, skip_bad, cache)
+        asked = Asked(data, *tokenizers, end, lengths, skip_bad)
+        sets: tuple[Any, Any] = (
+            work.load_stream(asked, held_out, validation_share, run, cache)
+            if stream
+            else work.load_data(asked, held_out, validation_share, cache)
+        )
+        batches = work.batches_of(sets[0], run)
     if work.is_main():
-        work.show_data(*sets, held_out is not None, work.order_of(sets[0], run).padding())
+        work.show_data(batches.examples, sets[1], held_out is not None, batches.padding(), stream)
     with busy(f"loading {model}"):
         prepare_torch(seed, "cpu" if cpu else None, threads)
         pair = work.load_model(model, config)
     if check or overfit is not None:
-        work.check(pair, sets[0], run, overfit)
+        work.check(pair, batches, overfit)
         return
     references = work.references(held_out or data, sets[1], samples)
-    with work.progress(run.steps or work.order_of(sets[0], run).steps(run.epochs)) as watch:
+    with work.progress(loop.batches_of(sets[0], run)[1]) as watch:
         result = loop.train(pair, tokenizers, *sets, references, run, recipe, resume=resume, watch=watch)
     if work.is_main():
         console().print(work.summary(result, output), soft_wrap=True)
@@ -176,9 +189,10 @@ def _plans(given: dict[str, Any]) -> tuple[Any, Any, Any]:
     with needs("torch", "training"):
         from warmstart.training import loop
         from warmstart.training.recipe import Recipe
+        from warmstart.training.run import Run
 
     plain = {name: value.value if isinstance(value, Enum) else value for name, value in given.items()}
     plain["freeze"] = tuple(part.value for part in given["freeze"] or ())
-    run = {field.name: plain[field.name] for field in fields(loop.Run) if field.name in plain}
+    run = {field.name: plain[field.name] for field in fields(Run) if field.name in plain}
     recipe = {field.name: plain[field.name] for field in fields(Recipe)}
-    return loop.Run(**run), Recipe(**recipe), loop
+    return Run(**run), Recipe(**recipe), loop

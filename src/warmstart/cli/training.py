@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from warmstart.cli.rendering import busy, console, error_console, is_terminal, say, table
 from warmstart.cli.token_ids import missing, token_ids
-from warmstart.training.examples import Examples, Limits, load_examples, report, texts
+from warmstart.training.examples import Asked, Examples, Limits, load_examples, report, texts
 from warmstart.training.pairs import Data, Pair
 
 if TYPE_CHECKING:
     from warmstart.training.batches import Order
-    from warmstart.training.loop import Result, Run
+    from warmstart.training.loop import Result
+    from warmstart.training.run import Run
+    from warmstart.training.stream import Stream
 
 Event = dict[str, Any]
 SOURCE_TOKENS, TARGET_TOKENS = 512, 128  # unless the model has fewer positions, or other limits are asked for
@@ -81,21 +83,12 @@ def limits(config: Any, source: int | None, target: int | None) -> Limits:
     return Limits(*found)
 
 
-def load_data(
-    training: Data,
-    validation: Data | None,
-    share: float,
-    tokenizers: tuple[Any, Any],
-    end: int,
-    length_limits: Limits,
-    skip_bad: bool,
-    cache: Path,
-) -> tuple[Examples, Examples | None]:
+def load_data(asked: Asked, validation: Data | None, share: float, cache: Path) -> tuple[Examples, Examples | None]:
     """Training and validation examples; without a validation set of its own, a share of the training's is held out."""
     with _main_first():
-        own = load_examples(training, *tokenizers, end, length_limits, skip_bad=skip_bad, cache=cache)
+        own = load_examples(*asked[:-1], skip_bad=asked.skip_bad, cache=cache)
         if validation is not None:
-            return own, load_examples(validation, *tokenizers, end, length_limits, skip_bad=skip_bad, cache=cache)
+            return own, load_examples(validation, *asked[1:-1], skip_bad=asked.skip_bad, cache=cache)
     if not share:
         return own, None
     kept, held_out = own.held_out(share)
@@ -105,6 +98,31 @@ def load_data(
             "for validation; give another share, 0, or a file with --validation"
         )
     return kept, held_out
+
+
+def load_stream(
+    asked: Asked, validation: Data | None, share: float, run: Run, cache: Path
+) -> tuple[Stream, Examples | None]:
+    """A stream of the training pairs, its first ones read, and the validation examples.
+
+    Raises:
+        ValueError: there is no validation set, and a share is to be held out of pairs that are not read yet.
+    """
+    from warmstart.training.stream import Stream
+
+    if validation is None and share:
+        raise ValueError(
+            "--stream reads no pair ahead, so no share can be held out: give --validation FILE, or --validation-share 0"
+        )
+    if run.steps is None:
+        raise ValueError("--stream: how many pairs there are is not known before they were read; give --steps")
+    held_out = None
+    with _main_first():
+        if validation is not None:
+            held_out = load_examples(validation, *asked[1:-1], skip_bad=asked.skip_bad, cache=cache)
+    stream = Stream(asked, run.batch_tokens, run.seed)
+    stream.batch(0)
+    return stream, held_out
 
 
 @contextmanager
@@ -119,11 +137,13 @@ def _main_first() -> Iterator[None]:
         yield
 
 
-def show_data(training: Examples, validation: Examples | None, has_file: bool, padding: float) -> dict[str, Any]:
-    """Print the report of the data; gives it as data too."""
+def show_data(
+    training: Examples, validation: Examples | None, has_file: bool, padding: float, is_start: bool = False
+) -> dict[str, Any]:
+    """Print the report of the data, or of what is its start alone; gives it as data too."""
     said = report(training, validation, validation.counts if validation is not None and has_file else None)
     out = console()
-    shown = table("", "training", "validation", title="Data")
+    shown = table("", "training", "validation", title="Data, as far as it was read" if is_start else "Data")
     held = said.get("validation", {})
 
     def row(name: str, *values: Any) -> None:
@@ -222,11 +242,11 @@ def _bar(steps: int) -> Iterator[Callable[[Event], None]]:
         yield advance
 
 
-def order_of(training: Examples, run: Run) -> Order:
+def batches_of(training: Examples | Stream, run: Run) -> Order | Stream:
     """The batches of a run."""
-    from warmstart.training.batches import Order
+    from warmstart.training import loop
 
-    return Order(training.lengths("source"), training.lengths("target"), run.batch_tokens, run.seed)
+    return loop.batches_of(training, run)[0]
 
 
 def references(data: Data, validation: Examples | None, samples: int) -> list[Pair]:
@@ -234,17 +254,16 @@ def references(data: Data, validation: Examples | None, samples: int) -> list[Pa
     return [] if validation is None else texts(data, validation.column("rows")[:samples].tolist())
 
 
-def check(model: Any, training: Examples, run: Run, overfit: int | None) -> None:
+def check(model: Any, batches: Order | Stream, overfit: int | None) -> None:
     """Check the first batch, and learn some pairs by heart if that is asked for."""
     from warmstart.training import checks
     from warmstart.training.batches import collate
 
     pad = model.config.encoder.pad_token_id
-    batch = collate(training, order_of(training, run).rows(0), 0 if pad is None else pad)
-    show_checks(checks.check_batch(model, batch))
+    show_checks(checks.check_batch(model, collate(*batches.batch(0), 0 if pad is None else pad)))
     if overfit is not None:
         with busy(f"learning {overfit} pairs by heart"):
-            loss = checks.overfit(model, training, overfit)
+            loss = checks.overfit(model, batches.examples, overfit)
         console().print(f"{overfit} pairs were learnt by heart: loss {loss:.4f}, every target written as it is.")
 
 

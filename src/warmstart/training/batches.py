@@ -64,10 +64,11 @@ def padding_share(batches: Sequence[np.ndarray], source: np.ndarray, target: np.
 
 
 class Order:
-    """The batches of all steps, epoch after epoch, from the lengths (n) of sources and targets."""
+    """The batches of all steps, epoch after epoch."""
 
-    def __init__(self, source: np.ndarray, target: np.ndarray, budget: int, seed: int):
-        self.source, self.target, self.budget, self.seed = source, target, budget, seed
+    def __init__(self, examples: Examples, budget: int, seed: int):
+        self.examples, self.budget, self.seed = examples, budget, seed
+        self.source, self.target = examples.lengths("source"), examples.lengths("target")
         self._counts: list[int] = []  # batches of each epoch so far
         self._planned: tuple[int, list[np.ndarray]] = (-1, [])
 
@@ -87,13 +88,17 @@ class Order:
         """Which share of the first epoch's batches is padding."""
         return padding_share(self.batches(0), self.source, self.target)
 
-    def rows(self, step: int) -> np.ndarray:
-        """The rows of a step's batch; steps are counted from 0.
+    def batch(self, step: int) -> tuple[Examples, np.ndarray]:
+        """The pairs, and which of them are the rows of a step; steps are counted from 0."""
+        return self.examples, self.rows(step)
 
-        >>> order = Order(np.array([3, 3, 3]), np.array([1, 1, 1]), budget=8, seed=0)
-        >>> sorted(int(row) for step in (0, 1) for row in order.rows(step))
-        [0, 1, 2]
-        """
+    def said(self) -> list[int]:
+        """What tells these pairs from others."""
+        hashes = self.examples.column("pair_hashes")
+        return [len(hashes), int(np.bitwise_xor.reduce(hashes)), int(self.source.sum()), int(self.target.sum())]
+
+    def rows(self, step: int) -> np.ndarray:
+        """The rows of a step's batch."""
         epoch = 0
         while step >= self.steps(epoch + 1):
             epoch += 1

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -119,7 +119,7 @@ def load_examples(
         ValueError: a row is no pair, a limit leaves no room for text, or no pair is left.
         OSError: the data or the cache cannot be read or written.
     """
-    asked = _Asked(data, source_tokenizer, target_tokenizer, end, limits, skip_bad)
+    asked = Asked(data, source_tokenizer, target_tokenizer, end, limits, skip_bad)
     _check_limits(asked)
     if cache is None:
         with tempfile.TemporaryDirectory(prefix="warmstart-") as temporary:
@@ -132,6 +132,33 @@ def load_examples(
         examples = _opened(folder)
     _check_counts(data, examples.counts)
     return examples
+
+
+def read_examples(asked: Asked, first: int, counts: Counts) -> Iterator[Examples]:
+    """Tokenized pairs from a row on, about a thousand at a time, with no copy on disk; `counts` is filled on the way.
+
+    Raises:
+        ValueError: a row is no pair, or a limit leaves no room for text.
+    """
+    _check_limits(asked)
+    for part in _tokenized(asked, counts, first):
+        columns = {name: np.asarray(values, _COLUMNS[name]) for name, values in part.items()}
+        for side in ("source", "target"):
+            columns[f"{side}_ends"] = columns[f"{side}_ends"] - (
+                columns[f"{side}_ends"][-1] - len(columns[f"{side}_ids"])
+            )
+        yield Examples(columns, np.arange(len(columns["rows"])), counts)
+
+
+def joined(parts: Sequence[Examples]) -> Examples:
+    """Examples one after another, in memory."""
+    columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in _COLUMNS}
+    for side in ("source", "target"):
+        before = np.cumsum([0, *(len(part.columns[f"{side}_ids"]) for part in parts)])
+        columns[f"{side}_ends"] = np.concatenate(
+            [part.columns[f"{side}_ends"] + start for part, start in zip(parts, before, strict=False)]
+        )
+    return Examples(columns, np.arange(len(columns["rows"])), parts[0].counts)
 
 
 def texts(data: Data, rows: Iterable[int]) -> list[Pair]:
@@ -153,7 +180,7 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "warmstart", "pairs")
 
 
-class _Asked(NamedTuple):
+class Asked(NamedTuple):
     """All that the token ids depend on."""
 
     data: Data
@@ -164,7 +191,7 @@ class _Asked(NamedTuple):
     skip_bad: bool
 
 
-def _check_limits(asked: _Asked) -> None:
+def _check_limits(asked: Asked) -> None:
     """Refuse limits that leave no room for text."""
     frame, prefix = asked.source_tokenizer.num_special_tokens_to_add(), 0
     if asked.data.prefix:
@@ -190,7 +217,7 @@ def _check_counts(data: Data, counts: Counts) -> None:
     )
 
 
-def _key(asked: _Asked) -> str:
+def _key(asked: Asked) -> str:
     """A name that changes with whatever the token ids depend on."""
     data = asked.data
     files = [(str(path.resolve()), _stamp(path)) for path in data.files or [Path(data.place)] if path.exists()]
@@ -210,7 +237,7 @@ def _settings(tokenizer: Any) -> list[Any]:
     return [hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest(), tokenizer.truncation_side]
 
 
-def _write(folder: Path, asked: _Asked) -> None:
+def _write(folder: Path, asked: Asked) -> None:
     """Tokenize into a folder that is there when it is whole."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     stage = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
@@ -247,8 +274,8 @@ def _opened(folder: Path, in_memory: bool = False) -> Examples:
     return Examples(columns, np.arange(counts.pairs), counts)
 
 
-def _tokenized(asked: _Asked, counts: Counts) -> Iterator[dict[str, Any]]:
-    """Columns of some pairs at a time; `counts` is filled on the way."""
+def _tokenized(asked: Asked, counts: Counts, first: int = 0) -> Iterator[dict[str, Any]]:
+    """Columns of some pairs at a time, from a row on; `counts` is filled on the way."""
 
     def bad(message: str) -> None:
         counts.bad += 1
@@ -257,7 +284,7 @@ def _tokenized(asked: _Asked, counts: Counts) -> Iterator[dict[str, Any]]:
             counts.first_bad.append(message)
 
     ends = {"source": 0, "target": 0}
-    pairs = read_pairs(asked.data, bad if asked.skip_bad else None)
+    pairs = (pair for pair in read_pairs(asked.data, bad if asked.skip_bad else None) if pair.row >= first)
     while part := list(islice(pairs, _PAIRS_AT_ONCE)):
         counts.rows += len(part)
         counts.empty_sources += sum(not pair.source.strip() for pair in part)

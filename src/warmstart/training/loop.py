@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from warmstart.torch.loss import IGNORED
-from warmstart.training import measure, state
+from warmstart.training import lora, measure, state
 from warmstart.training.batches import Order, collate, split
 from warmstart.training.checks import check_batch
 from warmstart.training.examples import Examples
@@ -29,52 +29,12 @@ from warmstart.training.log import Event, Log, read_log
 from warmstart.training.loss import PairLoss
 from warmstart.training.pairs import Pair
 from warmstart.training.recipe import Recipe, parameter_groups, set_trained
+from warmstart.training.run import FREE, PRECISIONS, Run, check_output
 from warmstart.training.stopping import Interrupted, asked_to_stop, memory_named
+from warmstart.training.stream import Stream
+from warmstart.training.tensorboard import Board
 
-PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 _SAMPLES_KEPT = 5  # of the texts written at an evaluation
-# What may differ when a training goes on: it changes how a step is computed, or when something is written.
-_FREE = ("output", "accumulate", "gradient_checkpointing", "cpu", "save_every", "patience")
-
-
-@dataclass(frozen=True)
-class Run:
-    """How long a training is, how large its steps are, and when it is looked at.
-
-    `steps`, or `epochs` if that is None. A step's batch holds up to `batch_tokens` tokens, padding and both sides
-    counted, and is computed in `accumulate` parts. Every `evaluate_every` steps (a tenth of all if None) the model is
-    evaluated and a checkpoint written; `save_every` asks for more of those. `best` names what is compared: "loss" or
-    one of `measure.METRICS`. After `patience` evaluations without a better one the training ends. Text is written for
-    `samples` validation pairs. `average` best checkpoints are averaged at the end, if that is better than the best one.
-    """
-
-    output: str | Path
-    steps: int | None = None
-    epochs: int = 3
-    batch_tokens: int = 8192
-    accumulate: int = 1
-    precision: str = "fp32"
-    gradient_checkpointing: bool = False
-    cpu: bool = False
-    seed: int = 0
-    evaluate_every: int | None = None
-    save_every: int | None = None
-    patience: int | None = None
-    best: str = "loss"
-    samples: int = 200
-    average: int = 1
-    log_every: int = 10
-
-    def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision {self.precision!r} is not known; use one of {', '.join(PRECISIONS)}")
-        if self.best not in ("loss", *measure.METRICS):
-            raise ValueError(f"best {self.best!r} is not known; use loss or one of {', '.join(measure.METRICS)}")
-        for name in ("steps", "epochs", "batch_tokens", "accumulate", "evaluate_every", "save_every", "patience"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} {value}: give a whole number, 1 or more")
-        if self.best != "loss" and not self.samples:
-            raise ValueError(f"best={self.best!r} is found on texts, and samples=0 writes none")
 
 
 @dataclass(frozen=True)
@@ -90,7 +50,7 @@ class Result:
 def train(
     model: Any,
     tokenizers: tuple[Any, Any],
-    training: Examples,
+    training: Examples | Stream,
     validation: Examples | None,
     references: Sequence[Pair],
     run: Run,
@@ -120,22 +80,18 @@ def train(
         loop.close()
 
 
-def check_output(output: str | Path, resume: bool) -> None:
-    """Refuse a folder that holds something, unless a training in it is to go on.
+def batches_of(training: Examples | Stream, run: Run) -> tuple[Order | Stream, int]:
+    """The batches of all steps, and how many steps there are.
 
     Raises:
-        FileExistsError: the message says what to do.
+        ValueError: `steps` is not said of a stream.
     """
-    folder = Path(output)
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file; give a folder to train into")
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return
-    if (folder / state.FOLDER).is_dir():
-        if not resume:
-            raise FileExistsError(f"{folder} holds a training; go on with it (resume), or give another folder")
-    else:
-        raise FileExistsError(f"{folder} is not empty and holds no training; give another folder")
+    if isinstance(training, Stream):
+        if run.steps is None:
+            raise ValueError("how long a stream is is not known before it has been read; give the number of steps")
+        return training, run.steps
+    order = Order(training, run.batch_tokens, run.seed)
+    return order, order.steps(run.epochs) if run.steps is None else run.steps
 
 
 class _Loop:
@@ -145,7 +101,7 @@ class _Loop:
         self,
         model: Any,
         tokenizers: tuple[Any, Any],
-        training: Examples,
+        training: Examples | Stream,
         validation: Examples | None,
         references: Sequence[Pair],
         run: Run,
@@ -157,13 +113,18 @@ class _Loop:
         self.accelerator = Accelerator(mixed_precision=PRECISIONS[run.precision], cpu=run.cpu)
         self.model, self.tokenizers, self.run, self.recipe, self.watch = model, tokenizers, run, recipe, watch
         self.training, self.validation, self.references = training, validation, references
-        self.order = Order(training.lengths("source"), training.lengths("target"), run.batch_tokens, run.seed)
         pad = model.config.encoder.pad_token_id
         self.pad = 0 if pad is None else pad
-        self.steps = self.order.steps(run.epochs) if run.steps is None else run.steps
+        self.batches, self.steps = batches_of(training, run)
         model.to(self.accelerator.device)
         if run.gradient_checkpointing:
             model.gradient_checkpointing_enable()
+        if recipe.lora:
+            lora.add(model, recipe.lora)
+        if run.compile:
+            for stack in model.stacks():
+                for layer in stack.layers:
+                    layer.compile(dynamic=True)
         optimizer = torch.optim.AdamW(parameter_groups(model, recipe), fused=True)
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)
         self.trained: set[str] = set()
@@ -171,15 +132,16 @@ class _Loop:
         self.state = state.State()
         self.summed = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)  # losses since the last line
         self.log: Log | None = None
+        self.board: Board | None = None
 
     # A step -----------------------------------------------------------------------------------------------------
 
-    def _parts(self, rows: np.ndarray) -> Iterator[dict[str, Tensor]]:
+    def _parts(self, examples: Examples, rows: np.ndarray) -> Iterator[dict[str, Tensor]]:
         """The parts of a batch that this process computes, where it computes; each process has as many."""
         processes, own = self.accelerator.num_processes, self.accelerator.process_index
-        for part in split(rows, self.run.accumulate * processes, self.order.source)[own::processes]:
+        for part in split(rows, self.run.accumulate * processes, examples.lengths("source"))[own::processes]:
             if len(part) or processes > 1:  # one that is empty takes part in what processes do together
-                batch = collate(self.training, part if len(part) else rows[:1], self.pad)
+                batch = collate(examples, part if len(part) else rows[:1], self.pad)
                 if not len(part):
                     batch["labels"][:] = IGNORED
                 yield {name: value.to(self.accelerator.device, non_blocking=True) for name, value in batch.items()}
@@ -201,9 +163,9 @@ class _Loop:
     def step(self, step: int) -> None:
         """One step of the optimizer."""
         self._begin(step)
-        rows = self.order.rows(step)
-        count = int(self.order.target[rows].sum())
-        parts = list(self._parts(rows))
+        examples, rows = self.batches.batch(step)
+        count = sum(len(examples.labels(int(row))) for row in rows)
+        parts = list(self._parts(examples, rows))
         total = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
         self.model.train()
         for number, batch in enumerate(parts):
@@ -244,6 +206,8 @@ class _Loop:
         if self.accelerator.is_main_process:
             Path(self.run.output, state.FOLDER).mkdir(parents=True, exist_ok=True)  # first: it says what the folder is
             self.log = Log(self.run.output, self.state.step)
+            if self.run.tensorboard:
+                self.board = Board(self.run.output, self.state.step)
         if optimizer_state is None:
             self._check()
         else:
@@ -276,7 +240,7 @@ class _Loop:
     def _check(self) -> None:
         """The first batch is checked in every run."""
         set_trained(self.model, self.recipe.trained_parts(self.steps, self.steps))
-        batch = next(self._parts(self.order.rows(0)))
+        batch = next(self._parts(*self.batches.batch(0)))
         if bool((batch["labels"] != IGNORED).any()):
             self._log({"step": 0, "checks": check_batch(self.model, batch)})
 
@@ -286,7 +250,7 @@ class _Loop:
         if self.validation is None:
             self._keep_model()
             return event
-        with self.accelerator.autocast():
+        with self.accelerator.autocast(), lora.merged(self.model):
             event["validation_loss"] = measure.held_out_loss(self.model, self.validation, self.run.batch_tokens)
             if count := min(self.run.samples, len(self.references)):
                 some = self.validation.select(np.arange(count))
@@ -309,6 +273,7 @@ class _Loop:
         if self.run.average < 2 or len(self.state.best) < 2 or self.validation is None:
             return
         folders = [Path(self.run.output, state.FOLDER, f"step-{step}") for _, step in self.state.best]
+        lora.fold(self.model)
         held = [state.weights(folder, type(self.model)) for folder in folders]
         mean = {name: torch.stack([one[name].double() for one in held]).mean(0) for name in held[0]}
         self.model.load_state_dict({name: value.to(held[0][name].dtype) for name, value in mean.items()})
@@ -322,14 +287,8 @@ class _Loop:
 
     def _settings(self) -> dict[str, Any]:
         """What must be the same for a training to go on as it would have."""
-        run = {name: value for name, value in asdict(self.run).items() if name not in _FREE}
-        hashes = self.training.column("pair_hashes")
-        data = [
-            len(hashes),
-            int(np.bitwise_xor.reduce(hashes)),
-            int(self.order.source.sum()),
-            int(self.order.target.sum()),
-        ]
+        run = {name: value for name, value in asdict(self.run).items() if name not in FREE}
+        data = self.batches.said()
         said: dict[str, Any] = json.loads(json.dumps({**run, **asdict(self.recipe), "steps": self.steps, "data": data}))
         return said
 
@@ -342,6 +301,8 @@ class _Loop:
             said = ", ".join(f"{name} was {before.get(name)} and is {now[name]}" for name in differ)
             raise ValueError(f"{found[-1]} was made with other settings: {said}; give the same, or another folder")
         self.state, optimizer = state.load(found[-1], self.model)
+        if isinstance(self.batches, Stream) and self.state.place is not None:
+            self.batches.seek(self.state.place)
         return optimizer
 
     def save(self) -> None:
@@ -350,6 +311,8 @@ class _Loop:
         self._check_number(float(total), self.state.step)
         self._check_weights()
         self.state.losses = float(total)
+        if isinstance(self.batches, Stream):
+            self.state.place = self.batches.place
         if self.accelerator.is_main_process:
             saved: dict[str, Any] = {"optimizer": self.optimizer.state_dict()}
             if self.accelerator.scaler is not None:
@@ -368,11 +331,14 @@ class _Loop:
         self._check_weights()
         if self.accelerator.is_main_process:
             reads, writes = self.tokenizers
-            self.model.save_pretrained(self.run.output, encoder_tokenizer=reads, decoder_tokenizer=writes)
+            with lora.merged(self.model):
+                self.model.save_pretrained(self.run.output, encoder_tokenizer=reads, decoder_tokenizer=writes)
 
     def _log(self, event: Event) -> None:
         if self.log is not None:
             self.log.write(event)
+            if self.board is not None:
+                self.board.write(event)
             self.watch(event)
 
     def _log_step(self, started: float) -> None:
@@ -387,8 +353,13 @@ class _Loop:
         """Close the log, and let another training in this process choose its own precision."""
         from accelerate.state import AcceleratorState
 
-        if self.log is not None:
-            self.log.close()
+        for file in (self.log, self.board):
+            if file is not None:
+                file.close()
+        lora.fold(self.model)
+        for stack in self.model.stacks():
+            for layer in stack.layers:
+                layer._compiled_call_impl = None
         self.accelerator.free_memory()
         self.model.gradient_checkpointing_disable()
         self.model.requires_grad_(True)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from warmstart.training import lora
 from warmstart.warm_start import PROJECTION
 
 PARTS = ("encoder", "decoder", "cross_attention")
@@ -24,7 +26,8 @@ class Recipe:
 
     Rates are the highest ones of AdamW; warm-ups are shares of all steps in which a rate rises from 0. In the first
     `cross_attention_first` of the steps, 1000 at most, cross-attention alone is trained. `freeze` names parts that are
-    never trained. `dropout` replaces the model's own.
+    never trained. `dropout` replaces the model's own. With a rank `lora`, adapters of that rank are trained at
+    `lora_rate` in place of both sides' own weights; cross-attention is trained in full.
     """
 
     encoder_rate: float = 1.4e-5
@@ -40,6 +43,8 @@ class Recipe:
     freeze: tuple[str, ...] = ()
     clip: float = 1.0
     dropout: float | None = None
+    lora: int = 0
+    lora_rate: float = 2e-4
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
@@ -53,7 +58,7 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise ValueError(f"{name} {value} is not a share from 0 to below 1")
-        for name in ("weight_decay", "clip", *(f"{part}_rate" for part in PARTS)):
+        for name in ("weight_decay", "clip", "lora", "lora_rate", *(f"{part}_rate" for part in PARTS)):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} {getattr(self, name)} is not a number from 0 on")
 
@@ -82,7 +87,8 @@ class Recipe:
         begin = 0 if part == "cross_attention" else self.first_phase(steps)
         done, whole = step - begin + 1, max(1, steps - begin)
         rise = max(1.0, getattr(self, f"{part}_warmup") * whole)
-        return getattr(self, f"{part}_rate") * min(done / rise, self._decay(done, rise, whole))
+        highest = self.lora_rate if self.lora and part != "cross_attention" else getattr(self, f"{part}_rate")
+        return highest * min(done / rise, self._decay(done, rise, whole))
 
     def _decay(self, done: int, rise: float, whole: int) -> float:
         if self.schedule == "linear":
@@ -108,10 +114,9 @@ def parameter_groups(model: Any, recipe: Recipe) -> list[dict[str, Any]]:
 
     `part` in each group says whose rate it has. Frozen parts are in none.
     """
-    tied = bool(model.config.tie_encoder_decoder)
     groups: dict[tuple[str, bool], dict[str, Any]] = {}
-    for name, parameter in model.named_parameters():
-        part, decays = part_of(name, tied), parameter.dim() > 1
+    for _, parameter, part in _trainable(model):
+        decays = parameter.dim() > 1
         if part in recipe.freeze:
             continue
         group = groups.setdefault(
@@ -126,9 +131,18 @@ def parameter_groups(model: Any, recipe: Recipe) -> list[dict[str, Any]]:
 
 def set_trained(model: Any, parts: set[str]) -> None:
     """Let the parameters of some parts be trained, and no others."""
-    tied = bool(model.config.tie_encoder_decoder)
+    model.requires_grad_(False)
+    for _, parameter, part in _trainable(model):
+        parameter.requires_grad_(part in parts)
+
+
+def _trainable(model: Any) -> Iterator[tuple[str, Any, str]]:
+    """Name, parameter and part of what may be trained: where there are adapters, these and cross-attention."""
+    tied, is_frozen = bool(model.config.tie_encoder_decoder), lora.is_frozen(model)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(part_of(name, tied) in parts)
+        part = part_of(name, tied)
+        if part == "cross_attention" or lora.MARK in name or not is_frozen:
+            yield name, parameter, part
 
 
 def set_dropout(config: Any, dropout: float) -> None:

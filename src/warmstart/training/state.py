@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from warmstart.folder import finish_saves, write_folder
+from warmstart.training import lora
 
 FOLDER = "checkpoints"
 _STATE, _OPTIMIZER = "training.json", "optimizer.pt"
@@ -27,7 +28,7 @@ _NAME = re.compile(r"step-(\d+)")
 class State:
     """How far a training is: steps done, the best evaluations as (value, step), and evaluations since the best.
 
-    `losses` and `tokens` are what was summed since the last line of the log.
+    `losses` and `counted` are what was summed since the last line of the log; `place` is where a stream stands.
     """
 
     step: int = 0
@@ -35,6 +36,7 @@ class State:
     without_gain: int = 0
     losses: float = 0.0
     counted: int = 0
+    place: tuple[int, int, int] | None = None
 
 
 def checkpoints(output: str | Path) -> list[Path]:
@@ -54,7 +56,10 @@ def save(
     folder = Path(output, FOLDER, f"step-{state.step}")
     if (folder / _STATE).is_file():
         return folder
-    model.save_pretrained(folder, encoder_tokenizer=tokenizers[0], decoder_tokenizer=tokenizers[1])
+    if learnt := lora.adapters(model):
+        optimizer = optimizer | {"adapters": learnt}
+    with lora.merged(model):
+        model.save_pretrained(folder, encoder_tokenizer=tokenizers[0], decoder_tokenizer=tokenizers[1])
     said = json.dumps({"state": asdict(state), "settings": settings}, indent=2).encode()
     write_folder(folder, {_OPTIMIZER: lambda path: torch.save(optimizer, path)})
     write_folder(folder, {_STATE: said})
@@ -86,7 +91,8 @@ def load(folder: Path, model: Any) -> tuple[State, dict[str, Any]]:
         ValueError: the checkpoint is of another architecture, or a file is broken.
     """
     stored = type(model).from_pretrained(folder)
-    shapes = [{name: tuple(x.shape) for name, x in one.state_dict().items()} for one in (stored, model)]
+    with lora.merged(model):
+        shapes = [{name: tuple(x.shape) for name, x in one.state_dict().items()} for one in (stored, model)]
     if shapes[0] != shapes[1]:
         differ = [name for name in shapes[0] | shapes[1] if shapes[0].get(name) != shapes[1].get(name)]
         raise ValueError(
@@ -94,13 +100,18 @@ def load(folder: Path, model: Any) -> tuple[State, dict[str, Any]]:
             f"{differ[0]} ({shapes[0].get(differ[0], 'none')} against {shapes[1].get(differ[0], 'none')}); give the "
             "model that this training began with"
         )
-    model.load_state_dict(stored.state_dict())
     said = _read(folder)["state"]
+    if said["place"] is not None:
+        said["place"] = tuple(said["place"])
     said["best"] = [(float(value), int(step)) for value, step in said["best"]]
     try:
         optimizer = torch.load(folder / _OPTIMIZER, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(f"{folder / _OPTIMIZER} cannot be read: {str(error).splitlines()[0]}") from error
+    if "adapters" in optimizer:
+        lora.load(model, stored.state_dict(), optimizer["adapters"])
+    else:
+        model.load_state_dict(stored.state_dict())
     return State(**said), optimizer
 
 

@@ -1,0 +1,77 @@
+"""What a run is told beside its recipe: how long it is, how it computes, when it is looked at, where it writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from warmstart.training import measure, state
+
+PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+# What may differ when a training goes on: it changes how a step is computed, or when something is written.
+FREE = ("output", "accumulate", "gradient_checkpointing", "cpu", "save_every", "patience", "tensorboard", "compile")
+
+
+@dataclass(frozen=True)
+class Run:
+    """How long a training is, how large its steps are, and when it is looked at.
+
+    `steps`, or `epochs` if that is None. A step's batch holds up to `batch_tokens` tokens, padding and both sides
+    counted, and is computed in `accumulate` parts. Every `evaluate_every` steps (a tenth of all if None) the model is
+    evaluated and a checkpoint written; `save_every` asks for more of those. `best` names what is compared: "loss" or
+    one of `measure.METRICS`. After `patience` evaluations without a better one the training ends. Text is written for
+    `samples` validation pairs. `average` best checkpoints are averaged at the end, if that is better than the best one.
+    `tensorboard` writes the log for TensorBoard too; `compile` compiles each layer (`torch.compile`).
+    """
+
+    output: str | Path
+    steps: int | None = None
+    epochs: int = 3
+    batch_tokens: int = 8192
+    accumulate: int = 1
+    precision: str = "fp32"
+    gradient_checkpointing: bool = False
+    cpu: bool = False
+    seed: int = 0
+    evaluate_every: int | None = None
+    save_every: int | None = None
+    patience: int | None = None
+    best: str = "loss"
+    samples: int = 200
+    average: int = 1
+    log_every: int = 10
+    tensorboard: bool = False
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision {self.precision!r} is not known; use one of {', '.join(PRECISIONS)}")
+        if self.best not in ("loss", *measure.METRICS):
+            raise ValueError(f"best {self.best!r} is not known; use loss or one of {', '.join(measure.METRICS)}")
+        for name in ("steps", "epochs", "batch_tokens", "accumulate", "evaluate_every", "save_every", "patience"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} {value}: give a whole number, 1 or more")
+        if self.precision == "fp16" and (self.cpu or not torch.cuda.is_available()):
+            raise ValueError("precision 'fp16' needs a GPU, and none is used here; bf16 computes on processors too")
+        if self.best != "loss" and not self.samples:
+            raise ValueError(f"best={self.best!r} is found on texts, and samples=0 writes none")
+
+
+def check_output(output: str | Path, resume: bool) -> None:
+    """Refuse a folder that holds something, unless a training in it is to go on.
+
+    Raises:
+        FileExistsError: the message says what to do.
+    """
+    folder = Path(output)
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file; give a folder to train into")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if (folder / state.FOLDER).is_dir():
+        if not resume:
+            raise FileExistsError(f"{folder} holds a training; go on with it (resume), or give another folder")
+    else:
+        raise FileExistsError(f"{folder} is not empty and holds no training; give another folder")
