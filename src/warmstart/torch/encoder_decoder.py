@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from warmstart import warm_start
 from warmstart.config import PretrainedConfig
 from warmstart.families.encoder_decoder import EncoderDecoderConfig
+from warmstart.fitting import Side
 from warmstart.outputs import BaseModelOutput, Seq2SeqLMOutput
 from warmstart.torch import surgery
 from warmstart.torch.cache import KeyValueCache
 from warmstart.torch.generation import compute_transition_scores, generate
 from warmstart.torch.generation_many import generate_many, generate_stream
-from warmstart.torch.loading import Side, copy_weights, initialise
+from warmstart.torch.loading import copy_weights, initialise
 from warmstart.torch.loss import cross_entropy, label_mask, refuse_unshifted, shift_labels
 from warmstart.torch.masks import eager
 from warmstart.torch.models import AutoModel, AutoModelForCausalLM

@@ -6,32 +6,22 @@ The model is made without memory first; tensors that need no change are views of
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from warmstart.checkpoint.names import Located, Shape, locate, pack, stored_shape, unpack, written_as
+from warmstart import fitting
+from warmstart.checkpoint.names import pack, unpack
 from warmstart.checkpoint.readers import Weights
 from warmstart.config import PretrainedConfig
 from warmstart.families.entry import Stored
+from warmstart.fitting import Fit, Side
 from warmstart.spec import StackSpec
-from warmstart.warm_start import PROJECTION, LoadReport, copies_of_self_attention, new_parts
+from warmstart.warm_start import LoadReport, copies_of_self_attention
 
 NUMBERS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
-
-
-@dataclass(frozen=True)
-class Side:
-    """One stack of a model: the prefix of its names in the model and in the file, and what it is."""
-
-    ours: str
-    theirs: str
-    config: PretrainedConfig
-    spec: StackSpec
 
 
 def shared_names(model: nn.Module) -> dict[str, list[str]]:
@@ -48,62 +38,39 @@ def fill(
     weights: Weights,
     *,
     dtype: torch.dtype | str | None = None,
-    may_be_new: bool = False,
-    strict: bool = True,
-    ignore_mismatched_sizes: bool = False,
     cross_attention_init: str = "random",
-    fewer_layers: bool = False,
+    **options: Any,
 ) -> LoadReport:
     """Give every parameter of a model its value: the checkpoint's, or a new one where the plan allows it.
 
-    With `fewer_layers` those of the checkpoint that the model has not are left out.
+    `options` are those of `fitting.fit`.
 
     Raises:
         ValueError: weights are missing, unexpected or of another shape; nothing was read yet.
     """
     groups = shared_names(model)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    located = _locate(groups, sides, weights, fewer_layers)
-    chosen = {first: found for first, names in groups.items() if (found := _first(names, located.found)) is not None}
-    missing = [first for first in groups if first not in chosen]
-    unequal = _unequal(chosen, shapes, weights)
-    if unequal and not ignore_mismatched_sizes:
-        raise ValueError(_shapes_differ(weights.place, unequal))
-    missing += list(unequal)
-    fresh, lost = new_parts(missing, groups) if may_be_new else ([], missing)
-    fresh, lost = fresh + [name for name in lost if name in unequal], [name for name in lost if name not in unequal]
-    if strict and (lost or located.unexpected):
-        raise ValueError(_does_not_fit(weights, lost, located.unexpected))
-    if not chosen:
-        raise ValueError(f"{weights.place} holds none of this model's weights; is it of another family?")
-    wanted = _type_of(dtype, weights, chosen)
-    for first, entry in chosen.items():
-        if first not in unequal:
-            tensor = unpack(entry, _number(weights, entry.name))
-            _assign(model, groups[first], _laid_out(tensor.to(wanted), is_part=entry.parts > 1))
-    initialise(model, sides, fresh + lost, wanted)
-    copied = copies_of_self_attention(fresh, shapes) if cross_attention_init == "copy" else {}
+    plan = fitting.fit(groups, shapes, sides, weights, **options)
+    wanted = _type_of(dtype, weights, plan)
+    for first, entry in plan.stored.items():
+        tensor = unpack(entry, _number(weights, entry.name))
+        _assign(model, groups[first], _laid_out(tensor.to(wanted), is_part=entry.parts > 1))
+    initialise(model, sides, plan.new, wanted)
+    copied = copies_of_self_attention(plan.new, shapes) if cross_attention_init == "copy" else {}
     copy_weights(model, copied)
-    loaded = [name for name in chosen if name not in unequal]
-    return LoadReport(weights.place, loaded, fresh + lost, list(copied), located.left_out + located.unexpected)
+    return plan.report(copied)
 
 
 def broken_ties(model: Any, sides: list[Side], weights: Weights) -> dict[str, PretrainedConfig]:
-    """Settings that tie weights of which the file holds several copies, and not the same: name -> whose setting it is.
+    """Settings that tie weights of which the file holds several, different copies: name -> whose setting it is."""
 
-    Version 5 of the reference writes such files: it keeps `tie_encoder_decoder` in the configuration and ties nothing.
-    """
-    groups = [names for names in shared_names(model).values() if len(names) > 1]
-    found = _locate({names[0]: names for names in groups}, sides, weights).found
-    broken: dict[str, PretrainedConfig] = {}
-    for names in groups:
-        for one, other in pairwise(name for name in names if name in found):
-            values = [unpack(found[name], _number(weights, found[name].name)) for name in (one, other)]
-            if values[0].dtype != values[1].dtype or not torch.equal(*values):
-                side = next(side for side in sides if other.startswith(side.ours))
-                same = one.startswith(side.ours)
-                broken["tie_word_embeddings" if same else "tie_encoder_decoder"] = side.config if same else model.config
-    return broken
+    def read(entry: Stored) -> Tensor:
+        return unpack(entry, _number(weights, entry.name))
+
+    def equal(one: Tensor, other: Tensor) -> bool:
+        return one.dtype == other.dtype and torch.equal(one, other)
+
+    return fitting.broken_ties(shared_names(model), sides, weights, model.config, read, equal)
 
 
 def initialise(
@@ -147,19 +114,8 @@ def copy_weights(model: nn.Module, copies: Mapping[str, str]) -> None:
 
 
 def saved(model: nn.Module, sides: list[Side]) -> tuple[dict[str, int], dict[str, Stored]]:
-    """The sizes in bytes of the tensors a checkpoint of this model holds, and where each parameter lies in them.
-
-    What both sides share is written as the decoder's: the reference (version 4) ties the encoder to the decoder.
-    """
-    once = [
-        next((name for side in sides[::-1] for name in names if name.startswith(side.ours)), names[0])
-        for names in shared_names(model).values()
-    ]
-    entries: dict[str, Stored] = {name: Stored(name) for name in once if name.startswith(PROJECTION)}
-    for side in sides:
-        own = [name[len(side.ours) :] for name in once if name.startswith(side.ours) and name not in entries]
-        written = written_as(own, side.config, side.spec, side.theirs, alone=not side.ours)
-        entries.update({side.ours + name: entry for name, entry in written.items()})
+    """The sizes in bytes of the tensors a checkpoint of this model holds, and where each parameter lies in them."""
+    entries = fitting.written(shared_names(model), sides)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     sizes: dict[str, int] = {}
     for name, entry in entries.items():
@@ -183,43 +139,9 @@ def write_tensors(model: nn.Module, entries: Mapping[str, Stored], keys: list[st
         save_file(tensors, path, metadata={"format": "pt"})
 
 
-def _locate(
-    groups: Mapping[str, list[str]], sides: list[Side], weights: Weights, fewer_layers: bool = False
-) -> Located:
-    names = [name for group in groups.values() for name in group]
-    result = Located(
-        found={name: Stored(name) for name in names if name.startswith(PROJECTION) and name in weights.files}
-    )
-    accounted = {entry.name for entry in result.found.values()}
-    for side in sides:
-        own = [
-            name[len(side.ours) :] for name in names if name.startswith(side.ours) and not name.startswith(PROJECTION)
-        ]
-        part = locate(own, weights.files, side.config, side.spec, side.theirs, fewer_layers)
-        result.found.update({side.ours + name: entry for name, entry in part.found.items()})
-        result.left_out += part.left_out
-        result.unexpected += part.unexpected
-        accounted.update(key for key in weights.files if key.startswith(side.theirs))
-    if len(sides) > 1:  # a file of both sides: nothing may stand beside them
-        result.unexpected += [key for key in weights.files if key not in accounted]
-    return result
-
-
-def _first(names: list[str], found: Mapping[str, Stored]) -> Stored | None:
-    return next((found[name] for name in names if name in found), None)
-
-
-def _unequal(
-    chosen: Mapping[str, Stored], shapes: Mapping[str, Shape], weights: Weights
-) -> dict[str, tuple[Shape, Shape]]:
-    given = weights.shapes
-    pairs = {name: (given[entry.name], stored_shape(entry, shapes[name])) for name, entry in chosen.items()}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-
-
-def _type_of(dtype: torch.dtype | str | None, weights: Weights, chosen: Mapping[str, Stored]) -> torch.dtype:
+def _type_of(dtype: torch.dtype | str | None, weights: Weights, plan: Fit) -> torch.dtype:
     if dtype == "auto":
-        return _number(weights, next(iter(chosen.values())).name).dtype
+        return _number(weights, next(iter(plan.stored.values())).name).dtype
     return as_dtype(dtype)
 
 
@@ -278,25 +200,3 @@ def _assign(model: nn.Module, names: list[str], tensor: Tensor) -> None:
         module = model.get_submodule(path)
         parameter.requires_grad_(getattr(module, leaf).requires_grad)
         setattr(module, leaf, parameter)
-
-
-def _shapes_differ(place: str, unequal: Mapping[str, tuple[Shape, Shape]]) -> str:
-    lines = [f"  {name}: {given} in the file, {wanted} by the config" for name, (given, wanted) in unequal.items()]
-    return (
-        f"{place} does not fit its config.json, {len(unequal)} weights have another shape:\n"
-        + "\n".join(lines[:8] + ["  ..."] * (len(lines) > 8))
-        + "\nMend config.json, or pass ignore_mismatched_sizes=True to make these weights anew"
-    )
-
-
-def _does_not_fit(weights: Weights, lost: list[str], unexpected: list[str]) -> str:
-    def listed(names: list[str]) -> str:
-        return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-
-    parts = [f"{len(lost)} weights are missing: {listed(lost)}"] if lost else []
-    parts += [f"{len(unexpected)} weights are not known to this model: {listed(unexpected)}"] if unexpected else []
-    if lost and weights.unlisted:
-        parts += [f"its shards hold {len(weights.unlisted)} more that it does not name: {listed(weights.unlisted)}"]
-    return (
-        f"{weights.place}: " + "; ".join(parts) + ". Check that config.json is this checkpoint's, or pass strict=False"
-    )

@@ -5,6 +5,8 @@ Shapes: b batch, t target length, v vocabulary.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,6 +14,7 @@ from torch import Tensor
 from warmstart.torch.masks import eager
 
 IGNORED = -100
+ROWS = 32  # of logits at a time, where there is no backward pass
 
 
 def shift_labels(labels: Tensor, pad_token_id: int | None, decoder_start_token_id: int | None) -> Tensor:
@@ -93,13 +96,15 @@ def cross_entropy(
         )
     check_labels(labels, logits.shape[-1])
     logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-    reduction = "mean" if num_items_in_batch is None else "sum"
     labels = labels.to(logits.device).reshape(-1)
     flat = logits.reshape(-1, logits.shape[-1])
-    loss = F.cross_entropy(flat, labels, ignore_index=IGNORED, reduction=reduction, label_smoothing=label_smoothing)
-    if num_items_in_batch is None:
-        return loss
-    return loss / (num_items_in_batch.to(loss.device) if isinstance(num_items_in_batch, Tensor) else num_items_in_batch)
+    summed = partial(F.cross_entropy, ignore_index=IGNORED, reduction="sum", label_smoothing=label_smoothing)
+    if torch.is_grad_enabled() or not eager(flat):
+        total = summed(flat, labels)
+    else:  # nothing is kept for a backward pass: as many rows at a time as stay in the caches
+        total = torch.stack([summed(x, y) for x, y in zip(flat.split(ROWS), labels.split(ROWS), strict=True)]).sum()
+    count = (labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
+    return total / (count.to(total.device) if isinstance(count, Tensor) else count)
 
 
 def check_labels(labels: Tensor, vocabulary: int) -> None:

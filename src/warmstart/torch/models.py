@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from warmstart.config import PretrainedConfig
 from warmstart.families import family_of
+from warmstart.fitting import Side
 from warmstart.outputs import (
     BaseModelOutputWithPastAndCrossAttentions,
     CausalLMOutputWithCrossAttentions,
@@ -23,7 +24,6 @@ from warmstart.torch import surgery
 from warmstart.torch.cache import KeyValueCache
 from warmstart.torch.generation import compute_transition_scores, generate
 from warmstart.torch.layers import Head
-from warmstart.torch.loading import Side
 from warmstart.torch.loss import cross_entropy
 from warmstart.torch.masks import eager
 from warmstart.torch.stack import Stack, States

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,14 +10,20 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from warmstart.checkpoint.configuration import (
+    asks_for_fewer_layers,
+    read_configuration,
+    replaced,
+    tokenizer_files,
+    written_configuration,
+)
 from warmstart.checkpoint.readers import folder_of, open_weights
 from warmstart.checkpoint.writer import OLD_WEIGHTS, TARGET_TOKENIZER, weight_files
-from warmstart.config import SHARED, TOKEN_IDS, PretrainedConfig
-from warmstart.families import family_of
-from warmstart.families.auto import AutoConfig
-from warmstart.folder import Content, write_folder
+from warmstart.config import PretrainedConfig
+from warmstart.fitting import Side
+from warmstart.folder import write_folder
 from warmstart.generation_config import GenerationConfig
-from warmstart.hub import find_file, hub_options, upload_folder
+from warmstart.hub import hub_options, upload_folder
 from warmstart.torch import loading
 from warmstart.torch.unfilled import unfilled
 from warmstart.warm_start import LoadReport
@@ -44,7 +49,7 @@ class PreTrainedModel(nn.Module):
 
     # What a model is made of ------------------------------------------------------------------------------------
 
-    def sides(self) -> list[loading.Side]:
+    def sides(self) -> list[Side]:
         """The stacks of this model, as files know them."""
         raise NotImplementedError
 
@@ -153,7 +158,7 @@ class PreTrainedModel(nn.Module):
         """A model with random weights; keywords replace fields of a copy of the configuration."""
         if not isinstance(config, PretrainedConfig):
             raise TypeError(f"{cls.__name__}.from_config needs a configuration, not a {type(config).__name__}")
-        config = _replaced(config, kwargs)
+        config = replaced(config, kwargs)
         if kwargs:
             raise TypeError(f"{cls.__name__}.from_config got unknown arguments {sorted(kwargs)}")
         return cls(config)
@@ -180,7 +185,7 @@ class PreTrainedModel(nn.Module):
             ValueError: weights are missing, unknown, or of another shape than the configuration says.
             TypeError: an argument is not known.
         """
-        source, pretrained_model_name_or_path = pretrained_model_name_or_path, folder_of(pretrained_model_name_or_path)
+        place, source = folder_of(pretrained_model_name_or_path), pretrained_model_name_or_path
         hub = hub_options(kwargs)
         for name in _ALWAYS:
             kwargs.pop(name, None)
@@ -193,10 +198,10 @@ class PreTrainedModel(nn.Module):
         from_tf = bool(kwargs.pop("from_tf", False))
         asked = set(kwargs)
         given = isinstance(kwargs.get("config"), PretrainedConfig)
-        config, prefix = cls._configuration(pretrained_model_name_or_path, hub, kwargs)
-        options["fewer_layers"] = bool(given or asked) and _asks_for_fewer_layers(
-            config, pretrained_model_name_or_path, hub
+        config, prefix = read_configuration(
+            place, hub, kwargs, cls.part_of, getattr(cls, "config_class", None), f"{cls.__name__}.from_pretrained"
         )
+        options["fewer_layers"] = bool(given or asked) and asks_for_fewer_layers(config, place, hub)
         weights = open_weights(source, from_tf=from_tf, **files, **hub)
         model, sides = cls._unfilled(config, prefix)
         broken = loading.broken_ties(model, sides, weights)
@@ -204,7 +209,7 @@ class PreTrainedModel(nn.Module):
             for setting, whose in broken.items():
                 setattr(whose, setting, False)
             warnings.warn(
-                f"{pretrained_model_name_or_path}: config.json ties weights ({', '.join(broken)}) of which the file "
+                f"{place}: config.json ties weights ({', '.join(broken)}) of which the file "
                 "holds copies that differ; they are loaded as they are, untied, and the configuration now says so",
                 stacklevel=2,
             )
@@ -218,58 +223,16 @@ class PreTrainedModel(nn.Module):
         return (model.eval(), info) if wants_info else model.eval()
 
     @classmethod
-    def _unfilled(cls, config: PretrainedConfig, prefix: str) -> tuple[Any, list[loading.Side]]:
+    def _unfilled(cls, config: PretrainedConfig, prefix: str) -> tuple[Any, list[Side]]:
         """The model without memory, and its stacks as they are called in the file."""
         with unfilled():
             model = cls(config)
-        return model, [loading.Side(side.ours, prefix + side.theirs, side.config, side.spec) for side in model.sides()]
+        return model, [Side(side.ours, prefix + side.theirs, side.config, side.spec) for side in model.sides()]
 
     @classmethod
     def may_be_new(cls) -> bool:
         """Whether a checkpoint may lack a part that this class then makes: a head, cross-attention."""
         return True
-
-    @classmethod
-    def _configuration(
-        cls, place: str | Path, hub: dict[str, Any], kwargs: dict[str, Any]
-    ) -> tuple[PretrainedConfig, str]:
-        """The configuration to load by: given, or the folder's, with its generation settings and the user's fields."""
-        given = kwargs.pop("config", None)
-        has_settings = find_file(place, "generation_config.json", required=False, **hub) is not None
-        settings = GenerationConfig.from_pretrained(place, **hub) if has_settings else GenerationConfig()
-        if isinstance(given, PretrainedConfig):
-            # The file still says whether its weights are one side of a whole.
-            found = given
-            if find_file(place, "config.json", required=False, **hub) is not None:
-                said = PretrainedConfig.get_config_dict(place, **hub)[0].get("model_type", given.model_type)
-                found = given if said == given.model_type else AutoConfig.from_pretrained(place, **hub)
-            prefix = cls.part_of(found)[1]
-            config = copy.deepcopy(cls.part_of(given)[0])
-            config.merge_settings(settings, only_unset=True)
-        else:
-            whole = cls._read_config(given if given is not None else place, hub)
-            whole.merge_settings(settings)
-            config, prefix = cls.part_of(whole)
-        config = _replaced(config, kwargs)
-        if config.has("quantization_config") and config.quantization_config:
-            raise ValueError(
-                f"{place}: config.json has a quantization_config; quantised weights are not read here, use the "
-                "checkpoint that they were made from"
-            )
-        if kwargs:
-            raise TypeError(
-                f"{cls.__name__}.from_pretrained got unknown arguments {sorted(kwargs)}: they are neither options of "
-                f"loading nor fields of {type(config).__name__}"
-            )
-        return config, prefix
-
-    @classmethod
-    def _read_config(cls, place: str | Path, hub: dict[str, Any]) -> PretrainedConfig:
-        """The configuration in a folder; the first files have no `model_type`, and then a family's class knows it."""
-        own: type[PretrainedConfig] | None = getattr(cls, "config_class", None)
-        if own is not None and "model_type" not in PretrainedConfig.get_config_dict(place, **hub)[0]:
-            return own.from_pretrained(place, **hub)
-        return AutoConfig.from_pretrained(place, **hub)
 
     def save_pretrained(
         self,
@@ -302,14 +265,12 @@ class PreTrainedModel(nn.Module):
             return
         sizes, entries = loading.saved(self, self.sides())
         suffix = "safetensors" if safe_serialization else "bin"
-        files: dict[str, Content] = {"config.json": self._config_json().encode()}
-        if self.can_generate():
-            settings = GenerationConfig(**self.generation_config.explicit())
-            files["generation_config.json"] = settings.to_json_string().encode()
+        dtype = str(self.dtype).removeprefix("torch.")
+        files = written_configuration(self.config, self.architecture(), dtype, self.can_generate())
         files |= weight_files(
             sizes, lambda keys, path: loading.write_tensors(self, entries, keys, path), max_shard_size, suffix
         )
-        source, target = _tokenizer_files(encoder_tokenizer), _tokenizer_files(decoder_tokenizer)
+        source, target = tokenizer_files(encoder_tokenizer), tokenizer_files(decoder_tokenizer)
         files |= source or target
         if source and target and source != target:
             files |= {f"{TARGET_TOKENIZER}/{name}": content for name, content in target.items()}
@@ -318,16 +279,6 @@ class PreTrainedModel(nn.Module):
         if push_to_hub:
             repo_id = kwargs.pop("repo_id", None) or Path(save_directory).name
             upload_folder(save_directory, repo_id, only=files, **kwargs)
-
-    def _config_json(self) -> str:
-        """The configuration as text; settings of `generate` have a file of their own, as the reference wants."""
-        config = copy.deepcopy(self.config)
-        config.architectures = [self.architecture()]
-        config.dtype = self.dtype
-        if self.can_generate():
-            for name in SHARED.difference(TOKEN_IDS, config.defaults):
-                config.generation_config.__dict__.pop(name, None)
-        return config.to_json_string()
 
     def architecture(self) -> str:
         """The reference's class name for this model."""
@@ -343,45 +294,9 @@ class PreTrainedModel(nn.Module):
             return upload_folder(folder, repo_id, **kwargs)
 
 
-def _replaced(config: PretrainedConfig, kwargs: dict[str, Any]) -> PretrainedConfig:
-    """A copy of a configuration with those keywords that are its fields; they are taken out of `kwargs`."""
-    config = copy.deepcopy(config)
-    for name in [name for name in kwargs if config.has(name)]:
-        setattr(config, name, kwargs.pop(name))
-    return config
-
-
-def _asks_for_fewer_layers(config: PretrainedConfig, place: str | Path, hub: dict[str, Any]) -> bool:
-    """Whether a configuration has fewer layers than the folder's own: then its user wants the first ones alone."""
-    if find_file(place, "config.json", required=False, **hub) is None:
-        return False
-    values = PretrainedConfig.get_config_dict(place, **hub)[0]
-    if values.get("model_type") != config.model_type:
-        return False
-    stored = type(config).from_dict(values)
-    return any(wanted < held for wanted, held in zip(_layers(config), _layers(stored), strict=True))
-
-
-def _layers(config: PretrainedConfig) -> list[int]:
-    """How many layers each stack has that a configuration describes."""
-    parts = [config.encoder, config.decoder] if config.model_type == "encoder-decoder" else [config]
-    return [family_of(part).spec(part, headed).layers for part in parts for headed in (False, True)]
-
-
 def _check_attention(name: str | None) -> None:
     if name not in (None, "eager", "sdpa"):
         raise ValueError(
             f"attn_implementation {name!r} is not known here; leave it out: torch's own attention picks the fastest "
             "kernel of the device, flash attention included"
         )
-
-
-def _tokenizer_files(tokenizer: Any) -> dict[str, Content]:
-    """What a tokenizer saves, as files of the folder that is being written."""
-    import tempfile
-
-    if tokenizer is None:
-        return {}
-    with tempfile.TemporaryDirectory() as temporary:
-        tokenizer.save_pretrained(temporary)
-        return {path.name: path.read_bytes() for path in Path(temporary).iterdir() if path.is_file()}
