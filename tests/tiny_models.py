@@ -83,6 +83,9 @@ _RELATIVES = {
         **{name: value for name, value in _BART.items() if not name.startswith("encoder_")},
         "use_learned_position_embeddings": False,
     },
+    "gemma": _LLAMA,
+    "gemma2": {**_LLAMA, "sliding_window": 4, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
+    "gemma3_text": {**_LLAMA, "sliding_window": 4, "sliding_window_pattern": 2},
 }
 RELATIVES = tuple(_RELATIVES)
 PAIRS = [("bert", "bert"), ("roberta", "gpt2"), ("gpt2", "bart"), ("bart", "llama"), ("bert-generation", "roberta")]

@@ -21,6 +21,7 @@ class RotarySpec:
     theta: float = 10000.0
     scaling: dict[str, Any] = field(default_factory=dict, hash=False)
     positions: int = 0  # the length the model was trained for, where a scaling needs it
+    interleaved: bool = False  # the pairs that turn are neighbours (GPT-J), not one number of either half
 
     def __post_init__(self) -> None:
         if not isinstance(self.kind, str) or self.kind not in _SCALINGS:
@@ -50,19 +51,28 @@ class AttentionSpec:
     dropout: float = 0.0
     scaled: bool = True  # by 1 / sqrt(head_size)
     scaled_by_layer: bool = False  # and by 1 / (layer + 1)
+    scale_size: float | None = None  # by 1 / sqrt(this) in place of head_size (Gemma 2)
+    soft_cap: float | None = None  # scores become cap * tanh(score / cap) (Gemma 2)
     head_norm: bool = False  # RMSNorm over each head of queries and keys
+    whole_norm: bool = False  # RMSNorm over all heads of the queries, and over all of the keys (OLMo 2)
+    alibi: float = 0.0  # distance lowers scores (Press et al. 2022, "ALiBi"), by slopes times this; 0 is no such thing
     rotary: RotarySpec | None = None
+    rotaries: tuple[RotarySpec | None, ...] = ()  # per layer, where they differ; () is `rotary` in every layer
     windows: tuple[int | None, ...] = ()  # per layer: how far back a token sees; () is everywhere without bound
     pruned: dict[int, tuple[int, ...]] = field(default_factory=dict, hash=False)  # layer -> heads taken out
 
     def scale(self, layer: int) -> float:
         """What the scores of this layer are multiplied by."""
-        scale = self.head_size**-0.5 if self.scaled else 1.0
+        scale = (self.scale_size or self.head_size) ** -0.5 if self.scaled else 1.0
         return scale / (layer + 1) if self.scaled_by_layer else scale
 
     def window(self, layer: int) -> int | None:
         """How many positions, itself included, a token of this layer sees backwards."""
         return self.windows[layer] if self.windows else None
+
+    def rotary_kinds(self) -> tuple[RotarySpec, ...]:
+        """The different rotary positions of the layers: none, mostly one."""
+        return tuple(dict.fromkeys(x for x in self.rotaries or (self.rotary,) if x is not None))
 
     def heads_of(self, layer: int) -> tuple[int, int]:
         """Query heads and key-value heads of a layer, after pruning."""
@@ -117,7 +127,20 @@ class NormSpec:
     kind: str = "layer"  # or "rms"
     epsilon: float = 1e-12
     before: bool = False  # before each sub-layer (pre-norm) rather than after its residual
+    output: bool = False  # on each sub-layer's output: beside the one before it (Gemma 2), else in its place (OLMo 2)
+    shared: bool = False  # self-attention and MLP, in parallel, read the same normed states (GPT-J)
+    from_one: bool = False  # the weight is what is added to 1 (Gemma)
     final: bool = False  # one more after the last layer
+
+    @property
+    def main(self) -> bool:
+        """Whether a sub-layer has a norm before it or after its residual."""
+        return self.before or not self.output
+
+    @property
+    def start(self) -> float:
+        """The value with which a new weight starts."""
+        return 0.0 if self.from_one else 1.0
 
 
 @dataclass(frozen=True)
@@ -127,6 +150,7 @@ class HeadSpec:
     transform: str | None = None  # the activation; None is no transform
     bias: bool = False
     tied: bool = True  # the output matrix is the embedding matrix
+    soft_cap: float | None = None  # logits become cap * tanh(logit / cap) (Gemma 2)
 
 
 @dataclass(frozen=True)
@@ -144,6 +168,7 @@ class StackSpec:
     cross_attention_size: int = 0  # width of what the cross-attention reads
     head: HeadSpec | None = None
     causal: bool = False
+    parallel: bool = False  # the MLP reads what self-attention reads, not what it gives (GPT-J)
     dropout: float = 0.0  # on each sub-layer's output
     layer_drop: float = 0.0  # share of layers skipped in training (Fan et al. 2019, "LayerDrop")
     initializer_range: float = 0.02  # standard deviation of new weights
@@ -194,6 +219,20 @@ def inverse_frequencies(rotary: RotarySpec) -> tuple[np.ndarray, float]:
     plain = (1.0 / np.float32(rotary.theta) ** exponents).astype(np.float32)
     frequencies, factor = _SCALINGS[rotary.kind][0](plain, rotary)
     return frequencies.astype(np.float32), factor
+
+
+def alibi_slopes(heads: int) -> np.ndarray:
+    """How much each head minds distance (heads,) in float32 (Press et al. 2022, section 3).
+
+    A geometric series for powers of two; for other counts, between it come values of the next power's.
+
+    >>> [float(x) for x in alibi_slopes(4)]
+    [0.25, 0.0625, 0.015625, 0.00390625]
+    """
+    power = 2 ** math.floor(math.log2(heads))
+    slopes = [2 ** (-8 * (index + 1) / power) for index in range(power)]
+    slopes += [2 ** (-4 * (index + 1) / power) for index in range(0, 2 * (heads - power), 2)]
+    return np.array(slopes, np.float32)
 
 
 def _default(plain: np.ndarray, rotary: RotarySpec) -> tuple[np.ndarray, float]:

@@ -18,7 +18,10 @@ from warmstart.generation_config import GenerationConfig
 
 PROJECTION = "enc_to_dec_proj"
 # What a checkpoint may lack, as a whole, when a model is made from it: (what it is called, which names are its).
-NEW_PARTS = {"cross-attention": re.compile(r"(^|\.)cross_attention(_norm)?\."), "head": re.compile(r"(^|\.)head\.")}
+NEW_PARTS = {
+    "cross-attention": re.compile(r"(^|\.)cross_attention(_output)?(_norm)?\."),
+    "head": re.compile(r"(^|\.)head\."),
+}
 SOURCES = {"random", "copy"}  # where new cross-attention starts
 
 

@@ -5,7 +5,10 @@ and k and v from the source, with the heads, biases and head norms of the self-a
 Shapes: b batch, s source length, t target length, n query heads, m key-value heads, d head size, h hidden size.
 """
 
+import copy
 import math
+import operator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,48 +19,74 @@ from transformers.modeling_outputs import Seq2SeqLMOutput
 from transformers.models.encoder_decoder.modeling_encoder_decoder import shift_tokens_right
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a family's decoder has its layers, and in them what cross-attention is made like and comes after."""
+
+    layers: str = "model.layers"
+    attention: str = "self_attn"
+    norm: str = "input_layernorm"  # before self-attention
+    output_norm: str = ""  # on what self-attention gives, before it is added to its input
+    output: str = "o_proj"
+
+
+PLACES = {
+    "gemma2": Place(output_norm="post_attention_layernorm"),
+    "gemma3_text": Place(output_norm="post_attention_layernorm"),
+}
+
+
 class CrossAttention(nn.Module):
-    def __init__(self, attention, config):
+    def __init__(self, attention, place, config):
         super().__init__()
         for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
-            like = getattr(attention, name)
+            like = getattr(attention, place.output if name == "o_proj" else name)
             self.add_module(name, nn.Linear(like.in_features, like.out_features, like.bias is not None))
         for name in ("q_norm", "k_norm"):
-            if hasattr(attention, name):
-                norm = getattr(attention, name)
-                self.add_module(name, type(norm)(norm.weight.shape[0], config.rms_norm_eps))
+            self.add_module(name, copy.deepcopy(getattr(attention, name, None)))
         self.size = attention.head_dim
+        self.scale = getattr(attention, "scaling", 1 / math.sqrt(self.size))
+        self.cap = getattr(config, "attn_logit_softcapping", None)
         self.source = self.allowed = self.weights = None
 
     def forward(self, x):
-        query, key = self._heads(self.q_proj(x), "q_norm"), self._heads(self.k_proj(self.source), "k_norm")
+        query, key = self._heads(self.q_proj(x), self.q_norm), self._heads(self.k_proj(self.source), self.k_norm)
         value = self._heads(self.v_proj(self.source))
         groups = query.shape[2] // key.shape[2]
         key, value = (torch.stack([y] * groups, 3).flatten(2, 3) for y in (key, value))
-        scores = torch.einsum("btnd,bsnd->bnts", query, key) / math.sqrt(self.size)
+        scores = torch.einsum("btnd,bsnd->bnts", query, key) * self.scale
+        scores = scores if self.cap is None else torch.tanh(scores / self.cap) * self.cap
         self.weights = scores.masked_fill(self.allowed[:, None, None] == 0, -math.inf).softmax(-1)
         return self.o_proj(torch.einsum("bnts,bsnd->btnd", self.weights, value).flatten(2))
 
     def _heads(self, x, norm=None):
         x = x.unflatten(-1, (-1, self.size))
-        return getattr(self, norm)(x) if norm is not None and hasattr(self, norm) else x
+        return x if norm is None else norm(x)
 
 
-def graft(layer, config):
-    """Give a decoder layer cross-attention: it acts on what comes out of self-attention and its residual."""
-    layer.cross_attention = CrossAttention(layer.self_attn, config)
-    layer.cross_attention_layernorm = type(layer.input_layernorm)(config.hidden_size, config.rms_norm_eps)
+def graft(layer, place, config):
+    """Give a decoder layer cross-attention: it acts on what comes out of self-attention and its residual.
+
+    In a layer whose MLP stands beside self-attention the MLP goes on reading what it read.
+    """
+    attention = operator.attrgetter(place.attention)(layer)
+    layer.cross_attention = CrossAttention(attention, place, config)
+    layer.cross_attention_layernorm = copy.deepcopy(getattr(layer, place.norm)) if place.norm else nn.Identity()
+    output_norm = getattr(layer, place.output_norm) if place.output_norm else None
+    layer.cross_attention_output_layernorm = copy.deepcopy(output_norm)
     held = {}
 
     def hold(_, arguments, keywords):
         held["x"] = arguments[0] if arguments else keywords["hidden_states"]
 
     def add(_, arguments, output):
-        x = held["x"] + output[0]
-        return output[0] + layer.cross_attention(layer.cross_attention_layernorm(x)), *output[1:]
+        own, rest = (output[0], output[1:]) if isinstance(output, tuple) else (output, None)
+        y = layer.cross_attention(layer.cross_attention_layernorm(held["x"] + own))
+        y = own + (y if output_norm is None else layer.cross_attention_output_layernorm(y))
+        return y if rest is None else (y, *rest)
 
     layer.register_forward_pre_hook(hold, with_kwargs=True)
-    layer.self_attn.register_forward_hook(add)
+    (attention if output_norm is None else output_norm).register_forward_hook(add)
 
 
 class GraftedEncoderDecoder(nn.Module):
@@ -70,8 +99,10 @@ class GraftedEncoderDecoder(nn.Module):
         widths = self.config.encoder.hidden_size, self.config.decoder.hidden_size
         if widths[0] != widths[1]:
             self.enc_to_dec_proj = nn.Linear(*widths)
-        for layer in decoder.model.layers:
-            graft(layer, decoder.config)
+        place = PLACES.get(decoder.config.model_type, Place())
+        self.layers = [*operator.attrgetter(place.layers)(decoder)]
+        for layer in self.layers:
+            graft(layer, place, decoder.config)
 
     def forward(self, input_ids, attention_mask, labels=None, decoder_input_ids=None, **want):
         decoder_mask = None
@@ -81,7 +112,7 @@ class GraftedEncoderDecoder(nn.Module):
         encoded = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **want)
         source = encoded.last_hidden_state
         source = self.enc_to_dec_proj(source) if hasattr(self, "enc_to_dec_proj") else source
-        added = [layer.cross_attention for layer in self.decoder.model.layers]
+        added = [layer.cross_attention for layer in self.layers]
         for attention in added:
             attention.source, attention.allowed = source, attention_mask
         decoded = self.decoder(input_ids=decoder_input_ids, attention_mask=decoder_mask, **want)

@@ -8,7 +8,7 @@ import torch
 
 from parity.compare import assert_close
 from parity.tiny import (
-    ROTARY,
+    ADDED,
     TINY,
     call,
     pair_batch,
@@ -105,7 +105,7 @@ def test_it_trains(encoder, decoder, start, only_new):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", ROTARY)
+@pytest.mark.parametrize("family", ADDED)
 def test_projected_source(family, encoder, tmp_path):
     """A wider decoder reads the source through `enc_to_dec_proj`; its cross-attention is copied all the same."""
     wide = saved(randomise(reference_causal(family, width=24)), tmp_path)

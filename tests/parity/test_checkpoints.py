@@ -9,9 +9,9 @@ import transformers
 
 from parity.compare import assert_close, assert_same_gradients, assert_same_outputs, assert_same_tensors, tensors
 from parity.tiny import (
+    ADDED,
     EVERYTHING,
     NEWEST,
-    ROTARY,
     START,
     call,
     configuration,
@@ -60,7 +60,7 @@ def test_types(theirs, dtype, tmp_path):
     assert_same_outputs(call(widened, **batch), wanted, ("logits", "loss"))
     rounded = {"float32": 1e-5, "bfloat16": 0.3, "float16": 0.03}[dtype]  # steps of the type, through the whole model
     assert_close(call(kept, **batch).logits.float(), wanted.logits, "logits", rounded)
-    if theirs.config.decoder.model_type in ROTARY:
+    if theirs.config.decoder.model_type in ADDED:
         return
     third = saved(opened_there(second, dtype="auto"), tmp_path / "3")
     fourth = saved(EncoderDecoderModel.from_pretrained(third, dtype="auto"), tmp_path / "4")

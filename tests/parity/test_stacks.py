@@ -1,5 +1,7 @@
 """A stack alone equals the reference: states of every family, masked language models, causal models as encoders."""
 
+import json
+
 import pytest
 import torch
 import transformers
@@ -37,6 +39,9 @@ CAUSAL = {
     "mistral": ("mistral", {}),
     "qwen2": ("qwen2", {}),
     "qwen3": ("qwen3", {}),
+    "gemma": ("gemma", {}),
+    "gemma2": ("gemma2", {}),
+    "gemma3_text": ("gemma3_text", {}),
     "qwen3-mixed": (
         "qwen3",
         {"use_sliding_window": True, "sliding_window": 3, "layer_types": ["full_attention", "sliding_attention"]},
@@ -94,7 +99,8 @@ def test_masked_language_model(family, tmp_path):
 def causal(request, tmp_path):
     """The reference's causal stack, its folder, and the folder of a decoder."""
     family, options = request.param
-    theirs = reference_stack(family, "eager" if family == "xglm" else "sdpa", **options)  # XGLM has no other
+    # XGLM has no other attention, and the other caps no score
+    theirs = reference_stack(family, "eager" if family in ("xglm", "gemma2") else "sdpa", **options)
     return theirs, saved(theirs, tmp_path / "encoder"), saved(reference_stack("bert"), tmp_path / "decoder")
 
 
@@ -157,6 +163,19 @@ def test_direction_is_kept(causal, tmp_path):
             before, after = (model.encode(x).last_hidden_state[:, 0] for x in (ids, later))
             assert torch.allclose(before, after, atol=1e-6) == one_way
             assert not torch.allclose(before, after, atol=1e-3) or one_way
+
+
+@torch.no_grad()
+def test_gemma_that_was_trained_to_read_both_ways(tmp_path):
+    """As EmbeddingGemma: its window counts both sides. The reference writes the half that it computes with."""
+    theirs = reference_stack("gemma3_text", use_bidirectional_attention=True, sliding_window=5)
+    folder = saved(theirs, tmp_path)
+    fields = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(fields | {"sliding_window": 5}))
+    ids, mask = source_batch(theirs.config.pad_token_id)
+    found = AutoModel.from_pretrained(folder)(ids, mask).last_hidden_state
+    wanted = call(theirs, input_ids=ids, attention_mask=mask).last_hidden_state
+    assert_close(found[mask > 0], wanted[mask > 0], "last_hidden_state")
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)

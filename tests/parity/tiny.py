@@ -17,6 +17,7 @@ import transformers
 
 import warmstart
 from parity.graft import GraftedEncoderDecoder
+from warmstart.families import family
 
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -71,6 +72,8 @@ _LLAMA = {
     "rms_norm_eps": 1e-5,
 }
 _PEGASUS = {**_BART, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 0}
+_CAPPED = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0, "query_pre_attn_scalar": 5}
+_MIXED = {"layer_types": ["sliding_attention", "full_attention"], "rope_theta": 100.0, "rope_local_base_freq": 10.0}
 TINY = {
     "bert": {**_BERT, "pad_token_id": 3},
     "roberta": _BERT,
@@ -102,10 +105,14 @@ TINY = {
     "mistral": {**_LLAMA, "sliding_window": 4, "tie_word_embeddings": False},
     "qwen2": {**_LLAMA, "bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": True},
     "qwen3": {**_LLAMA, "bos_token_id": 1, "eos_token_id": 2, "head_dim": 8, "tie_word_embeddings": True},
+    "gemma": {**_LLAMA, "num_key_value_heads": 1, "head_dim": 6},
+    "gemma2": {**_LLAMA, **_CAPPED, "head_dim": 8, "sliding_window": 4},
+    "gemma3_text": {**_LLAMA, "head_dim": 8, "sliding_window": 4, "query_pre_attn_scalar": 12, **_MIXED},
 }
-ROTARY = ("llama", "mistral", "qwen2", "qwen3")  # no cross-attention of their own
-CROSS = tuple(name for name in TINY if name not in ROTARY)
-GRID = ("bert", "roberta", "xlm-roberta", "camembert", "bert-generation", "gpt2", "bart", *ROTARY)  # each with each
+ADDED = tuple(name for name in TINY if family(name).adds_cross_attention)  # no cross-attention of their own
+CROSS = tuple(name for name in TINY if name not in ADDED)
+GRID = ("bert", "roberta", "xlm-roberta", "camembert", "bert-generation", "gpt2", "bart")
+GRID += ("llama", "mistral", "qwen2", "qwen3")  # each with each
 SINUSOIDAL = ("pegasus", "marian")  # positions that the reference computes, and writes all the same
 # Halves of a whole: the reference's stack is its encoder.
 HALVES = ("bart", "mbart", "plbart", "mvp", "blenderbot", "blenderbot-small", "pegasus", "bigbird_pegasus", "marian")
@@ -177,10 +184,10 @@ def reference_pair(encoder, decoder, encoder_options=None, decoder_options=None)
     """The reference's encoder-decoder; where it has none, its decoder with cross-attention grafted on."""
     sides = {
         "encoder": reference_encoder(encoder, **(encoder_options or {})),
-        "decoder": reference_causal(decoder, decoder not in ROTARY, **(decoder_options or {})),
+        "decoder": reference_causal(decoder, decoder not in ADDED, **(decoder_options or {})),
     }
     torch.manual_seed(0)  # a projection is new
-    model = GraftedEncoderDecoder(**sides) if decoder in ROTARY else transformers.EncoderDecoderModel(**sides)
+    model = GraftedEncoderDecoder(**sides) if decoder in ADDED else transformers.EncoderDecoderModel(**sides)
     pad = model.config.decoder.pad_token_id
     model.config.decoder_start_token_id, model.config.pad_token_id = START, 2 if pad is None else pad
     return randomise(model)

@@ -32,9 +32,10 @@ _COUNTS = {
 _OPTIONAL = ("sliding_window", "n_inner", "head_dim")
 _HEADS = ("num_attention_heads", "encoder_attention_heads", "decoder_attention_heads")
 _SHARES = ("dropout", "dropout_prob", "pdrop", "layerdrop")  # how the names of probabilities end
-_POSITIVE = ("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps", "rope_theta")
+_POSITIVE = ("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps", "rope_theta", "rope_local_base_freq")
+_POSITIVE_OR_NONE = ("query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping")
 _NOT_NEGATIVE = ("initializer_range", "init_std", "type_vocab_size")
-_ACTIVATIONS = ("hidden_act", "activation_function")
+_ACTIVATIONS = ("hidden_act", "activation_function", "hidden_activation")
 _LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
@@ -57,11 +58,12 @@ def check(config: PretrainedConfig) -> None:
         value = getattr(config, name)
         if name.endswith(_SHARES) and value is not None and not (_is_number(value) and 0 <= value <= 1):
             _refuse(config, name, ": it must be a number from 0 to 1")
-        if name in _POSITIVE and not (_is_number(value) and value > 0):
+        needed = name in _POSITIVE or (name in _POSITIVE_OR_NONE and value is not None)
+        if needed and not (_is_number(value) and value > 0):
             _refuse(config, name, ": it must be a number above 0")
         if name in _NOT_NEGATIVE and not (_is_number(value) and value >= 0):
             _refuse(config, name, ": it must be a number, 0 or more")
-        if name in _ACTIVATIONS and not (isinstance(value, str) and value in ACTIVATIONS):
+        if name in _ACTIVATIONS and value is not None and not (isinstance(value, str) and value in ACTIVATIONS):
             _refuse(config, name, f" is not supported; use one of {', '.join(sorted(ACTIVATIONS))}")
     _check_heads(config)
     _check_padding(config)

@@ -180,13 +180,15 @@ def head_size(config: PretrainedConfig) -> int:
     return config.hidden_size // config.num_attention_heads
 
 
-def _rotary(config: PretrainedConfig) -> RotarySpec:
+def rotary_of(config: PretrainedConfig) -> RotarySpec:
+    """The rotary positions of a configuration."""
     scaling = getattr(config, "rope_scaling", None) or {}
     size = int(head_size(config) * scaling.get("partial_rotary_factor", 1.0))
     return RotarySpec(size, config.rope_theta, scaling, config.max_position_embeddings)
 
 
-def _windows(config: PretrainedConfig) -> tuple[int | None, ...]:
+def windows_of(config: PretrainedConfig) -> tuple[int | None, ...]:
+    """How far each layer sees back, by `sliding_window` and `layer_types`."""
     window = getattr(config, "sliding_window", None)
     if window is None:
         return ()
@@ -199,6 +201,7 @@ def llama_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
     check(config)
     pad = config.pad_token_id
     bias = config.model_type == "qwen2" or getattr(config, "attention_bias", False)
+    activation = getattr(config, "hidden_act", None) or config.hidden_activation
     attention = AttentionSpec(
         heads=config.num_attention_heads,
         key_value_heads=config.num_key_value_heads,
@@ -206,9 +209,9 @@ def llama_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
         bias=bias,
         output_bias=getattr(config, "attention_bias", False),
         dropout=config.attention_dropout,
-        head_norm=config.model_type == "qwen3",
-        rotary=_rotary(config),
-        windows=_windows(config),
+        head_norm=config.model_type in ("qwen3", "gemma3_text"),
+        rotary=rotary_of(config),
+        windows=windows_of(config),
         pruned=config.pruned_heads,
     )
     return StackSpec(
@@ -219,7 +222,7 @@ def llama_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
         attention=attention,
         cross_attention=replace(attention, rotary=None, windows=()) if config.add_cross_attention else None,
         cross_attention_size=config.cross_attention_hidden_size or config.hidden_size,
-        mlp=MLPSpec(config.intermediate_size, config.hidden_act, gated=True, bias=getattr(config, "mlp_bias", False)),
+        mlp=MLPSpec(config.intermediate_size, activation, gated=True, bias=getattr(config, "mlp_bias", False)),
         norm=NormSpec("rms", config.rms_norm_eps, before=True, final=True),
         head=HeadSpec(tied=config.tie_word_embeddings) if headed else None,
         causal=config.is_decoder or config.is_causal is not False,
@@ -248,24 +251,28 @@ LLAMA_NAMES: dict[str, str | Stored] = {
 }
 
 
-def _family(config: type[PretrainedConfig], name: str) -> Family:
+def llama_like(config: type[PretrainedConfig], name: str, **more: Any) -> Family:
+    """The entry of a family whose classes and files are named as Llama's; `more` is what differs."""
     return Family(
-        model_type=config.model_type,
-        config=config,
-        spec=llama_spec,
-        names=LLAMA_NAMES,
-        head_prefix="model.",
-        architectures={"base": f"{name}Model", "causal": f"{name}ForCausalLM"},
-        prefixes=("", "model."),
-        left_out=(r"rotary_emb\.inv_freq$", r"^(score|classifier|qa_outputs)\."),
-        causal=True,
-        adds_cross_attention=True,
+        **{
+            "model_type": config.model_type,
+            "config": config,
+            "spec": llama_spec,
+            "names": LLAMA_NAMES,
+            "head_prefix": "model.",
+            "architectures": {"base": f"{name}Model", "causal": f"{name}ForCausalLM"},
+            "prefixes": ("", "model."),
+            "left_out": (r"rotary_emb\.inv_freq$", r"^(score|classifier|qa_outputs)\."),
+            "causal": True,
+            "adds_cross_attention": True,
+            **more,
+        }
     )
 
 
 FAMILIES = {
-    "llama": _family(LlamaConfig, "Llama"),
-    "mistral": _family(MistralConfig, "Mistral"),
-    "qwen2": _family(Qwen2Config, "Qwen2"),
-    "qwen3": _family(Qwen3Config, "Qwen3"),
+    "llama": llama_like(LlamaConfig, "Llama"),
+    "mistral": llama_like(MistralConfig, "Mistral"),
+    "qwen2": llama_like(Qwen2Config, "Qwen2"),
+    "qwen3": llama_like(Qwen3Config, "Qwen3"),
 }

@@ -48,11 +48,30 @@ class RMSNorm(nn.Module):
         return jnp.asarray(scale, self.dtype) * y.astype(self.dtype)
 
 
+class RMSNormFromOne(nn.Module):
+    """A root mean square norm whose weight is what is added to 1 (Gemma)."""
+
+    epsilon: float
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        scale = self.param("scale", nn.initializers.zeros, (x.shape[-1],))
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.epsilon)
+        return (y * (1 + scale.astype(jnp.float32))).astype(self.dtype)
+
+
 def make_norm(spec: NormSpec, dtype: Any) -> Any:
     """The norm that a spec asks for, over the last axis."""
     if spec.kind == "rms":
-        return RMSNorm(spec.epsilon, dtype)
+        return make_rms_norm(spec, dtype)
     return nn.LayerNorm(spec.epsilon, dtype=dtype, use_fast_variance=False)
+
+
+def make_rms_norm(spec: NormSpec, dtype: Any) -> Any:
+    """A root mean square norm, of the form that the stack's norms have."""
+    return (RMSNormFromOne if spec.from_one else RMSNorm)(spec.epsilon, dtype)
 
 
 class Linear(nn.Module):
@@ -94,6 +113,16 @@ def rotate(x: Array, rotation: Pair) -> Array:
     return jnp.concatenate((turned, x[..., size:]), -1) if size < x.shape[-1] else turned
 
 
+def rotate_neighbours(x: Array, rotation: Pair) -> Array:
+    """As `rotate`, where neighbours turn together: numbers 0 and 1, 2 and 3, and so on."""
+    cosine, sine = rotation
+    size = cosine.shape[-1]
+    turned = x[..., :size]
+    crossed = jnp.stack((-turned[..., 1::2], turned[..., ::2]), -1).reshape(turned.shape)
+    turned = turned * cosine + crossed * sine
+    return jnp.concatenate((turned, x[..., size:]), -1) if size < x.shape[-1] else turned
+
+
 def attend(
     query: Array,
     key: Array,
@@ -102,10 +131,13 @@ def attend(
     scale: float,
     dropout: float = 0.0,
     rng: Array | None = None,
+    soft_cap: float | None = None,
+    bias: Array | None = None,
 ) -> tuple[Array, Array]:
     """Attention of queries (r, n, t, d) over keys and values (b, m, s, d); heads n may share m, and rows r share b.
 
-    `allowed` (r, b or 1, 1, t or 1, s) is True where a query may see. Gives (r, t, n * d) and the weights (r, n, t, s).
+    `allowed` (r, b or 1, 1, t or 1, s) is True where a query may see; `bias` (1, n, t, s) is added to scores. Gives
+    (r, t, n * d) and the weights (r, n, t, s).
     """
     rows, heads, length, size = query.shape
     sources, shared_heads, keys, _ = key.shape
@@ -114,7 +146,10 @@ def attend(
     split = (sources, beams, shared_heads, group, length)
     query = query.reshape(*split, size).transpose(0, 2, 3, 1, 4, 5).reshape(sources, shared_heads, -1, size)
     scores = jnp.einsum("bmqd,bmsd->bmqs", query, key) * scale
+    scores = scores if soft_cap is None else capped(scores, soft_cap)
     scores = scores.reshape(sources, shared_heads, group, beams, length, keys)
+    if bias is not None:
+        scores = scores + bias.reshape(-1, shared_heads, group, 1, *bias.shape[2:])
     if allowed is not None:
         allowed = allowed.reshape(
             -1 if allowed.shape[0] != rows else sources, 1, 1, max(allowed.shape[0] // sources, 1), *allowed.shape[2:]
@@ -128,6 +163,11 @@ def attend(
     out = out.reshape(sources, shared_heads, group, beams, length, size).transpose(0, 3, 4, 1, 2, 5)
     weights = weights.transpose(0, 3, 1, 2, 4, 5).reshape(rows, heads, length, keys)
     return out.reshape(rows, length, heads * size), weights
+
+
+def capped(x: Array, cap: float) -> Array:
+    """Numbers between -cap and cap: a soft cap (Gemma 2, section 2)."""
+    return jnp.tanh(x / cap) * cap
 
 
 class Attention(nn.Module):
@@ -153,8 +193,11 @@ class Attention(nn.Module):
             use_bias=spec.output_bias,
             kernel_init=normal(stack.initial_deviation("attention.output.weight")),
         )
-        self.query_norm = RMSNorm(stack.norm.epsilon, self.dtype) if spec.head_norm else None
-        self.key_norm = RMSNorm(stack.norm.epsilon, self.dtype) if spec.head_norm else None
+        has_norm = spec.head_norm or spec.whole_norm
+        self.query_norm = make_rms_norm(stack.norm, self.dtype) if has_norm else None
+        self.key_norm = make_rms_norm(stack.norm, self.dtype) if has_norm else None
+        kinds = spec.rotary_kinds()
+        self.rotate = rotate_neighbours if kinds and kinds[0].interleaved else rotate
 
     def __call__(
         self,
@@ -165,23 +208,26 @@ class Attention(nn.Module):
         cache: LayerCache | None = None,
         length: Array | None = None,
         train: bool = False,
+        bias: Array | None = None,
     ) -> tuple[Array, Array, LayerCache | None]:
         """(r, t, h) to (r, t, h), the weights, and the cache, which held `length` tokens, with what is new in it."""
         query = self._heads(self.query(x), self.query_norm)
         if rotation is not None:
-            query = rotate(query, rotation)
+            query = self.rotate(query, rotation)
         if self.is_cross:
             key, value = self.source_pair(source) if cache is None or cache.source is None else cache.source
         else:
             key, value = self._heads(self.key(x), self.key_norm), self._heads(self.value(x), None)
             if rotation is not None:
-                key = rotate(key, rotation)
+                key = self.rotate(key, rotation)
             if cache is not None:
                 assert length is not None
                 cache = cache.appended(key, value, length)
                 key, value = cache.held()
         rng = self.make_rng("dropout") if train and self.spec.dropout > 0 else None
-        out, weights = attend(query, key, value, allowed, self.spec.scale(self.layer), self.spec.dropout, rng)
+        spec = self.spec
+        scale = spec.scale(self.layer)
+        out, weights = attend(query, key, value, allowed, scale, spec.dropout, rng, spec.soft_cap, bias)
         return self.output(out), weights, cache
 
     def source_pair(self, source: Any) -> Pair:
@@ -189,6 +235,8 @@ class Attention(nn.Module):
         return self._heads(self.key(source), self.key_norm), self._heads(self.value(source), None)
 
     def _heads(self, x: Array, norm: Any) -> Array:
+        if self.spec.whole_norm and norm is not None:
+            x, norm = norm(x), None
         x = x.reshape(*x.shape[:2], -1, self.spec.head_size)
         return (x if norm is None else norm(x)).swapaxes(1, 2)
 
@@ -215,8 +263,9 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    """One block: self-attention, cross-attention where the stack has it, MLP, each with its residual and norm.
+    """One block: self-attention, cross-attention where the stack has it, MLP, each with its residual and norms.
 
+    In a parallel block the MLP reads the block's input; cross-attention reads what self-attention gave, as elsewhere.
     `shared` is a layer of another stack whose self-attention, MLP and norms are this one's too.
     """
 
@@ -226,18 +275,22 @@ class Layer(nn.Module):
     shared: Any = None
 
     def setup(self) -> None:
-        spec, shared = self.stack, self.shared
+        spec, shared, norm = self.stack, self.shared, self.stack.norm
+
+        def made(wanted: bool) -> Any:
+            return make_norm(norm, self.dtype) if wanted else None
+
         if shared is None:
             self.attention = Attention(spec, self.layer, False, self.dtype)
-            self.attention_norm = make_norm(spec.norm, self.dtype)
+            self.attention_norm, self.attention_output_norm = made(norm.main), made(norm.output)
         else:
             self.own_attention, self.own_attention_norm = shared.attention, shared.attention_norm
         if spec.cross_attention is not None:
             self.cross_attention = Attention(spec, self.layer, True, self.dtype)
-            self.cross_attention_norm = make_norm(spec.norm, self.dtype)
+            self.cross_attention_norm, self.cross_attention_output_norm = made(norm.main), made(norm.output)
         if shared is None:
             self.mlp = MLP(spec, self.dtype)
-            self.mlp_norm = make_norm(spec.norm, self.dtype)
+            self.mlp_norm, self.mlp_output_norm = made(norm.main and not norm.shared), made(norm.output)
         self.dropout = nn.Dropout(spec.dropout)
 
     def __call__(
@@ -250,28 +303,33 @@ class Layer(nn.Module):
         cache: LayerCache | None = None,
         length: Array | None = None,
         train: bool = False,
+        bias: Array | None = None,
     ) -> tuple[Array, Array, Array | None, LayerCache | None]:
         """(r, t, h) to (r, t, h), the weights of self-attention and of cross-attention, and the cache."""
         own = self if self.shared is None else self.shared
-        y = self._before(x, own.attention_norm)
-        y, weights, cache = own.attention(y, None, allowed, rotation, cache, length, train)
-        x = self._after(x, y, own.attention_norm, train)
+        before, h = x, self._before(x, own.attention_norm)
+        y, weights, cache = own.attention(h, None, allowed, rotation, cache, length, train, bias)
+        x = self._after(x, y, own.attention_norm, own.attention_output_norm, train)
         cross_weights = None
         if self.stack.cross_attention is not None and (
             source is not None or (cache is not None and cache.source is not None)
         ):
             y = self._before(x, self.cross_attention_norm)
             y, cross_weights, _ = self.cross_attention(y, source, source_allowed, None, cache, None, train)
-            x = self._after(x, y, self.cross_attention_norm, train)
-        y = own.mlp(self._before(x, own.mlp_norm), train)
-        return self._after(x, y, own.mlp_norm, train), weights, cross_weights, cache
+            x = self._after(x, y, self.cross_attention_norm, self.cross_attention_output_norm, train)
+        if not self.stack.parallel:
+            h = self._before(x, own.mlp_norm)
+        elif own.mlp_norm is not None:  # else it reads what self-attention read
+            h = self._before(before, own.mlp_norm)
+        y = own.mlp(h, train)
+        return self._after(x, y, own.mlp_norm, own.mlp_output_norm, train), weights, cross_weights, cache
 
     def _before(self, x: Array, norm: Any) -> Array:
         return norm(x) if self.stack.norm.before else x
 
-    def _after(self, x: Array, y: Array, norm: Any, train: bool) -> Array:
-        x = x + self.dropout(y, deterministic=not train)
-        return x if self.stack.norm.before else norm(x)
+    def _after(self, x: Array, y: Array, norm: Any, output_norm: Any, train: bool) -> Array:
+        x = x + self.dropout(y if output_norm is None else output_norm(y), deterministic=not train)
+        return x if self.stack.norm.before or norm is None else norm(x)
 
 
 class Embeddings(nn.Module):
@@ -346,7 +404,8 @@ class Head(nn.Module):
         assert spec is not None
         if spec.transform:
             x = self.norm(ACTIVATIONS[spec.transform](self.dense(x)))
-        return self.output(x, table)
+        logits = self.output(x, table)
+        return logits if spec.soft_cap is None else capped(logits, spec.soft_cap)
 
 
 class Output(nn.Module):

@@ -126,10 +126,10 @@ def initial_values(shapes: Mapping[str, Any], sides: list[Side], key: Any) -> di
     xp: Any = jnp if is_traced else np
     numbers = numbers if is_traced else np.asarray(numbers)
     for name, x in shapes.items():
-        if name not in drawn:
-            values[name] = xp.full(x.shape, 0.0 if name.endswith(".bias") else 1.0, np.float32)
-            continue
         side = next((side for side in sides if side.ours and name.startswith(side.ours)), sides[-1])
+        if name not in drawn:
+            values[name] = xp.full(x.shape, 0.0 if name.endswith(".bias") else side.spec.norm.start, np.float32)
+            continue
         value = numbers[start : start + drawn[name]].reshape(x.shape) * np.float32(side.spec.initial_deviation(name))
         start += drawn[name]
         row = side.spec.embedding.zero_rows().get(name.removeprefix(side.ours))

@@ -63,6 +63,15 @@ def _order(tokens: int, cache: KeyValueCache | None, causal: bool, window: int |
     return allowed[None, None]
 
 
+def leaning(slopes: Array, tokens: int, cache: KeyValueCache | None) -> Array:
+    """What lowers scores by the distance times the head's slope (n,), either way: (1, n, t, s), or (1, n, t, k * l)."""
+    past, total = (0, tokens) if cache is None else (cache.length, cache.capacity)
+    distance = jnp.abs(past + jnp.arange(tokens)[:, None] - jnp.arange(total))
+    bias = -slopes[:, None, None] * distance
+    beams = 1 if cache is None or cache.origins is None else cache.layers[0].keys.shape[2]
+    return jnp.tile(bias, (1, 1, beams))[None]
+
+
 def position_rows(
     ids: Array | None,
     attention_mask: Array | None,

@@ -16,8 +16,8 @@ from jax import Array
 
 from warmstart.flax.cache import KeyValueCache, Pair
 from warmstart.flax.layers import Embeddings, Head, Layer, make_norm
-from warmstart.flax.masks import counted, eager, position_rows, self_mask, source_mask
-from warmstart.spec import StackSpec, inverse_frequencies
+from warmstart.flax.masks import counted, eager, leaning, position_rows, self_mask, source_mask
+from warmstart.spec import RotarySpec, StackSpec, alibi_slopes, inverse_frequencies
 
 
 class States(NamedTuple):
@@ -104,11 +104,15 @@ class Stack(nn.Module):
         elif spec.embedding.positions:
             rows = jnp.asarray(position_ids) + spec.embedding.first_row
         x = own.embeddings(input_ids, inputs_embeds, rows, token_type_ids, train)
-        rotation = self._rotation(position_ids, attention_mask, tokens, past)
+        rotations = self._rotations(position_ids, attention_mask, tokens, past)
         masks = {
             window: self_mask(attention_mask, tokens, cache, spec.causal, window)
             for window in set(spec.attention.windows or (None,))
         }
+        bias = None
+        if spec.attention.alibi:
+            slopes = jnp.asarray(alibi_slopes(spec.attention.heads) * spec.attention.alibi, self.dtype)
+            bias = leaning(slopes, tokens, cache)
         source_seen = source_mask(source_attention_mask)
         hidden, attentions, cross_attentions, caches = [], [], [], []
         for index in range(spec.layers):
@@ -116,7 +120,7 @@ class Stack(nn.Module):
             held = None if cache is None else cache.layers[index]
             before, mask = x, masks[spec.attention.window(index)]
             x, weights, cross_weights, new = self.layers[index](
-                x, mask, rotation, source, source_seen, held, past, train
+                x, mask, rotations[index], source, source_seen, held, past, train, bias
             )
             if train and spec.layer_drop:  # skipped afterwards: a gradient for every parameter
                 x = jnp.where(jax.random.uniform(self.make_rng("dropout")) < spec.layer_drop, before, x)
@@ -148,18 +152,21 @@ class Stack(nn.Module):
         ]
         return cache._replace(layers=tuple(layers))
 
-    def _rotation(
+    def _rotations(
         self, position_ids: Array | None, attention_mask: Array | None, tokens: int, past: Array | int
-    ) -> Pair | None:
-        """Cosine and sine of each position (r or 1, 1, t, rotated size), computed in fp32."""
-        rotary = self.spec.attention.rotary
-        if rotary is None:
-            return None
-        frequencies, factor = inverse_frequencies(rotary)
-        positions = counted(attention_mask, tokens, past) if position_ids is None else position_ids
-        angles = positions[:, None, :, None].astype(jnp.float32) * frequencies
-        angles = jnp.concatenate((angles, angles), -1)
-        return (jnp.cos(angles) * factor).astype(self.dtype), (jnp.sin(angles) * factor).astype(self.dtype)
+    ) -> list[Pair | None]:
+        """For each layer cosine and sine of each position (r or 1, 1, t, rotated size), computed in fp32."""
+        attention = self.spec.attention
+        made: dict[RotarySpec | None, Pair] = {}
+        for rotary in attention.rotary_kinds():
+            frequencies, factor = inverse_frequencies(rotary)
+            positions = counted(attention_mask, tokens, past) if position_ids is None else position_ids
+            angles = positions[:, None, :, None].astype(jnp.float32) * frequencies
+            angles = jnp.repeat(angles, 2, -1) if rotary.interleaved else jnp.concatenate((angles, angles), -1)
+            made[rotary] = (jnp.cos(angles) * factor).astype(self.dtype), (jnp.sin(angles) * factor).astype(self.dtype)
+        if not attention.rotaries:
+            return [made.get(attention.rotary)] * self.spec.layers
+        return [made.get(rotary) for rotary in attention.rotaries]
 
 
 def check_input(

@@ -83,13 +83,27 @@ class RMSNorm(Block):
         return tf.convert_to_tensor(self.weight) * tf.cast(y, x.dtype)
 
 
+class RMSNormFromOne(RMSNorm):
+    """A root mean square norm whose weight is what is added to 1 (Gemma)."""
+
+    def call(self, x: Any) -> Any:
+        y = tf.cast(x, tf.float32)
+        y = y * tf.math.rsqrt(tf.reduce_mean(tf.square(y), -1, keepdims=True) + self.epsilon)
+        return tf.cast(y * (1 + tf.cast(tf.convert_to_tensor(self.weight), tf.float32)), x.dtype)
+
+
 def make_norm(size: int, spec: NormSpec) -> keras.layers.Layer:
     """The norm that a spec asks for, over the last `size` numbers."""
     if spec.kind == "rms":
-        return RMSNorm(size, spec.epsilon)
+        return make_rms_norm(size, spec)
     layer = keras.layers.LayerNormalization(epsilon=spec.epsilon)
     layer.build((None, size))
     return layer
+
+
+def make_rms_norm(size: int, spec: NormSpec) -> RMSNorm:
+    """A root mean square norm, of the form that the stack's norms have."""
+    return (RMSNormFromOne if spec.from_one else RMSNorm)(size, spec.epsilon)
 
 
 def rotate(x: Any, rotation: tuple[Any, Any]) -> Any:
@@ -102,13 +116,31 @@ def rotate(x: Any, rotation: tuple[Any, Any]) -> Any:
     return tf.concat([turned, x[..., size:]], -1) if size < x.shape[-1] else turned
 
 
+def rotate_neighbours(x: Any, rotation: tuple[Any, Any]) -> Any:
+    """As `rotate`, where neighbours turn together: numbers 0 and 1, 2 and 3, and so on."""
+    cosine, sine = rotation
+    size = cosine.shape[-1]
+    turned = x[..., :size]
+    crossed = tf.reshape(tf.stack([-turned[..., 1::2], turned[..., ::2]], -1), tf.shape(turned))
+    turned = turned * cosine + crossed * sine
+    return tf.concat([turned, x[..., size:]], -1) if size < x.shape[-1] else turned
+
+
 def attend(
-    query: Any, key: Any, value: Any, allowed: Any, scale: float, dropout: Any = None, shared: int | None = None
+    query: Any,
+    key: Any,
+    value: Any,
+    allowed: Any,
+    scale: float,
+    dropout: Any = None,
+    shared: int | None = None,
+    soft_cap: float | None = None,
+    bias: Any = None,
 ) -> tuple[Any, Any]:
     """Attention of queries (r, n, t, d) over keys and values (b, m, s, d); heads n may share m, and rows r share b.
 
-    `allowed` (r or b or 1, 1, t or 1, s) is True where a query may look, or None. Gives (r, n, t, d) and the weights
-    (r, n, t, s).
+    `allowed` (r or b or 1, 1, t or 1, s) is True where a query may look, or None; `bias` (1, n, t, s) is added to
+    scores. Gives (r, n, t, d) and the weights (r, n, t, s).
     """
     heads, length, size = query.shape[1], size_of(query, 2), query.shape[3]
     if shared is None:
@@ -120,6 +152,8 @@ def attend(
     if key.shape[1] != heads:
         key, value = (tf.repeat(x, heads // x.shape[1], 1) for x in (key, value))
     scores = tf.matmul(query, key, transpose_b=True) * tf.cast(scale, query.dtype)
+    scores = scores if soft_cap is None else capped(scores, soft_cap)
+    scores = scores if bias is None else scores + bias
     if allowed is not None:
         scores = tf.where(allowed, scores, scores.dtype.min)
     weights = tf.cast(tf.nn.softmax(tf.cast(scores, tf.float32), -1), scores.dtype)
@@ -135,6 +169,11 @@ def attend(
             for x in (out, weights)
         )
     return out, weights
+
+
+def capped(x: Any, cap: float) -> Any:
+    """Numbers between -cap and cap: a soft cap (Gemma 2, section 2)."""
+    return tf.tanh(x / cap) * cap
 
 
 @dataclass(frozen=True)
@@ -156,13 +195,17 @@ class Attention(Block):
         heads, key_value_heads = spec.heads_of(layer) if source_size is None else (spec.heads, spec.key_value_heads)
         width = source_size or hidden_size
         self.head_size, self.scale = spec.head_size, spec.scale(layer)
+        self.soft_cap, self.whole_norm = spec.soft_cap, spec.whole_norm
+        kinds = spec.rotary_kinds()
+        self.rotate = rotate_neighbours if kinds and kinds[0].interleaved else rotate
         self.is_cross = source_size is not None
         self.query = linear(hidden_size, heads * spec.head_size, spec.bias)
         self.key = linear(width, key_value_heads * spec.head_size, spec.bias)
         self.value = linear(width, key_value_heads * spec.head_size, spec.bias)
         self.output_layer = linear(heads * spec.head_size, hidden_size, spec.output_bias)
-        self.query_norm = RMSNorm(spec.head_size, norm.epsilon) if spec.head_norm else None
-        self.key_norm = RMSNorm(spec.head_size, norm.epsilon) if spec.head_norm else None
+        sizes = (heads * spec.head_size, key_value_heads * spec.head_size) if spec.whole_norm else (spec.head_size,) * 2
+        has_norm = spec.head_norm or spec.whole_norm
+        self.query_norm, self.key_norm = (make_rms_norm(size, norm) if has_norm else None for size in sizes)
         self.dropout = keras.layers.Dropout(spec.dropout) if spec.dropout else None
 
     def call(
@@ -174,24 +217,25 @@ class Attention(Block):
         rotation: Any = None,
         cache: LayerCache | None = None,
         at: Any = 0,
+        bias: Any = None,
     ) -> tuple[Any, Any]:
         """(r * t, h) to (r * t, h), with the weights (r, n, t, s)."""
         query = self._heads(self.query(x), length, self.query_norm)
         if rotation is not None:
-            query = rotate(query, rotation)
+            query = self.rotate(query, rotation)
         if self.is_cross:
             key, value = self.source_pair(source, cache)
         else:
             key, value = self._own_pair(x, length, rotation, cache, at)
         shared = cache.shared if self.is_cross and cache is not None else None if self.is_cross else 1
-        out, weights = attend(query, key, value, allowed, self.scale, self.dropout, shared)
+        out, weights = attend(query, key, value, allowed, self.scale, self.dropout, shared, self.soft_cap, bias)
         out = tf.transpose(out, [0, 2, 1, 3])
         return self.output_layer(tf.reshape(out, [-1, out.shape[2] * out.shape[3]])), weights
 
     def _own_pair(self, x: Any, length: Any, rotation: Any, cache: LayerCache | None, at: Any) -> tuple[Any, Any]:
         key, value = self._heads(self.key(x), length, self.key_norm), self._heads(self.value(x), length, None)
         if rotation is not None:
-            key = rotate(key, rotation)
+            key = self.rotate(key, rotation)
         return (key, value) if cache is None else cache.append(key, value, at)
 
     def source_pair(self, source: Source | None, cache: LayerCache | None) -> tuple[Any, Any]:
@@ -209,6 +253,8 @@ class Attention(Block):
         return pair
 
     def _heads(self, x: Any, length: Any, norm: Any) -> Any:
+        if self.whole_norm and norm is not None:
+            x, norm = norm(x), None
         x = tf.reshape(x, [-1, length, x.shape[1] // self.head_size, self.head_size])
         return tf.transpose(x if norm is None else norm(x), [0, 2, 1, 3])
 
@@ -231,21 +277,29 @@ class MLP(Block):
 
 
 class TransformerLayer(Block):
-    """One block: self-attention, cross-attention where the stack has it, MLP, each with its residual and norm."""
+    """One block: self-attention, cross-attention where the stack has it, MLP, each with its residual and norms.
+
+    In a parallel block the MLP reads the block's input; cross-attention reads what self-attention gave, as elsewhere.
+    """
 
     def __init__(self, spec: StackSpec, layer: int) -> None:
         super().__init__()
-        size = spec.hidden_size
-        self.norm_before = spec.norm.before
-        self.attention = Attention(spec.attention, layer, size, None, spec.norm)
-        self.attention_norm = make_norm(size, spec.norm)
+        size, norm = spec.hidden_size, spec.norm
+        self.norm_before, self.parallel = norm.before, spec.parallel
+
+        def made(wanted: bool) -> Any:
+            return make_norm(size, norm) if wanted else None
+
+        self.attention = Attention(spec.attention, layer, size, None, norm)
+        self.attention_norm, self.attention_output_norm = made(norm.main), made(norm.output)
         self.cross_attention: Attention | None = None
         self.cross_attention_norm: Any = None
+        self.cross_attention_output_norm: Any = None
         if spec.cross_attention is not None:
-            self.cross_attention = Attention(spec.cross_attention, layer, size, spec.cross_attention_size, spec.norm)
-            self.cross_attention_norm = make_norm(size, spec.norm)
+            self.cross_attention = Attention(spec.cross_attention, layer, size, spec.cross_attention_size, norm)
+            self.cross_attention_norm, self.cross_attention_output_norm = made(norm.main), made(norm.output)
         self.mlp = MLP(spec.mlp, size)
-        self.mlp_norm = make_norm(size, spec.norm)
+        self.mlp_norm, self.mlp_output_norm = made(norm.main and not norm.shared), made(norm.output)
         self.dropout = keras.layers.Dropout(spec.dropout)
 
     def call(
@@ -258,11 +312,12 @@ class TransformerLayer(Block):
         source_allowed: Any = None,
         cache: LayerCache | None = None,
         at: Any = 0,
+        bias: Any = None,
     ) -> tuple[Any, Any, Any]:
         """(r * t, h) to (r * t, h), with the weights of self-attention and of cross-attention."""
-        y = self._before(x, self.attention_norm)
-        y, weights = self.attention(y, length=length, allowed=allowed, rotation=rotation, cache=cache, at=at)
-        x = self._after(x, y, self.attention_norm)
+        before, h = x, self._before(x, self.attention_norm)
+        y, weights = self.attention(h, length=length, allowed=allowed, rotation=rotation, cache=cache, at=at, bias=bias)
+        x = self._after(x, y, self.attention_norm, self.attention_output_norm)
         cross_weights = None
         if self.cross_attention is not None and (
             source is not None or (cache is not None and cache.source is not None)
@@ -271,16 +326,19 @@ class TransformerLayer(Block):
             y, cross_weights = self.cross_attention(
                 y, length=length, source=source, allowed=source_allowed, cache=cache
             )
-            x = self._after(x, y, self.cross_attention_norm)
-        y = self.mlp(self._before(x, self.mlp_norm))
-        return self._after(x, y, self.mlp_norm), weights, cross_weights
+            x = self._after(x, y, self.cross_attention_norm, self.cross_attention_output_norm)
+        if not self.parallel:
+            h = self._before(x, self.mlp_norm)
+        elif self.mlp_norm is not None:  # else it reads what self-attention read
+            h = self._before(before, self.mlp_norm)
+        return self._after(x, self.mlp(h), self.mlp_norm, self.mlp_output_norm), weights, cross_weights
 
     def _before(self, x: Any, norm: Any) -> Any:
         return norm(x) if self.norm_before else x
 
-    def _after(self, x: Any, y: Any, norm: Any) -> Any:
-        x = x + self.dropout(y)
-        return x if self.norm_before else norm(x)
+    def _after(self, x: Any, y: Any, norm: Any, output_norm: Any) -> Any:
+        x = x + self.dropout(y if output_norm is None else output_norm(y))
+        return x if self.norm_before or norm is None else norm(x)
 
 
 class Sinusoids(Block):
@@ -361,10 +419,12 @@ class Head(Block):
         self.dense = linear(hidden_size, embedding.size) if spec.transform else None
         self.norm = make_norm(embedding.size, norm) if spec.transform else None
         self.output_layer = Output(tokens if spec.tied else None, embedding.size, embedding.vocabulary, spec.bias)
+        self.soft_cap = spec.soft_cap
 
     def call(self, x: Any) -> Any:
         flat = tf.reshape(x, [-1, x.shape[-1]])
         if self.activation is not None and self.dense is not None and self.norm is not None:
             flat = self.norm(ACTIVATIONS[self.activation](self.dense(flat)))
         logits = self.output_layer(flat)
+        logits = logits if self.soft_cap is None else capped(logits, self.soft_cap)
         return tf.reshape(logits, [-1, size_of(x, 1), logits.shape[1]])

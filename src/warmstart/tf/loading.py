@@ -139,7 +139,7 @@ def initial_value(name: str, shape: Shape, spec: StackSpec) -> Any:
     """The value that a new parameter of this name starts with."""
     *_, module, leaf = ("", *name.split("."))
     if module.endswith("norm"):
-        return np.full(shape, 1.0 if leaf == "weight" else 0.0, np.float32)
+        return np.full(shape, spec.norm.start if leaf == "weight" else 0.0, np.float32)
     if leaf == "bias":
         return np.zeros(shape, np.float32)
     value = np.array(keras.random.normal(shape, stddev=spec.initial_deviation(name), dtype="float32"))

@@ -44,6 +44,12 @@ def _order(length: Any, past: Any, places: Any, causal: bool, window: int | None
     return allowed[None, None]
 
 
+def leaning(slopes: Any, length: Any, past: Any, places: Any) -> Any:
+    """What lowers scores by the distance times the head's slope (n,), either way: (1, n, t, c)."""
+    distance = tf.abs((past + tf.range(length))[:, None] - tf.range(places))
+    return (-slopes[:, None, None] * tf.cast(distance, slopes.dtype))[None]
+
+
 def position_rows(ids: Any, attention_mask: Any, length: Any, past: Any, causal: bool, spec: EmbeddingSpec) -> Any:
     """The row of the position table for each new token: (r, t), or (1, t) where all rows agree.
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from warmstart.spec import StackSpec, inverse_frequencies
+from warmstart.spec import RotarySpec, StackSpec, alibi_slopes, inverse_frequencies
 from warmstart.tf.cache import KeyValueCache
 from warmstart.tf.inputs import as_ids, as_mask, as_tensor, check_ids, check_mask, check_rows
 from warmstart.tf.layers import Embeddings, Source, TransformerLayer, make_norm, size_of
-from warmstart.tf.masks import counted, position_rows, self_mask, source_mask
+from warmstart.tf.masks import counted, leaning, position_rows, self_mask, source_mask
 from warmstart.tf.pretrained import PreTrainedModel
 
 
@@ -72,11 +72,15 @@ class Stack(PreTrainedModel):
             else:
                 check_rows(rows, self.embeddings.position.input_dim, "position_ids")
         x = self.embeddings(ids, vectors=vectors, position_rows=rows, token_type_ids=kinds)
-        rotation = self._rotation(x, rows, attention_mask, length, past)
+        rotations = self._rotations(x, rows, attention_mask, length, past)
         masks = {
             window: self_mask(attention_mask, length, past, places, spec.causal, window)
             for window in set(spec.attention.windows or (None,))
         }
+        bias = None
+        if spec.attention.alibi:
+            slopes = tf.cast(alibi_slopes(spec.attention.heads) * spec.attention.alibi, x.dtype)
+            bias = leaning(slopes, length, past, places)
         seen = source_mask(as_mask(source_attention_mask, "the source's attention_mask"))
         new_cache = None if cache is None else cache.copied()
         read = None if source is None else flat_source(source)
@@ -92,11 +96,12 @@ class Stack(PreTrainedModel):
                 x,
                 length=length,
                 allowed=mask,
-                rotation=rotation,
+                rotation=rotations[index],
                 source=read,
                 source_allowed=seen,
                 cache=layer_cache,
                 at=past,
+                bias=bias,
             )
             if spec.layer_drop and training:  # skipped afterwards: one graph, and a gradient for every parameter
                 x = tf.where(tf.random.uniform([]) < spec.layer_drop, before, x)
@@ -122,15 +127,19 @@ class Stack(PreTrainedModel):
     def _vectors(self, vectors: Any) -> Any:
         return None if vectors is None else tf.cast(as_tensor(vectors, "inputs_embeds"), self.compute_dtype)
 
-    def _rotation(self, x: Any, position_ids: Any, attention_mask: Any, length: Any, past: Any) -> Any:
-        """Cosine and sine of each position (r or 1, 1, t, rotated size), computed in fp32."""
-        if (rotary := self.spec.attention.rotary) is None:
-            return None
-        frequencies, factor = inverse_frequencies(rotary)
-        positions = counted(attention_mask, length, past) if position_ids is None else position_ids
-        angles = tf.cast(positions, tf.float32)[:, None, :, None] * tf.constant(frequencies)
-        angles = tf.concat([angles, angles], -1)
-        return tf.cast(tf.cos(angles) * factor, x.dtype), tf.cast(tf.sin(angles) * factor, x.dtype)
+    def _rotations(self, x: Any, position_ids: Any, attention_mask: Any, length: Any, past: Any) -> list[Any]:
+        """For each layer cosine and sine of each position (r or 1, 1, t, rotated size), computed in fp32."""
+        attention = self.spec.attention
+        made: dict[RotarySpec | None, Any] = {}
+        for rotary in attention.rotary_kinds():
+            frequencies, factor = inverse_frequencies(rotary)
+            positions = counted(attention_mask, length, past) if position_ids is None else position_ids
+            angles = tf.cast(positions, tf.float32)[:, None, :, None] * tf.constant(frequencies)
+            angles = tf.repeat(angles, 2, -1) if rotary.interleaved else tf.concat([angles, angles], -1)
+            made[rotary] = tf.cast(tf.cos(angles) * factor, x.dtype), tf.cast(tf.sin(angles) * factor, x.dtype)
+        if not attention.rotaries:
+            return [made.get(attention.rotary)] * self.spec.layers
+        return [made.get(rotary) for rotary in attention.rotaries]
 
     def _check(self, ids: Any, vectors: Any, attention_mask: Any, past: Any, cache: KeyValueCache | None) -> Any:
         """The length of the input, after the checks that cost nothing."""

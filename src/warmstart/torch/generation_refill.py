@@ -18,7 +18,7 @@ from warmstart.decoding.settings import Plan, lay_over, resolve, start_ids
 from warmstart.decoding.stopping import stopping
 from warmstart.generation_config import GenerationConfig
 from warmstart.torch.arrays import TorchArrays
-from warmstart.torch.engine.plain import is_plain
+from warmstart.torch.engine.plain import is_plain, knows
 from warmstart.torch.engine.runner import new_memory, pairs_of
 from warmstart.torch.engine.step import Step
 from warmstart.torch.generation_inputs import check_arguments
@@ -29,7 +29,7 @@ from warmstart.torch.runner import encode_source
 def can_refill(model: Any, settings: dict[str, Any]) -> bool:
     """Whether the engine runs this model, and the settings ask for nothing but greedy search, sampling or beams."""
     config, arguments = lay_over(model.generation_config, None, settings)
-    if arguments or not is_plain(model) or not config.use_cache:
+    if arguments or not config.use_cache or not knows(model.decoder.spec) or not is_plain(model):
         return False
     start = config.decoder_start_token_id
     if hasattr(start, "__len__") or config.max_time is not None or config.stop_strings is not None:

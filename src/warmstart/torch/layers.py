@@ -42,10 +42,14 @@ def check_activation(name: str) -> str:
 
 @dataclass
 class Mask:
-    """What a query may see: `allowed` (r or 1, 1, t or 1, s), True where it may, or None; or all before it."""
+    """What a query may see: `allowed` (r or 1, 1, t or 1, s), True where it may, or None; or all before it.
+
+    `bias` (r or 1, n, t, s), where there is one, is added to the scores, and forbids what `allowed` would.
+    """
 
     allowed: Tensor | None = None
     causal: bool = False
+    bias: Tensor | None = None
 
 
 OPEN = Mask()
@@ -65,9 +69,27 @@ class RMSNorm(nn.Module):
         return self.weight * y.to(x.dtype)
 
 
+class RMSNormFromOne(RMSNorm):
+    """A root mean square norm whose weight is what is added to 1 (Gemma)."""
+
+    def __init__(self, size: int, epsilon: float):
+        super().__init__(size, epsilon)
+        nn.init.zeros_(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.float()
+        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.epsilon)
+        return (y * (1 + self.weight.float())).to(x.dtype)
+
+
 def make_norm(size: int, spec: NormSpec) -> nn.Module:
     """The norm that a spec asks for, over the last `size` numbers."""
-    return RMSNorm(size, spec.epsilon) if spec.kind == "rms" else nn.LayerNorm(size, spec.epsilon)
+    return make_rms_norm(size, spec) if spec.kind == "rms" else nn.LayerNorm(size, spec.epsilon)
+
+
+def make_rms_norm(size: int, spec: NormSpec) -> RMSNorm:
+    """A root mean square norm, of the form that the stack's norms have."""
+    return (RMSNormFromOne if spec.from_one else RMSNorm)(size, spec.epsilon)
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
@@ -80,8 +102,25 @@ def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat((turned, x[..., size:]), -1) if size < x.shape[-1] else turned
 
 
+def rotate_neighbours(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """As `rotate`, where neighbours turn together: numbers 0 and 1, 2 and 3, and so on."""
+    cosine, sine = rotation
+    size = cosine.shape[-1]
+    turned = x[..., :size] if size < x.shape[-1] else x
+    crossed = torch.stack((-turned[..., 1::2], turned[..., ::2]), -1).flatten(-2)
+    turned = turned * cosine + crossed * sine
+    return torch.cat((turned, x[..., size:]), -1) if size < x.shape[-1] else turned
+
+
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, mask: Mask, scale: float, dropout: float, want_weights: bool
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Mask,
+    scale: float,
+    dropout: float,
+    want_weights: bool,
+    soft_cap: float | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Attention of queries (r, n, t, d) over keys and values (b, m, s, d); heads n may share m, and rows r share b.
 
@@ -94,21 +133,30 @@ def attend(
     if key.shape[1] != heads:
         key, value = (x.repeat_interleave(heads // x.shape[1], 1) for x in (key, value))
     weights = None
-    if want_weights:
-        weights = scores_to_weights(query @ key.transpose(-1, -2) * scale, mask)
+    if want_weights or soft_cap is not None:  # torch's own attention caps nothing
+        scores = query @ key.transpose(-1, -2) * scale
+        weights = scores_to_weights(scores if soft_cap is None else capped(scores, soft_cap), mask)
         weights = F.dropout(weights, dropout, training=dropout > 0)
         out = weights @ value
     else:
-        out = F.scaled_dot_product_attention(query, key, value, mask.allowed, dropout, mask.causal, scale=scale)
+        seen = mask.allowed if mask.bias is None else mask.bias
+        out = F.scaled_dot_product_attention(query, key, value, seen, dropout, mask.causal, scale=scale)
     if shared > 1:
         out = out.unflatten(2, (shared, length)).transpose(1, 2).flatten(0, 1)
         weights = None if weights is None else weights.unflatten(2, (shared, length)).transpose(1, 2).flatten(0, 1)
     return out, weights
 
 
+def capped(x: Tensor, cap: float) -> Tensor:
+    """Numbers between -cap and cap: a soft cap (Gemma 2, section 2)."""
+    return torch.tanh(x / cap) * cap
+
+
 def scores_to_weights(scores: Tensor, mask: Mask) -> Tensor:
     """Softmax over the keys that may be seen, in fp32."""
     allowed = mask.allowed
+    if mask.bias is not None:
+        scores, allowed = scores + mask.bias, None
     if mask.causal:
         allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
     if allowed is not None:
@@ -125,13 +173,17 @@ class Attention(nn.Module):
         heads, key_value_heads = spec.heads_of(layer) if source_size is None else (spec.heads, spec.key_value_heads)
         width = source_size or hidden_size
         self.head_size, self.scale, self.dropout = spec.head_size, spec.scale(layer), spec.dropout
+        self.soft_cap, self.whole_norm = spec.soft_cap, spec.whole_norm
+        kinds = spec.rotary_kinds()
+        self.rotate = rotate_neighbours if kinds and kinds[0].interleaved else rotate
         self.is_cross = source_size is not None
         self.query = nn.Linear(hidden_size, heads * spec.head_size, spec.bias)
         self.key = nn.Linear(width, key_value_heads * spec.head_size, spec.bias)
         self.value = nn.Linear(width, key_value_heads * spec.head_size, spec.bias)
         self.output = nn.Linear(heads * spec.head_size, hidden_size, spec.output_bias)
-        self.query_norm = RMSNorm(spec.head_size, norm.epsilon) if spec.head_norm else None
-        self.key_norm = RMSNorm(spec.head_size, norm.epsilon) if spec.head_norm else None
+        sizes = (heads * spec.head_size, key_value_heads * spec.head_size) if spec.whole_norm else (spec.head_size,) * 2
+        has_norm = spec.head_norm or spec.whole_norm
+        self.query_norm, self.key_norm = (make_rms_norm(size, norm) if has_norm else None for size in sizes)
 
     def forward(
         self,
@@ -144,10 +196,10 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         query = self._heads(self.query(x), self.query_norm)
         if rotation is not None:
-            query = rotate(query, rotation)
+            query = self.rotate(query, rotation)
         key, value = self._source_pair(source, cache) if self.is_cross else self._own_pair(x, rotation, cache)
         dropout = self.dropout if self.training else 0.0
-        out, weights = attend(query, key, value, mask, self.scale, dropout, want_weights)
+        out, weights = attend(query, key, value, mask, self.scale, dropout, want_weights, self.soft_cap)
         return self.output(out.transpose(1, 2).flatten(2)), weights
 
     def _own_pair(
@@ -155,7 +207,7 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         key, value = self._heads(self.key(x), self.key_norm), self._heads(self.value(x), None)
         if rotation is not None:
-            key = rotate(key, rotation)
+            key = self.rotate(key, rotation)
         return (key, value) if cache is None else cache.append(key, value)
 
     def _source_pair(self, source: Tensor | None, cache: LayerCache | None) -> tuple[Tensor, Tensor]:
@@ -169,6 +221,8 @@ class Attention(nn.Module):
         return pair
 
     def _heads(self, x: Tensor, norm: nn.Module | None) -> Tensor:
+        if self.whole_norm and norm is not None:
+            x, norm = norm(x), None
         x = x.unflatten(-1, (-1, self.head_size))
         return (x if norm is None else norm(x)).transpose(1, 2)
 
@@ -191,21 +245,29 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    """One block: self-attention, cross-attention where the stack has it, MLP, each with its residual and norm."""
+    """One block: self-attention, cross-attention where the stack has it, MLP, each with its residual and norms.
+
+    In a parallel block the MLP reads the block's input; cross-attention reads what self-attention gave, as elsewhere.
+    """
 
     def __init__(self, spec: StackSpec, layer: int):
         super().__init__()
-        size = spec.hidden_size
-        self.norm_before = spec.norm.before
-        self.attention = Attention(spec.attention, layer, size, None, spec.norm)
-        self.attention_norm = make_norm(size, spec.norm)
+        size, norm = spec.hidden_size, spec.norm
+        self.norm_before, self.parallel = norm.before, spec.parallel
+
+        def made(wanted: bool) -> nn.Module | None:
+            return make_norm(size, norm) if wanted else None
+
+        self.attention = Attention(spec.attention, layer, size, None, norm)
+        self.attention_norm, self.attention_output_norm = made(norm.main), made(norm.output)
         self.cross_attention: Attention | None = None
         self.cross_attention_norm: nn.Module | None = None
+        self.cross_attention_output_norm: nn.Module | None = None
         if spec.cross_attention is not None:
-            self.cross_attention = Attention(spec.cross_attention, layer, size, spec.cross_attention_size, spec.norm)
-            self.cross_attention_norm = make_norm(size, spec.norm)
+            self.cross_attention = Attention(spec.cross_attention, layer, size, spec.cross_attention_size, norm)
+            self.cross_attention_norm, self.cross_attention_output_norm = made(norm.main), made(norm.output)
         self.mlp = MLP(spec.mlp, size)
-        self.mlp_norm = make_norm(size, spec.norm)
+        self.mlp_norm, self.mlp_output_norm = made(norm.main and not norm.shared), made(norm.output)
         self.dropout = nn.Dropout(spec.dropout)
 
     def forward(
@@ -219,23 +281,27 @@ class Layer(nn.Module):
         want_weights: bool = False,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """(r, t, h) to (r, t, h), with the weights of self-attention and of cross-attention if wanted."""
-        y, weights = self.attention(self._before(x, self.attention_norm), None, mask, rotation, cache, want_weights)
-        x = self._after(x, y, self.attention_norm)
+        before, h = x, self._before(x, self.attention_norm)
+        y, weights = self.attention(h, None, mask, rotation, cache, want_weights)
+        x = self._after(x, y, self.attention_norm, self.attention_output_norm)
         cross_weights = None
         if self.cross_attention is not None and (
             source is not None or (cache is not None and cache.source is not None)
         ):
             y = self._before(x, self.cross_attention_norm)
             y, cross_weights = self.cross_attention(y, source, source_mask, None, cache, want_weights)
-            x = self._after(x, y, self.cross_attention_norm)
-        y = self.mlp(self._before(x, self.mlp_norm))
-        return self._after(x, y, self.mlp_norm), weights, cross_weights
+            x = self._after(x, y, self.cross_attention_norm, self.cross_attention_output_norm)
+        if not self.parallel:
+            h = self._before(x, self.mlp_norm)
+        elif self.mlp_norm is not None:  # else it reads what self-attention read
+            h = self._before(before, self.mlp_norm)
+        return self._after(x, self.mlp(h), self.mlp_norm, self.mlp_output_norm), weights, cross_weights
 
     def _before(self, x: Tensor, norm: nn.Module | None) -> Tensor:
         return norm(x) if self.norm_before and norm is not None else x
 
-    def _after(self, x: Tensor, y: Tensor, norm: nn.Module | None) -> Tensor:
-        x = x + self.dropout(y)
+    def _after(self, x: Tensor, y: Tensor, norm: nn.Module | None, output_norm: nn.Module | None) -> Tensor:
+        x = x + self.dropout(y if output_norm is None else output_norm(y))
         return x if self.norm_before or norm is None else norm(x)
 
 
@@ -283,7 +349,8 @@ class Embeddings(nn.Module):
         """(r, t) ids, or (r, t, h) vectors in their place, to (r, t, h)."""
         if vectors is None:
             vectors = self.token(ids)
-            vectors = vectors if self.scale == 1.0 else vectors * self.scale
+            if self.scale != 1.0:  # rounded to the weights' type first, as those who trained with it have it
+                vectors = vectors * torch.tensor(self.scale, dtype=vectors.dtype)
         x = vectors
         if self.token_type is not None:
             kinds = x.new_zeros(1, 1, dtype=torch.long) if token_type_ids is None else token_type_ids
@@ -304,9 +371,11 @@ class Head(nn.Module):
         self.dense = nn.Linear(hidden_size, embedding.size) if spec.transform else None
         self.norm = make_norm(embedding.size, norm) if spec.transform else None
         self.output = nn.Linear(embedding.size, embedding.vocabulary, spec.bias)
+        self.soft_cap = spec.soft_cap
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.output(self.transformed(x))
+        logits = self.output(self.transformed(x))
+        return logits if self.soft_cap is None else capped(logits, self.soft_cap)
 
     def transformed(self, x: Tensor) -> Tensor:
         """What the last layer reads: hidden states, through the transform where the head has one."""

@@ -94,7 +94,7 @@ def initial_value(name: str, tensor: Tensor, spec: StackSpec) -> Tensor:
         return tensor
     *_, module, leaf = ("", *name.split("."))
     if module.endswith("norm"):
-        return tensor.fill_(1.0 if leaf == "weight" else 0.0)
+        return tensor.fill_(spec.norm.start if leaf == "weight" else 0.0)
     if leaf == "bias":
         return tensor.zero_()
     tensor.normal_(0.0, spec.initial_deviation(name))

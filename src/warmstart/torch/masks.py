@@ -59,6 +59,15 @@ def _order(length: int, past: int, causal: bool, window: int | None, device: tor
     return allowed[None, None]
 
 
+def leaning(mask: Mask, slopes: Tensor, length: int, past: int, dtype: torch.dtype) -> Mask:
+    """A mask whose bias (r or 1, n, t, s) lowers scores by the distance times the head's slope (n,), either way."""
+    key = torch.arange(past + length, device=slopes.device)
+    distance = (key[past:, None] - key).abs()
+    bias = (-slopes[:, None, None] * distance)[None].to(dtype)
+    allowed = _order(length, past, True, None, slopes.device) if mask.causal else mask.allowed
+    return Mask(bias=bias if allowed is None else bias.masked_fill(~allowed, torch.finfo(dtype).min))
+
+
 def position_rows(
     ids: Tensor | None,
     attention_mask: Tensor | None,

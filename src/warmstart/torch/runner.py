@@ -14,7 +14,7 @@ from torch import Tensor
 from warmstart.generation_config import GenerationConfig
 from warmstart.outputs import BaseModelOutput
 from warmstart.torch.engine.encoder import encode
-from warmstart.torch.engine.plain import is_plain
+from warmstart.torch.engine.plain import is_plain, knows
 from warmstart.torch.engine.runner import EngineRunner, can_run
 from warmstart.torch.generation_inputs import ENCODER_ARGUMENTS
 
@@ -165,7 +165,7 @@ def encode_source(model: Any, arguments: dict[str, Any], wants: Iterable[str]) -
         more = {name: arguments[name] for name in ENCODER_ARGUMENTS if arguments.get(name) is not None}
         more |= {f"output_{name}": True for name in wants}
         embeds = arguments.get("inputs_embeds")
-        if not wants and is_plain(model) and (mask is None or mask.dim() == 2):
+        if not wants and (mask is None or mask.dim() == 2) and knows(model.encoder.spec) and is_plain(model):
             states = encode(model.encoder, ids, mask, embeds, *(more.get(name) for name in ENCODER_ARGUMENTS))
             return {"encoder_outputs": BaseModelOutput(states.to(model.dtype)), "attention_mask": mask}
         outputs = model.encode(input_ids=ids, attention_mask=mask, inputs_embeds=embeds, **more)

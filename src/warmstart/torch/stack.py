@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from warmstart.spec import StackSpec, inverse_frequencies
+from warmstart.spec import RotarySpec, StackSpec, alibi_slopes, inverse_frequencies
 from warmstart.torch.cache import KeyValueCache
 from warmstart.torch.layers import Embeddings, Layer, make_norm
-from warmstart.torch.masks import counted, eager, position_rows, self_mask, source_mask
+from warmstart.torch.masks import counted, eager, leaning, position_rows, self_mask, source_mask
 from warmstart.torch.pretrained import PreTrainedModel
 
 
@@ -44,17 +44,20 @@ class Stack(PreTrainedModel):
         self.layers = nn.ModuleList(Layer(spec, layer) for layer in range(spec.layers))
         self.final_norm = make_norm(spec.hidden_size, spec.norm) if spec.norm.final else None
         self.checkpoint_layers = False
-        if (rotary := spec.attention.rotary) is not None:
-            frequencies, self.rotation_factor = inverse_frequencies(rotary)
+        self.rotary_kinds, self.rotation_factors = spec.attention.rotary_kinds(), []
+        for kind, rotary in enumerate(self.rotary_kinds):
+            frequencies, factor = inverse_frequencies(rotary)
+            self.rotation_factors.append(factor)
             # Computed, not loaded: it must be real even where the parameters are made without memory.
-            self.register_buffer("frequencies", torch.tensor(frequencies, device="cpu"), persistent=False)
+            self.register_buffer(_frequencies(kind), torch.tensor(frequencies, device="cpu"), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Stack:
         """Move or cast as any module; but rotary frequencies stay exact in fp32, and real where memory is only made."""
         super()._apply(fn, recurse)
-        if (rotary := self.spec.attention.rotary) is not None:
-            place = "cpu" if self.frequencies.is_meta else self.frequencies.device
-            self.frequencies = torch.tensor(inverse_frequencies(rotary)[0], device=place)
+        for kind, rotary in enumerate(self.rotary_kinds):
+            held = getattr(self, _frequencies(kind))
+            place = "cpu" if held.is_meta else held.device
+            setattr(self, _frequencies(kind), torch.tensor(inverse_frequencies(rotary)[0], device=place))
         return self
 
     def states(
@@ -80,18 +83,21 @@ class Stack(PreTrainedModel):
             position_ids = position_rows(input_ids, attention_mask, shape, past, spec.causal, spec.embedding)
             position_ids = position_ids.to(self.embeddings.position.weight.device)
         x = self.embeddings(input_ids, inputs_embeds, position_ids, token_type_ids)
-        rotation = self._rotation(x, position_ids, attention_mask, shape, past)
+        rotations = self._rotations(x, position_ids, attention_mask, shape, past)
         masks = {
             window: self_mask(attention_mask, shape[1], past, spec.causal, window, x.device)
             for window in set(spec.attention.windows or (None,))
         }
+        if spec.attention.alibi:
+            slopes = torch.tensor(alibi_slopes(spec.attention.heads) * spec.attention.alibi, device=x.device)
+            masks = {window: leaning(mask, slopes, shape[1], past, x.dtype) for window, mask in masks.items()}
         source_seen = source_mask(source_attention_mask)
         hidden, attentions, cross_attentions = [], [], []
         for index, layer in enumerate(self.layers):
             hidden += [x] if want_hidden else []
             mask = masks[spec.attention.window(index)]
             layer_cache = cache.layers[index] if cache is not None else None
-            before, arguments = x, (x, mask, rotation, source, source_seen, layer_cache, want_attentions)
+            before, arguments = x, (x, mask, rotations[index], source, source_seen, layer_cache, want_attentions)
             if self.checkpoint_layers and self.training:
                 x, weights, cross_weights = checkpoint(layer, *arguments, use_reentrant=False)
             else:
@@ -114,17 +120,21 @@ class Stack(PreTrainedModel):
         """An empty cache for this stack."""
         return KeyValueCache(self.spec.layers)
 
-    def _rotation(
+    def _rotations(
         self, x: Tensor, position_ids: Tensor | None, attention_mask: Tensor | None, shape: tuple[int, int], past: int
-    ) -> tuple[Tensor, Tensor] | None:
-        """Cosine and sine of each position (r or 1, 1, t, rotated size), computed in fp32."""
-        if self.spec.attention.rotary is None:
-            return None
-        positions = counted(attention_mask, shape, past) if position_ids is None else position_ids
-        angles = positions.to(x.device)[:, None, :, None].float() * self.frequencies.to(x.device)
-        angles = torch.cat((angles, angles), -1)
-        factor = self.rotation_factor
-        return (angles.cos() * factor).to(x.dtype), (angles.sin() * factor).to(x.dtype)
+    ) -> list[tuple[Tensor, Tensor] | None]:
+        """For each layer cosine and sine of each position (r or 1, 1, t, rotated size), computed in fp32."""
+        attention = self.spec.attention
+        made: dict[RotarySpec | None, tuple[Tensor, Tensor]] = {}
+        for kind, rotary in enumerate(self.rotary_kinds):
+            positions = counted(attention_mask, shape, past) if position_ids is None else position_ids
+            angles = positions.to(x.device)[:, None, :, None].float() * getattr(self, _frequencies(kind)).to(x.device)
+            angles = angles.repeat_interleave(2, -1) if rotary.interleaved else torch.cat((angles, angles), -1)
+            factor = self.rotation_factors[kind]
+            made[rotary] = (angles.cos() * factor).to(x.dtype), (angles.sin() * factor).to(x.dtype)
+        if not attention.rotaries:
+            return [made.get(attention.rotary)] * self.spec.layers
+        return [made.get(rotary) for rotary in attention.rotaries]
 
     def _check(
         self, ids: Tensor | None, vectors: Tensor | None, attention_mask: Tensor | None, cache: KeyValueCache | None
@@ -159,6 +169,11 @@ class Stack(PreTrainedModel):
         if ids is not None:
             check_ids(ids, spec.embedding.vocabulary, spec.family)
         return rows, length
+
+
+def _frequencies(kind: int) -> str:
+    """The name of the buffer with the frequencies of a kind of rotary positions."""
+    return f"frequencies_{kind}" if kind else "frequencies"
 
 
 def check_tensor(value: Any, what: str) -> None:

@@ -118,8 +118,10 @@ class PairLoss(nn.Module):
         )
         counted = labels != IGNORED
         head = model.decoder.head
-        last = head.transformed(states.last[counted])
         smoothing = self.label_smoothing if model.training else 0.0
+        if head.soft_cap is not None:
+            return _loss(head(states.last[counted]).float(), labels[counted], smoothing) / count
+        last = head.transformed(states.last[counted])
         output = head.output
         summed = LinearCrossEntropy.apply(
             last, output.weight, output.bias, labels[counted], smoothing, torch.is_grad_enabled()

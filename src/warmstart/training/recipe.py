@@ -16,7 +16,7 @@ from warmstart.warm_start import PROJECTION
 
 PARTS = ("encoder", "decoder", "cross_attention")
 SCHEDULES = ("linear", "inverse_sqrt", "constant")
-_CROSS_ATTENTION = re.compile(rf"\.cross_attention(_norm)?\.|^{PROJECTION}\.")
+_CROSS_ATTENTION = re.compile(rf"\.cross_attention(_output)?(_norm)?\.|^{PROJECTION}\.")
 _DROPOUT = re.compile(r"^(?!classif|summary).*(dropout(_prob)?|pdrop)$")
 
 

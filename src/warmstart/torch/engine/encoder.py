@@ -30,7 +30,7 @@ def encode(
     if position_ids is None and tables.position is not None:
         position_ids = position_rows(ids, mask, (rows, length), 0, spec.causal, spec.embedding)
     x = tables(ids, vectors, position_ids, token_type_ids).float()
-    rotation = encoder._rotation(x, position_ids, mask, (rows, length), 0)
+    rotations = encoder._rotations(x, position_ids, mask, (rows, length), 0)
     masks = {
         window: self_mask(mask, length, 0, spec.causal, window, x.device)
         for window in set(spec.attention.windows or (None,))
@@ -39,7 +39,7 @@ def encode(
     shape = rows, length, kept
     x = x.flatten(0, 1) if kept is None else x.flatten(0, 1)[kept]
     for index, layer in enumerate(encoder.layers):
-        x = _layer(layer, x, masks[spec.attention.window(index)], rotation, shape)
+        x = _layer(layer, x, masks[spec.attention.window(index)], rotations[index], shape)
     if encoder.final_norm is not None:
         x = add_norm(x, None, norm(encoder.final_norm))[1]  # type: ignore[arg-type]
     return _spread(x, shape).view(rows, length, -1)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from warmstart.spec import StackSpec
 from warmstart.torch import layers
 from warmstart.torch.engine.int8 import Int8Linear
 
@@ -21,6 +22,7 @@ _KINDS = {
     nn.ModuleList,
     Int8Linear,
     layers.RMSNorm,
+    layers.RMSNormFromOne,
     layers.Attention,
     layers.MLP,
     layers.Layer,
@@ -46,6 +48,21 @@ def is_plain(model: Any) -> bool:
                     return False
                 types.add(tensor.dtype)
     return types <= _TYPES and len(types) <= 1
+
+
+def knows(spec: StackSpec) -> bool:
+    """Whether the engine can compute every word of a spec; it leaves the rarer ones to the modules."""
+    attention, norm = spec.attention, spec.norm
+    return not (
+        attention.soft_cap
+        or attention.whole_norm
+        or attention.alibi
+        or attention.rotaries
+        or (attention.rotary is not None and attention.rotary.interleaved)
+        or norm.output
+        or spec.parallel
+        or (spec.head is not None and spec.head.soft_cap)
+    )
 
 
 def _watched() -> bool:

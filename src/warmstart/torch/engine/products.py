@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from warmstart.torch.engine import native
 from warmstart.torch.engine.int8 import NARROW, Int8Linear, packed
+from warmstart.torch.layers import RMSNormFromOne
 
 Product = Callable[[Tensor], Tensor]
 """Rows (r, k) in float32 to all outputs side by side (r, n), in float32."""
@@ -107,6 +108,7 @@ def norm(module: nn.Module | None) -> tuple[Tensor, Tensor | None, float, bool] 
     if module is None:
         return None
     weight = module.weight.detach().float().contiguous()  # type: ignore[operator]
+    weight = 1 + weight if isinstance(module, RMSNormFromOne) else weight
     if isinstance(module, nn.LayerNorm):
         bias = None if module.bias is None else module.bias.detach().float().contiguous()
         return weight, bias, module.eps, False

@@ -17,7 +17,7 @@ from warmstart.torch.engine import native
 from warmstart.torch.engine.encoder import source_pairs
 from warmstart.torch.engine.int8 import Int8Linear
 from warmstart.torch.engine.memory import Memory, NativeMemory, TorchMemory
-from warmstart.torch.engine.plain import is_plain
+from warmstart.torch.engine.plain import is_plain, knows
 from warmstart.torch.engine.step import Step
 
 
@@ -84,7 +84,7 @@ def can_run(model: Any, mask: Tensor | None) -> bool:
     """Whether the engine can run this model with prompts of this mask (b, n), padded on the left if at all."""
     if mask is not None and bool((mask.bool().int().diff(dim=1) < 0).any()):
         return False
-    return is_plain(model)
+    return knows(decoder_of(model).spec) and is_plain(model)
 
 
 def decoder_of(model: Any) -> Any:

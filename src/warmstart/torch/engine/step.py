@@ -93,7 +93,7 @@ class Step:
             return None
         angles = positions.reshape(-1, 1, 1, 1).float() * self.decoder.frequencies
         angles = torch.cat((angles, angles), -1)
-        factor = self.decoder.rotation_factor
+        factor = self.decoder.rotation_factors[0]
         return angles.cos() * factor, angles.sin() * factor
 
 
