@@ -17,7 +17,7 @@ Pair = tuple[Any, Any]
 
 
 class LayerCache:
-    """One layer's keys and values: its own (r, n, t, d), and the source's (b, n, s, d).
+    """One layer's keys and values: its own (r, n, t, d), and the source's (b, n, s, d), whose keys lie turned.
 
     With a `capacity` its own stand in buffers (r, n, c, d) whose shape never changes, as a loop of TensorFlow wants;
     without one they grow. `shared` is how many rows each source has, where that is known beforehand.
@@ -93,7 +93,10 @@ class KeyValueCache:
     def __getitem__(self, layer: int) -> tuple[Any, ...]:
         held = self.layers[layer]
         own = () if held.own is None else tuple(x[:, :, : self.length] for x in held.own)
-        return own + (held.source or ())
+        if held.source is None:
+            return own
+        keys, values = held.source
+        return *own, tf.transpose(keys, [0, 1, 3, 2]), values
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         return (self[layer] for layer in range(len(self)))

@@ -58,7 +58,8 @@ def generate(
         logits_processor: functions `(ids (rows, max_length), scores (rows, vocabulary), cur_len) -> scores`, traced
             with the rest, applied after those of the settings and before temperature, top_k and the like.
         seed: two whole numbers that the random numbers of sampling follow from; drawn anew if None.
-        jit_compile: compile with XLA, once for each shape of the inputs.
+        jit_compile: compile with XLA, once for each shape of the inputs. Inside a `tf.function` it says that this is
+            compiled itself, and lays the decoder's matrices out for that.
         pad_to_multiple_of: round source lengths up to a multiple of so many tokens, so that few shapes are compiled.
         kwargs: settings; `attention_mask` (derived from the pad id if left out), `inputs_embeds`, `encoder_outputs`,
             `token_type_ids`; `decoder_input_ids` and `decoder_attention_mask`, a prompt for the decoder.
@@ -108,7 +109,7 @@ def generate(
         result = _traced(model, config, plan, functions, given, jit_compile)(given)
         result = _cut(result, plan)
     else:
-        result = Search(model, config, plan, functions)(given)
+        result = Search(model, config, plan, functions, jit_compile)(given)
     return _output(result, config, plan, encoder_decoder) if config.return_dict_in_generate else result["sequences"]
 
 
@@ -155,7 +156,7 @@ def _traced(
         while len(traces) >= _MOST_TRACES:
             traces.pop(next(iter(traces)))
         signature = {name: _any_batch(name, x) for name, x in given.items()}
-        search = Search(model, config, plan, functions)
+        search = Search(model, config, plan, functions, jit_compile)
         traces[kind] = tf.function(
             search.__call__, input_signature=[signature], jit_compile=jit_compile, autograph=False
         )

@@ -18,6 +18,7 @@ from warmstart.decoding.stopping import stopping
 from warmstart.generation_config import GenerationConfig
 from warmstart.tf.arrays import Array, TensorFlowArrays
 from warmstart.tf.cache import KeyValueCache
+from warmstart.tf.layers import turned
 from warmstart.tf.stack import flat_source
 
 XP = TensorFlowArrays()
@@ -35,9 +36,15 @@ class Search:
     """One way to generate, worked out; `__call__` is what is traced, over tensors whose batch may be of any size."""
 
     def __init__(
-        self, model: Any, config: GenerationConfig, plan: Plan, custom: Sequence[Callable[..., Any]] = ()
+        self,
+        model: Any,
+        config: GenerationConfig,
+        plan: Plan,
+        custom: Sequence[Callable[..., Any]] = (),
+        compiled: bool = False,
     ) -> None:
         self.model, self.config, self.plan, self.custom = model, config, plan, custom
+        self.compiled = compiled  # by XLA
         self.decoder = getattr(model, "decoder", model)
         wanted = ("scores", "logits") if config.return_dict_in_generate else ()
         self.wanted = [name for name in wanted if getattr(config, f"output_{name}")]
@@ -65,7 +72,8 @@ class Search:
             return tf.cast(self.decoder.head(states.last), tf.float32)[:, 0], states.cache
 
         loops = {"rows": self._rows, "beams": self._beams, "groups": self._groups}
-        return loops[plan.strategy](given, cache, logits)
+        with turned(self.decoder.blocks if self.compiled else ()):
+            return loops[plan.strategy](given, cache, logits)
 
     # The model --------------------------------------------------------------------------------------------------
 

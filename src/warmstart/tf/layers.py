@@ -7,6 +7,9 @@ Shapes: r rows, b sources (r = b * beams), t target length, s source length, h h
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,9 +58,38 @@ class Block(keras.layers.Layer):
         self.built = True
 
 
-def linear(inputs: int, outputs: int, bias: bool = True) -> keras.layers.Dense:
+_turned: ContextVar[dict[int, Any] | None] = ContextVar("turned", default=None)
+
+
+class Linear(keras.layers.Dense):
+    """A dense layer, with one thing more: inside `turned` its matrix is read as it was laid out anew, (out, in).
+
+    A token at a time the product is bound by reading the matrix; XLA on a processor reads it faster where it stands on
+    the left and lies so.
+    """
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        matrix = (_turned.get() or {}).get(id(self))
+        if matrix is None:
+            return super().call(inputs, training)
+        y = tf.transpose(tf.matmul(matrix, inputs, transpose_b=True))
+        return y if self.bias is None else y + tf.convert_to_tensor(self.bias)
+
+
+@contextmanager
+def turned(layers: Iterable[keras.layers.Layer]) -> Iterator[None]:
+    """Inside it, the dense layers in these multiply with their matrices on the left, which are turned now, once."""
+    dense = [x for layer in layers for x in layer._flatten_layers() if isinstance(x, Linear)]
+    token = _turned.set({id(x): tf.transpose(tf.cast(tf.convert_to_tensor(x.kernel), x.compute_dtype)) for x in dense})
+    try:
+        yield
+    finally:
+        _turned.reset(token)
+
+
+def linear(inputs: int, outputs: int, bias: bool = True) -> Linear:
     """A dense layer of zeros, (inputs, outputs); values are given by name later."""
-    layer = keras.layers.Dense(outputs, use_bias=bias, kernel_initializer="zeros")
+    layer = Linear(outputs, use_bias=bias, kernel_initializer="zeros")
     layer.build((None, inputs))
     return layer
 
@@ -136,9 +168,11 @@ def attend(
     shared: int | None = None,
     soft_cap: float | None = None,
     bias: Any = None,
+    is_turned: bool = False,
 ) -> tuple[Any, Any]:
     """Attention of queries (r, n, t, d) over keys and values (b, m, s, d); heads n may share m, and rows r share b.
 
+    Keys may be turned, (b, m, d, s): what is read at every step is read faster so.
     `allowed` (r or b or 1, 1, t or 1, s) is True where a query may look, or None; `bias` (1, n, t, s) is added to
     scores. Gives (r, n, t, d) and the weights (r, n, t, s).
     """
@@ -151,7 +185,7 @@ def attend(
         query = tf.reshape(tf.transpose(query, [0, 2, 1, 3, 4]), [-1, heads, shared * length, size])
     if key.shape[1] != heads:
         key, value = (tf.repeat(x, heads // x.shape[1], 1) for x in (key, value))
-    scores = tf.matmul(query, key, transpose_b=True) * tf.cast(scale, query.dtype)
+    scores = tf.matmul(query, key, transpose_b=not is_turned) * tf.cast(scale, query.dtype)
     scores = scores if soft_cap is None else capped(scores, soft_cap)
     scores = scores if bias is None else scores + bias
     if allowed is not None:
@@ -228,7 +262,9 @@ class Attention(Block):
         else:
             key, value = self._own_pair(x, length, rotation, cache, at)
         shared = cache.shared if self.is_cross and cache is not None else None if self.is_cross else 1
-        out, weights = attend(query, key, value, allowed, self.scale, self.dropout, shared, self.soft_cap, bias)
+        out, weights = attend(
+            query, key, value, allowed, self.scale, self.dropout, shared, self.soft_cap, bias, is_turned=self.is_cross
+        )
         out = tf.transpose(out, [0, 2, 1, 3])
         return self.output_layer(tf.reshape(out, [-1, out.shape[2] * out.shape[3]])), weights
 
@@ -239,15 +275,13 @@ class Attention(Block):
         return (key, value) if cache is None else cache.append(key, value, at)
 
     def source_pair(self, source: Source | None, cache: LayerCache | None) -> tuple[Any, Any]:
-        """The source's keys and values: made once, then kept."""
+        """The source's keys, turned (b, n, d, s), and values (b, n, s, d): made once, then kept."""
         if cache is not None and cache.source is not None:
             return cache.source
         assert source is not None
         states, length = source.states, source.length
-        pair = (
-            self._heads(self.key(states), length, self.key_norm),
-            self._heads(self.value(states), length, None),
-        )
+        key = self._heads(self.key(states), length, self.key_norm)
+        pair = tf.transpose(key, [0, 1, 3, 2]), self._heads(self.value(states), length, None)
         if cache is not None:
             cache.source = pair
         return pair

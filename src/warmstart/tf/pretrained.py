@@ -70,7 +70,8 @@ class PreTrainedModel(Trained):
             arguments.pop("num_items_in_batch", None)
             if unknown := sorted(arguments.keys() - {*names}):
                 raise TypeError(f"{type(self).__name__} got unknown arguments {unknown}; it knows {', '.join(names)}")
-        return super().__call__(**arguments)
+        with plain_errors():
+            return super().__call__(**arguments)
 
     # What a model is made of ------------------------------------------------------------------------------------
 
@@ -253,6 +254,18 @@ class PreTrainedModel(Trained):
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, **saving)
             return upload_folder(folder, repo_id, **kwargs)
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Inside it, errors keep their own words; Keras else puts them into a message with all arguments of the call."""
+    was_filtered = keras.config.is_traceback_filtering_enabled()
+    keras.config.disable_traceback_filtering()
+    try:
+        yield
+    finally:
+        if was_filtered:
+            keras.config.enable_traceback_filtering()
 
 
 @contextmanager
