@@ -15,7 +15,7 @@ from warmstart.checkpoint.readers import Weights
 from warmstart.config import PretrainedConfig
 from warmstart.families.entry import Stored
 from warmstart.spec import StackSpec
-from warmstart.warm_start import PROJECTION, LoadReport, new_parts
+from warmstart.warm_start import PROJECTION, LoadReport, new_parts, sharing
 
 Groups = Mapping[str, list[str]]
 
@@ -73,7 +73,11 @@ def fit(
         raise ValueError(_shapes_differ(weights.place, unequal))
     missing += list(unequal)
     fresh, lost = new_parts(missing, groups) if may_be_new else ([], missing)
-    fresh, lost = fresh + [name for name in lost if name in unequal], [name for name in lost if name not in unequal]
+    lost, zero = [name for name in lost if not may_be_zero(name, sides)], [x for x in lost if may_be_zero(x, sides)]
+    fresh, lost = (
+        fresh + zero + [name for name in lost if name in unequal],
+        [name for name in lost if name not in unequal],
+    )
     if strict and (lost or located.unexpected):
         raise ValueError(_does_not_fit(weights, lost, located.unexpected))
     if not chosen:
@@ -100,7 +104,21 @@ def locate_all(groups: Groups, sides: list[Side], weights: Weights, fewer_layers
         accounted.update(key for key in weights.files if key.startswith(side.theirs))
     if len(sides) > 1:  # a file of both sides: nothing may stand beside them
         result.unexpected += [key for key in weights.files if key not in accounted]
-    return result
+    return without_taken(result)
+
+
+def without_taken(located: Located) -> Located:
+    """The same, each key once, and none left out that one of the sides has: in a whole's file both see all keys."""
+    taken = {entry.name for entry in located.found.values()}
+    located.left_out = [key for key in dict.fromkeys(located.left_out) if key not in taken]
+    located.unexpected = [key for key in dict.fromkeys(located.unexpected) if key not in taken]
+    return located
+
+
+def may_be_zero(name: str, sides: Iterable[Any]) -> bool:
+    """Whether a parameter is a bias that is not trained: files may leave it out where it is zero."""
+    heads = (side.spec.head for side in sides if name == f"{side.ours}head.output.bias")
+    return any(head is not None and head.fixed_bias for head in heads)
 
 
 def broken_ties(
@@ -123,7 +141,7 @@ def broken_ties(
             if found[one] != found[other] and not equal(read(found[one]), read(found[other])):
                 side = next(side for side in sides if other.startswith(side.ours))
                 same = one.startswith(side.ours)
-                broken["tie_word_embeddings" if same else "tie_encoder_decoder"] = side.config if same else joint
+                broken["tie_word_embeddings" if same else sharing(joint)] = side.config if same else joint
     return broken
 
 

@@ -149,6 +149,7 @@ class HeadSpec:
 
     transform: str | None = None  # the activation; None is no transform
     bias: bool = False
+    fixed_bias: bool = False  # which is not trained (Marian's)
     tied: bool = True  # the output matrix is the embedding matrix
     soft_cap: float | None = None  # logits become cap * tanh(logit / cap) (Gemma 2)
 

@@ -14,6 +14,7 @@ from typing import Any
 from warmstart.checkpoint.names import Shape
 from warmstart.config import TOKEN_IDS, PretrainedConfig
 from warmstart.families import family_of
+from warmstart.families.encoder_decoder import EncoderDecoderConfig
 from warmstart.generation_config import GenerationConfig
 
 PROJECTION = "enc_to_dec_proj"
@@ -46,19 +47,21 @@ def half(config: PretrainedConfig, side: str) -> tuple[PretrainedConfig, str]:
     return (getattr(config, side), f"{side}.") if config.model_type == "encoder-decoder" else (config, "")
 
 
-def set_side(config: PretrainedConfig, side: str) -> None:
-    """Say in a configuration which side it is: the encoder reads both ways, the decoder has cross-attention.
+def pair_of(config: PretrainedConfig) -> tuple[PretrainedConfig, str | None]:
+    """The pair's configuration, and the prefix of its weights; None where each half finds its own in a whole's file."""
+    if config.model_type != "encoder-decoder" and family_of(config).whole:
+        return EncoderDecoderConfig.from_whole(config), None
+    return config, ""
 
-    Raises:
-        ValueError: the family cannot be that side.
-    """
-    family = family_of(config)
-    if not (family.encoder if side == "encoder" else family.decoder):
-        other = "decoder" if side == "encoder" else "encoder"
-        raise ValueError(f"{config.model_type} can only be the {other}; `warmstart families` lists what can be what")
-    config.is_decoder = config.add_cross_attention = side == "decoder"
-    if side == "decoder" and config.has("decoder_vocab_size"):  # Marian's halves may have a vocabulary each
-        config.vocab_size = config.decoder_vocab_size
+
+def name_in_file(prefix: str | None, side: str) -> str:
+    """What stands before a side's names in a file: a prefix and the side, or in a whole's file nothing."""
+    return "" if prefix is None else prefix + side
+
+
+def sharing(config: PretrainedConfig) -> str:
+    """The setting by which both sides of a pair have weights in common."""
+    return "tie_encoder_decoder" if config.tie_encoder_decoder else "share_embeddings"
 
 
 def new_parts(missing: Iterable[str], parameters: Iterable[str]) -> tuple[list[str], list[str]]:

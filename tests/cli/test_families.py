@@ -10,7 +10,7 @@ import pytest
 
 from warmstart import AutoConfig
 from warmstart.families import MODULES, family
-from warmstart.warm_start import set_side
+from warmstart.families.encoder_decoder import set_side
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,7 +15,7 @@ from warmstart.folder import Content
 from warmstart.generation_config import GenerationConfig
 from warmstart.hub import find_file
 
-Part = Callable[[PretrainedConfig], tuple[PretrainedConfig, str]]
+Part = Callable[[PretrainedConfig], tuple[PretrainedConfig, str | None]]
 """Which part of a checkpoint's configuration is wanted, and the prefix of its weights in the file."""
 
 
@@ -26,7 +26,7 @@ def read_configuration(
     part_of: Part,
     own: type[PretrainedConfig] | None = None,
     who: str = "from_pretrained",
-) -> tuple[PretrainedConfig, str]:
+) -> tuple[PretrainedConfig, str | None]:
     """The configuration to load by: given, or the folder's, with its generation settings and the caller's fields.
 
     Those of `kwargs` that are fields are taken out of it. The first files have no `model_type`: then `own` knows it.

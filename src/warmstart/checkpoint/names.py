@@ -84,13 +84,13 @@ def stored_as(parameter: str, names: Mapping[str, str | Stored]) -> Stored:
 
 def stored_shape(entry: Stored, shape: Shape) -> Shape:
     """The shape of the stored tensor that holds a parameter of this shape."""
-    whole = (shape[0] * entry.parts, *shape[1:])
+    whole = (1, *shape) if entry.row else (shape[0] * entry.parts, *shape[1:])
     return whole[::-1] if entry.transposed else whole
 
 
 def unpack(entry: Stored, tensor: Any) -> Any:
     """Our parameter, a view of the stored tensor."""
-    tensor = tensor.T if entry.transposed else tensor
+    tensor = tensor.T if entry.transposed else tensor[0] if entry.row else tensor
     if entry.parts == 1:
         return tensor
     size = tensor.shape[0] // entry.parts
@@ -101,7 +101,8 @@ def pack(entries: Mapping[str, Stored], tensors: Mapping[str, Any], key: str, jo
     """The tensor stored under `key`, from our parameters; `join` concatenates along the first axis."""
     parts = sorted((entry.part, name) for name, entry in entries.items() if key in (entry.name, entry.untied))
     tensor = join([tensors[name] for _, name in parts]) if len(parts) > 1 else tensors[parts[0][1]]
-    return tensor.T if entries[parts[0][1]].transposed else tensor
+    entry = entries[parts[0][1]]
+    return tensor.T if entry.transposed else tensor[None] if entry.row else tensor
 
 
 def written_as(

@@ -15,13 +15,13 @@ from warmstart.cli.token_ids import missing, token_ids
 from warmstart.config import TOKEN_IDS, PretrainedConfig
 from warmstart.families import family_of
 from warmstart.families.auto import AutoConfig
-from warmstart.families.encoder_decoder import EncoderDecoderConfig
+from warmstart.families.encoder_decoder import EncoderDecoderConfig, set_side
 from warmstart.generation_config import GenerationConfig
 from warmstart.hub import find_file, read_json
 from warmstart.spec import StackSpec
 from warmstart.tokenization import AutoTokenizer
 from warmstart.tokenization.auto import IDS
-from warmstart.warm_start import fill_settings, half, needs_projection, set_side
+from warmstart.warm_start import fill_settings, half, needs_projection
 
 SIDES = ("encoder", "decoder")
 

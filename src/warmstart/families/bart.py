@@ -75,6 +75,7 @@ def bart_spec(
     half = "decoder" if config.is_decoder or headed else "encoder"
     heads = getattr(config, f"{half}_attention_heads")
     bias = getattr(config, "use_bias", True)
+    biased = bool(getattr(config, "logits_bias", False))  # the decoder of a whole; see EncoderDecoderConfig.from_whole
     attention = AttentionSpec(
         heads=heads,
         key_value_heads=heads,
@@ -104,7 +105,7 @@ def bart_spec(
         cross_attention_size=config.cross_attention_hidden_size or config.d_model,
         mlp=MLPSpec(getattr(config, f"{half}_ffn_dim"), config.activation_function, dropout=config.activation_dropout),
         norm=NormSpec("layer", 1e-5, before=before, final=before),
-        head=HeadSpec(tied=config.tie_word_embeddings) if headed else None,
+        head=HeadSpec(bias=biased, fixed_bias=biased, tied=config.tie_word_embeddings) if headed else None,
         causal=half == "decoder",
         dropout=config.dropout,
         layer_drop=getattr(config, f"{half}_layerdrop"),
@@ -140,6 +141,7 @@ BART_NAMES: dict[str, str | Stored] = {
     "layers.{}.mlp_norm": "layers.{}.final_layer_norm",
     "final_norm": "layer_norm",
     "head.output": "/lm_head",
+    "head.output.bias": Stored("/final_logits_bias", row=True),
 }
 
 
@@ -156,6 +158,7 @@ def bart_family(config: type[PretrainedConfig], name: str, spec: Callable[..., S
         decoder_prefixes=("model.decoder.", "decoder.", ""),
         alone_prefix="encoder.",
         left_out=BART_LEFT_OUT,
+        whole=f"{name}ForConditionalGeneration",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,6 +43,26 @@ class EncoderDecoderConfig(PretrainedConfig):
             config.encoder.is_causal = False
         return config
 
+    @classmethod
+    def from_whole(cls, whole: PretrainedConfig) -> EncoderDecoderConfig:
+        """The pair that an encoder-decoder of one family is: its two halves, and its settings of `generate`.
+
+        `share_embeddings` says that both halves have one table of token embeddings, `logits_bias` in the decoder's
+        configuration that the whole adds a bias to the logits which the decoder alone has not.
+
+        >>> from warmstart import BartConfig
+        >>> EncoderDecoderConfig.from_whole(BartConfig(encoder_layers=2)).encoder.encoder_layers
+        2
+        """
+        sides = {side: copy.deepcopy(whole) for side in ("encoder", "decoder")}
+        for side, config in sides.items():
+            set_side(config, side)
+            config.generation_config = GenerationConfig()  # token ids stay
+        if "head.output.bias" in family_of(whole).names:
+            sides["decoder"].logits_bias = True
+        shared = getattr(whole, "share_encoder_decoder_embeddings", True)
+        return cls(**sides, share_embeddings=shared, **whole.generation_config.explicit())
+
     def merge_settings(self, settings: GenerationConfig, only_unset: bool = False) -> None:
         """Take in what a `generation_config.json` says; token ids that this configuration sets stay.
 
@@ -62,6 +83,21 @@ class EncoderDecoderConfig(PretrainedConfig):
         if name in ("encoder", "decoder") and isinstance(value, Mapping):
             value = _configuration(value, name)
         super().__setattr__(name, value)
+
+
+def set_side(config: PretrainedConfig, side: str) -> None:
+    """Say in a configuration which side it is: the encoder reads both ways, the decoder has cross-attention.
+
+    Raises:
+        ValueError: the family cannot be that side.
+    """
+    family = family_of(config)
+    if not (family.encoder if side == "encoder" else family.decoder):
+        other = "decoder" if side == "encoder" else "encoder"
+        raise ValueError(f"{config.model_type} can only be the {other}; `warmstart families` lists what can be what")
+    config.is_decoder = config.add_cross_attention = side == "decoder"
+    if side == "decoder" and config.has("decoder_vocab_size"):  # Marian's halves may have a vocabulary each
+        config.vocab_size = config.decoder_vocab_size
 
 
 def _side(kwargs: dict[str, Any], side: str) -> PretrainedConfig:

@@ -18,7 +18,7 @@ class Stored:
     `transposed`, (in, out). `aliases` are other names that real files use; `name` is the one that is written.
     `untied` is a second name that a head of its own weights has: read before `name`, and written beside it, because
     newer releases of the reference compute with that one alone. `alone` is the name that is written for a stack that is
-    saved by itself, where it is another.
+    saved by itself, where it is another. A `row` is stored as a matrix of one row.
     """
 
     name: str
@@ -28,6 +28,7 @@ class Stored:
     aliases: tuple[str, ...] = ()
     untied: str = ""
     alone: str = ""
+    row: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Family:
     poolers, other tasks' heads, buffers. `renamed` are patterns of names in older files, and what replaces them.
     `architectures` are the reference's class names for "base", "causal" and "masked" models. `causal` says that the
     family is a causal language model by nature, `adds_cross_attention` that it has no cross-attention of its own.
-    `encoder` and `decoder` say as which side it can stand.
+    `encoder` and `decoder` say as which side it can stand. `whole` is the reference's class of an encoder-decoder whose
+    halves the family's stacks are.
     """
 
     model_type: str
@@ -61,6 +63,7 @@ class Family:
     encoder: bool = True
     decoder: bool = True
     encoder_names: Mapping[str, str | Stored] = field(default_factory=dict)
+    whole: str = ""
 
     def names_of(self, spec: StackSpec) -> Mapping[str, str | Stored]:
         """The file's names for a stack: a decoder's, or an encoder's."""

@@ -79,7 +79,8 @@ class FlaxEncoderDecoderModel(FlaxPreTrainedModel):
             )
         warm_start.check_decoder(config.decoder)
         dtype = as_dtype(dtype)
-        module = EncoderDecoder(*_specs(config), warm_start.needs_projection(config), dtype=dtype)
+        shares = bool(getattr(config, "share_embeddings", False))
+        module = EncoderDecoder(*_specs(config), warm_start.needs_projection(config), shares=shares, dtype=dtype)
         self.config = config
         if config.tie_encoder_decoder:
             module = self._tied(module)
@@ -113,6 +114,10 @@ class FlaxEncoderDecoderModel(FlaxPreTrainedModel):
                 "give both the same number"
             )
         return jnp.zeros(source, jnp.int32), None, jnp.zeros(target, jnp.int32)
+
+    @classmethod
+    def part_of(cls, config: PretrainedConfig) -> tuple[PretrainedConfig, str | None]:
+        return warm_start.pair_of(config)
 
     @classmethod
     def may_be_new(cls) -> bool:

@@ -333,10 +333,14 @@ class Layer(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """The way in: token ids to vectors, with positions and token types where the spec has them."""
+    """The way in: token ids to vectors, with positions and token types where the spec has them.
+
+    `tokens` is a stack whose table of token embeddings is this one's too.
+    """
 
     stack: StackSpec
     dtype: Any = jnp.float32
+    tokens: Any = None
 
     def setup(self) -> None:
         spec, deviation = self.stack.embedding, self.stack.initializer_range
@@ -344,7 +348,8 @@ class Embeddings(nn.Module):
         starts = {
             name: normal(deviation, spec.zero_rows().get(f"embeddings.{name}.weight")) for name in ("token", "position")
         }
-        self.token = table(spec.vocabulary, embedding_init=starts["token"])
+        if self.tokens is None:
+            self.token = table(spec.vocabulary, embedding_init=starts["token"])
         rows, start = spec.positions + spec.position_offset, starts["position"]
         self.position = table(rows, embedding_init=start) if spec.positions and not spec.sinusoids else None
         self.sinusoids = sinusoids(spec) if spec.positions and spec.sinusoids else None  # computed, no parameter
@@ -363,7 +368,7 @@ class Embeddings(nn.Module):
         """(r, t) ids, or (r, t, h) vectors in their place, to (r, t, h)."""
         spec, fixed = self.stack.embedding, self.stack.embedding.zero_rows()
         if vectors is None:
-            vectors = _looked_up(self.token, ids, fixed.get("embeddings.token.weight"))
+            vectors = _looked_up(self.table(), ids, fixed.get("embeddings.token.weight"))
             vectors = vectors * jnp.asarray(spec.scale, self.dtype)
         x = vectors
         if self.token_type is not None:
@@ -376,6 +381,10 @@ class Embeddings(nn.Module):
             x = x + jnp.asarray(self.sinusoids, x.dtype)[position_rows]
         x = x if self.norm is None or spec.norm_before_positions else self.norm(x)
         return self.dropout(x, deterministic=not train)
+
+    def table(self) -> Any:
+        """The table of token embeddings."""
+        return self.token if self.tokens is None else self.tokens.embeddings.token
 
 
 def _looked_up(table: Any, ids: Any, fixed: int | None) -> Array:
@@ -397,7 +406,9 @@ class Head(nn.Module):
         if spec.transform:
             self.dense = Linear(stack.embedding.size, dtype=self.dtype, kernel_init=start)
             self.norm = make_norm(stack.norm, self.dtype)
-        self.output = Output(stack.embedding.vocabulary, spec.bias, spec.tied, stack.initializer_range, self.dtype)
+        self.output = Output(
+            stack.embedding.vocabulary, spec.bias, spec.tied, stack.initializer_range, self.dtype, spec.fixed_bias
+        )
 
     def __call__(self, x: Array, table: Array) -> Array:
         spec = self.stack.head
@@ -416,6 +427,7 @@ class Output(nn.Module):
     tied: bool
     deviation: float
     dtype: Any = jnp.float32
+    fixed: bool = False  # the bias is not trained
 
     @nn.compact
     def __call__(self, x: Array, table: Array) -> Array:
@@ -427,7 +439,8 @@ class Output(nn.Module):
             turned: Any = self.get_variable("turned", "kernel")
             logits = x @ kernel.astype(self.dtype) if turned is None else from_left(turned, x)
         if self.bias:
-            logits = logits + self.param("bias", nn.initializers.zeros, (self.vocabulary,)).astype(self.dtype)
+            bias = self.param("bias", nn.initializers.zeros, (self.vocabulary,)).astype(self.dtype)
+            logits = logits + (jax.lax.stop_gradient(bias) if self.fixed else bias)
         return logits
 
 

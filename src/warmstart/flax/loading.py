@@ -77,13 +77,17 @@ def our_shapes(leaves: Mapping[str, Any]) -> dict[str, Shape]:
     return {name: tuple(x.shape[::-1]) if _is_kernel(name) else tuple(x.shape) for name, x in leaves.items()}
 
 
-def groups_of(names: Iterable[str], sides: list[Side], tied: bool) -> dict[str, list[str]]:
-    """Each parameter of a tree -> all names that it has in files: a tied head's, and with `tied` the decoder's."""
+def groups_of(names: Iterable[str], sides: list[Side], sharing: str) -> dict[str, list[str]]:
+    """Each parameter of a tree -> all names that it has in files: a tied head's, and the decoder's where it is shared.
+
+    `sharing` is "tie_encoder_decoder", "share_embeddings", or nothing.
+    """
     groups = {name: [name] for name in names}
-    if tied:
+    if sharing:
         for name, group in groups.items():
-            if name.startswith("encoder."):
-                group.append("decoder." + name.removeprefix("encoder."))
+            own = name.removeprefix("encoder.")
+            if name != own and (sharing == "tie_encoder_decoder" or own == TABLE):
+                group.append(f"decoder.{own}")
     for side in sides:
         if side.spec.head is not None and side.spec.head.tied:
             next(group for group in groups.values() if side.ours + TABLE in group).append(side.ours + OUTPUT)

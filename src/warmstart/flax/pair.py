@@ -20,7 +20,7 @@ from warmstart.spec import StackSpec
 
 
 class EncoderDecoder(nn.Module):
-    """An encoder and a decoder with its head; `tied` gives both the parameters that both have."""
+    """An encoder and a decoder with its head; `tied` gives both the parameters that both have, `shares` one table."""
 
     encoder_spec: StackSpec
     decoder_spec: StackSpec
@@ -28,10 +28,12 @@ class EncoderDecoder(nn.Module):
     tied: bool = False
     dtype: Any = jnp.float32
     remat: bool = False
+    shares: bool = False
 
     def setup(self) -> None:
         self.encoder = Stack(self.encoder_spec, self.dtype, self.remat)
-        self.decoder = Stack(self.decoder_spec, self.dtype, self.remat, self.encoder if self.tied else None)
+        shared, tokens = (self.encoder if tie else None for tie in (self.tied, self.shares and not self.tied))
+        self.decoder = Stack(self.decoder_spec, self.dtype, self.remat, shared, tokens)
         if self.projects:
             start = normal(self.decoder_spec.initializer_range)
             self.enc_to_dec_proj = Linear(self.decoder_spec.hidden_size, dtype=self.dtype, kernel_init=start)

@@ -11,7 +11,7 @@ from typing import Any
 from warmstart import warm_start
 from warmstart.config import PretrainedConfig
 from warmstart.families.auto import AutoConfig
-from warmstart.families.encoder_decoder import EncoderDecoderConfig
+from warmstart.families.encoder_decoder import EncoderDecoderConfig, set_side
 from warmstart.flax.models import FlaxAutoModel, FlaxAutoModelForCausalLM
 from warmstart.hub import hub_options
 from warmstart.warm_start import PROJECTION, LoadReport
@@ -119,5 +119,5 @@ def _checkpoint(path: str | Path | None, side: str, options: dict[str, Any]) -> 
     if (config := options.pop("config", None)) is not None:
         return path, copy.deepcopy(config)
     config = copy.deepcopy(warm_start.half(AutoConfig.from_pretrained(path, **hub_options(dict(options))), side)[0])
-    warm_start.set_side(config, side)
+    set_side(config, side)
     return path, config

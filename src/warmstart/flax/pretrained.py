@@ -30,7 +30,13 @@ from warmstart.folder import write_folder
 from warmstart.generation_config import GenerationConfig
 from warmstart.hub import hub_options, upload_folder
 from warmstart.spec import StackSpec
-from warmstart.warm_start import LoadReport, check_cross_attention_init, copies_of_self_attention
+from warmstart.warm_start import (
+    LoadReport,
+    check_cross_attention_init,
+    copies_of_self_attention,
+    name_in_file,
+    sharing,
+)
 
 _FILES = ("use_safetensors", "variant")
 _UPLOADING = ("token", "revision", "private", "commit_message", "create_pr")
@@ -74,7 +80,8 @@ class FlaxPreTrainedModel:
 
     def groups(self) -> dict[str, list[str]]:
         """Our name of each parameter -> all names that it has in files."""
-        return loading.groups_of(loading.flat(self.params_shape_tree), self.sides(), self.config.tie_encoder_decoder)
+        shared = sharing(self.config) if getattr(self.config, sharing(self.config), False) else ""
+        return loading.groups_of(loading.flat(self.params_shape_tree), self.sides(), shared)
 
     def example_inputs(self, input_shape: Any = None) -> tuple[Any, ...]:
         """Inputs of the module that make it create all of its parameters."""
@@ -188,7 +195,7 @@ class FlaxPreTrainedModel:
         return cls(config, **own)
 
     @classmethod
-    def part_of(cls, config: PretrainedConfig) -> tuple[PretrainedConfig, str]:
+    def part_of(cls, config: PretrainedConfig) -> tuple[PretrainedConfig, str | None]:
         """Which part of a checkpoint's configuration is this model's, and the prefix of its weights in the file."""
         return config, ""
 
@@ -234,7 +241,7 @@ class FlaxPreTrainedModel:
         def made() -> tuple[Any, list[Side]]:
             make: Any = cls  # the models, whose arguments are a configuration and these
             model = make(config, seed=seed, dtype=dtype, _do_init=False)
-            return model, [Side(x.ours, prefix + x.theirs, x.config, x.spec) for x in model.sides()]
+            return model, [Side(x.ours, name_in_file(prefix, x.theirs), x.config, x.spec) for x in model.sides()]
 
         model, sides = made()
         entries = partial(loading.read, weights)

@@ -56,18 +56,19 @@ class Stack(nn.Module):
     """Embeddings, layers, a final norm and a head where the spec has them.
 
     `remat` keeps only each layer's input for the backward pass (Chen et al. 2016). `shared` is a stack whose
-    parameters are this one's too, where it has them.
+    parameters are this one's too, where it has them; `tokens` one whose table of token embeddings is.
     """
 
     spec: StackSpec
     dtype: Any = jnp.float32
     remat: bool = False
     shared: Any = None
+    tokens: Any = None
 
     def setup(self) -> None:
         spec, shared = self.spec, self.shared
         if shared is None:
-            self.embeddings = Embeddings(spec, self.dtype)
+            self.embeddings = Embeddings(spec, self.dtype, self.tokens)
         self.layers = Layers(spec, self.dtype, self.remat, None if shared is None else shared.layers)
         if spec.norm.final and shared is None:
             self.final_norm = make_norm(spec.norm, self.dtype)
@@ -131,7 +132,7 @@ class Stack(nn.Module):
             x = own.final_norm(x)
         logits = None
         if spec.head is not None and want_logits:
-            logits = self.head(x, own.embeddings.token.embedding)
+            logits = self.head(x, own.embeddings.table().embedding)
         if cache is not None:
             cache = cache._replace(layers=tuple(caches), length=cache.length + tokens)
         has_cross = want_attentions and cross_attentions[:1] != [None]

@@ -89,6 +89,8 @@ class TFEncoderDecoderModel(PreTrainedModel):
         if config.tie_encoder_decoder:
             shapes = [{name: x.shape for name, x in named_parameters(side)} for side in (self.encoder, self.decoder)]
             tie(self.encoder, self.decoder, warm_start.tied_weights(*shapes))
+        elif getattr(config, "share_embeddings", False):
+            tie(self.encoder, self.decoder, ["embeddings.token.weight"])
         warm_start.fill_settings(config)
 
     def sides(self) -> list[Side]:
@@ -96,6 +98,10 @@ class TFEncoderDecoderModel(PreTrainedModel):
             Side("encoder.", "encoder.", self.config.encoder, self.encoder.spec),
             Side("decoder.", "decoder.", self.config.decoder, self.decoder.spec),
         ]
+
+    @classmethod
+    def part_of(cls, config: PretrainedConfig) -> tuple[PretrainedConfig, str | None]:
+        return warm_start.pair_of(config)
 
     @classmethod
     def may_be_new(cls) -> bool:

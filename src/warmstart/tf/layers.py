@@ -427,11 +427,15 @@ def _untrained(vectors: Any, rows: Any, padding: int | None) -> Any:
 class Output(Block):
     """The vocabulary's matrix (v, h), an embedding table's own where it is tied, and a bias."""
 
-    def __init__(self, tied: keras.layers.Embedding | None, size: int, vocabulary: int, bias: bool) -> None:
+    def __init__(
+        self, tied: keras.layers.Embedding | None, size: int, vocabulary: int, bias: bool, fixed_bias: bool = False
+    ) -> None:
         super().__init__()
         self.tied = tied
         self.own = self.add_weight(shape=(vocabulary, size), initializer="zeros", name="weight") if not tied else None
-        self.bias = self.add_weight(shape=(vocabulary,), initializer="zeros", name="bias") if bias else None
+        self.bias: Any = None
+        if bias:
+            self.bias = self.add_weight((vocabulary,), initializer="zeros", trainable=not fixed_bias, name="bias")
 
     @property
     def weight(self) -> keras.Variable:
@@ -452,7 +456,9 @@ class Head(Block):
         self.activation = check_activation(spec.transform) if spec.transform else None
         self.dense = linear(hidden_size, embedding.size) if spec.transform else None
         self.norm = make_norm(embedding.size, norm) if spec.transform else None
-        self.output_layer = Output(tokens if spec.tied else None, embedding.size, embedding.vocabulary, spec.bias)
+        self.output_layer = Output(
+            tokens if spec.tied else None, embedding.size, embedding.vocabulary, spec.bias, spec.fixed_bias
+        )
         self.soft_cap = spec.soft_cap
 
     def call(self, x: Any) -> Any:

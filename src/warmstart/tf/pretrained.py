@@ -31,7 +31,7 @@ from warmstart.tf import loading
 from warmstart.tf.inputs import named
 from warmstart.tf.training import Trained
 from warmstart.tf.unfilled import unfilled
-from warmstart.warm_start import LoadReport
+from warmstart.warm_start import LoadReport, name_in_file
 
 _LOADING = ("strict", "ignore_mismatched_sizes", "cross_attention_init")
 _FILES = ("use_safetensors", "variant")
@@ -135,7 +135,7 @@ class PreTrainedModel(Trained):
     # Files ------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def part_of(cls, config: PretrainedConfig) -> tuple[PretrainedConfig, str]:
+    def part_of(cls, config: PretrainedConfig) -> tuple[PretrainedConfig, str | None]:
         """Which part of a checkpoint's configuration is this model's, and the prefix of its weights in the file."""
         return config, ""
 
@@ -194,11 +194,13 @@ class PreTrainedModel(Trained):
         return (model, info) if wants_info else model
 
     @classmethod
-    def _unfilled(cls, config: PretrainedConfig, prefix: str) -> tuple[Any, list[Side]]:
+    def _unfilled(cls, config: PretrainedConfig, prefix: str | None) -> tuple[Any, list[Side]]:
         """The model without values, and its stacks as they are called in the file."""
         with unfilled():
             model = cls(config)
-        return model, [Side(side.ours, prefix + side.theirs, side.config, side.spec) for side in model.sides()]
+        return model, [
+            Side(side.ours, name_in_file(prefix, side.theirs), side.config, side.spec) for side in model.sides()
+        ]
 
     def save_pretrained(
         self,

@@ -52,7 +52,9 @@ def resize(model: Any, wanted: int | None, multiple: int | None, mean: bool) -> 
         replace(model.embeddings, "token", tokens)
         if spec.head is not None:
             held = model.head.output_layer
-            output = Output(tokens if spec.head.tied else None, spec.embedding.size, size, spec.head.bias)
+            output = Output(
+                tokens if spec.head.tied else None, spec.embedding.size, size, spec.head.bias, spec.head.fixed_bias
+            )
             for name in ("own", "bias"):
                 if getattr(held, name) is not None:
                     getattr(output, name).assign(resized(getattr(held, name)))

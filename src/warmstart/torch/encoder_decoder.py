@@ -101,6 +101,8 @@ class EncoderDecoderModel(PreTrainedModel):
     def tie_weights(self) -> None:
         """Tie the head to its embeddings and, with `config.tie_encoder_decoder`, the decoder to the encoder."""
         self.encoder.tie_weights()
+        if getattr(self.config, "share_embeddings", False):
+            self.decoder.embeddings.token.weight = self.encoder.embeddings.token.weight
         self.decoder.tie_weights()
         if self.config.tie_encoder_decoder:
             shapes = [
@@ -110,6 +112,10 @@ class EncoderDecoderModel(PreTrainedModel):
                 path, _, leaf = name.rpartition(".")
                 setattr(self.decoder.get_submodule(path), leaf, self.encoder.get_parameter(name))
             self.decoder.tie_weights()
+
+    @classmethod
+    def part_of(cls, config: PretrainedConfig) -> tuple[PretrainedConfig, str | None]:
+        return warm_start.pair_of(config)
 
     @classmethod
     def may_be_new(cls) -> bool:
@@ -335,7 +341,7 @@ class EncoderDecoderModel(PreTrainedModel):
         side = side or "both"
         if side not in ("encoder", "decoder", "both"):
             raise ValueError(f"side {side!r} is not known; use 'encoder', 'decoder' or 'both'")
-        if self.config.tie_encoder_decoder and side != "both":
+        if (self.config.tie_encoder_decoder or getattr(self.config, "share_embeddings", False)) and side != "both":
             raise ValueError(
                 f"encoder and decoder share their weights, so side={side!r} alone cannot change; use 'both'"
             )

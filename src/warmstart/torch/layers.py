@@ -371,6 +371,8 @@ class Head(nn.Module):
         self.dense = nn.Linear(hidden_size, embedding.size) if spec.transform else None
         self.norm = make_norm(embedding.size, norm) if spec.transform else None
         self.output = nn.Linear(embedding.size, embedding.vocabulary, spec.bias)
+        if spec.fixed_bias:
+            self.output.bias.requires_grad_(False)
         self.soft_cap = spec.soft_cap
 
     def forward(self, x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from warmstart import warm_start
 from warmstart.checkpoint.readers import folder_of
 from warmstart.config import PretrainedConfig
 from warmstart.families.auto import AutoConfig
-from warmstart.families.encoder_decoder import EncoderDecoderConfig
+from warmstart.families.encoder_decoder import EncoderDecoderConfig, set_side
 from warmstart.hub import hub_options
 from warmstart.torch.models import AutoModel, AutoModelForCausalLM
 from warmstart.warm_start import PROJECTION, LoadReport
@@ -109,5 +109,5 @@ def _checkpoint(path: str | Path | None, side: str, options: dict[str, Any]) -> 
     config = copy.deepcopy(
         warm_start.half(AutoConfig.from_pretrained(folder_of(path), **hub_options(dict(options))), side)[0]
     )
-    warm_start.set_side(config, side)
+    set_side(config, side)
     return path, config

@@ -26,7 +26,7 @@ from warmstart.generation_config import GenerationConfig
 from warmstart.hub import hub_options, upload_folder
 from warmstart.torch import loading
 from warmstart.torch.unfilled import unfilled
-from warmstart.warm_start import LoadReport
+from warmstart.warm_start import LoadReport, name_in_file
 
 _LOADING = ("strict", "ignore_mismatched_sizes", "cross_attention_init")
 _FILES = ("use_safetensors", "variant")
@@ -164,7 +164,7 @@ class PreTrainedModel(nn.Module):
         return cls(config)
 
     @classmethod
-    def part_of(cls, config: PretrainedConfig) -> tuple[PretrainedConfig, str]:
+    def part_of(cls, config: PretrainedConfig) -> tuple[PretrainedConfig, str | None]:
         """Which part of a checkpoint's configuration is this model's, and the prefix of its weights in the file."""
         return config, ""
 
@@ -223,11 +223,13 @@ class PreTrainedModel(nn.Module):
         return (model.eval(), info) if wants_info else model.eval()
 
     @classmethod
-    def _unfilled(cls, config: PretrainedConfig, prefix: str) -> tuple[Any, list[Side]]:
+    def _unfilled(cls, config: PretrainedConfig, prefix: str | None) -> tuple[Any, list[Side]]:
         """The model without memory, and its stacks as they are called in the file."""
         with unfilled():
             model = cls(config)
-        return model, [Side(side.ours, prefix + side.theirs, side.config, side.spec) for side in model.sides()]
+        return model, [
+            Side(side.ours, name_in_file(prefix, side.theirs), side.config, side.spec) for side in model.sides()
+        ]
 
     @classmethod
     def may_be_new(cls) -> bool:

@@ -1,0 +1,119 @@
+"""Whole encoder-decoders of one family open as pairs: the same outputs, gradients and generated tokens, either half."""
+
+import pytest
+import torch
+import transformers
+
+from parity.compare import assert_close, assert_same_outputs
+from parity.tiny import EVERYTHING, START, call, configuration, quiet, randomise, saved, source_batch, target_batch
+from warmstart import EncoderDecoderModel
+
+pytestmark = pytest.mark.v5
+
+SETTINGS = {"decoder_start_token_id": START, "forced_bos_token_id": 9, "forced_eos_token_id": 2, "eos_token_id": 2}
+# (family, what is odd about it)
+CASES = {
+    **{
+        family: (family, {})
+        for family in (
+            "bart",
+            "mbart",
+            "plbart",
+            "mvp",
+            "blenderbot",
+            "blenderbot-small",
+            "pegasus",
+            "bigbird_pegasus",
+            "marian",
+        )
+    },
+    "marian-apart": (
+        "marian",
+        {
+            "decoder_vocab_size": 50,
+            "share_encoder_decoder_embeddings": False,
+            "tie_word_embeddings": False,
+        },
+    ),
+}
+
+
+def whole(family, **options):
+    """The reference's model of both halves, with settings of its own and a bias on the logits that is not zero."""
+    torch.manual_seed(0)
+    config = configuration(family, **SETTINGS, **options)
+    model = randomise(transformers.AutoModelForSeq2SeqLM.from_config(config, attn_implementation="eager"))
+    if hasattr(model, "final_logits_bias"):
+        model.final_logits_bias.copy_(torch.randn(model.final_logits_bias.shape))
+    return model
+
+
+@pytest.fixture(scope="module", params=CASES.values(), ids=CASES)
+def models(request, tmp_path_factory):
+    family, options = request.param
+    theirs = whole(family, **options)
+    folder = saved(theirs, tmp_path_factory.mktemp("whole"))
+    return theirs, folder, EncoderDecoderModel.from_pretrained(folder)
+
+
+def loss_of(logits, labels):
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+
+
+def test_outputs_and_gradients(models):
+    theirs, _, ours = models
+    ids, mask = source_batch(theirs.config.pad_token_id)
+    ids, labels = ids % ours.config.decoder.vocab_size, target_batch() % 50
+    labels = labels.masked_fill(target_batch() < 0, -100)
+    batch = {"input_ids": ids, "attention_mask": mask, "decoder_input_ids": labels.clamp_min(6)}
+    found, wanted = call(ours, **batch, **EVERYTHING), call(theirs, **batch, **EVERYTHING)
+    names = (
+        "logits",
+        "encoder_last_hidden_state",
+        "encoder_hidden_states",
+        "decoder_hidden_states",
+        "cross_attentions",
+    )
+    assert_same_outputs(found, wanted, names)
+    loss_of(found.logits, labels).backward()
+    loss_of(wanted.logits, labels).backward()
+    table = ours.encoder.embeddings.token.weight
+    assert_close(table.grad, theirs.get_encoder().get_input_embeddings().weight.grad, "gradient of the embeddings")
+    squares = [sum(x.grad.square().sum() for x in model.parameters() if x.grad is not None) for model in (ours, theirs)]
+    assert_close(*squares, "all gradients", 1e-4 * squares[1].item())
+    assert (table is ours.decoder.embeddings.token.weight) == getattr(ours.config, "share_embeddings", False)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("beams", [1, 3])
+def test_generation(models, beams):
+    theirs, _, ours = models
+    ids, mask = source_batch(theirs.config.pad_token_id)
+    inputs = {"input_ids": ids % ours.config.encoder.vocab_size, "attention_mask": mask}
+    with quiet():
+        wanted = theirs.generate(**inputs, num_beams=beams, max_new_tokens=8)
+    found = ours.generate(**inputs, num_beams=beams, max_new_tokens=8)
+    assert [until_end(row) for row in found.tolist()] == [until_end(row) for row in wanted.tolist()]
+
+
+def until_end(row):
+    """A row's tokens up to the first end."""
+    return row[: row.index(2) + 1] if 2 in row else row
+
+
+@torch.no_grad()
+def test_saved_and_taken_apart(models, tmp_path):
+    """What is saved is a pair's folder, with what is shared once; a new pair takes either half from the whole."""
+    theirs, folder, ours = models
+    ids, mask = source_batch(theirs.config.pad_token_id)
+    batch = {"input_ids": ids % 50, "attention_mask": mask, "decoder_input_ids": ids[:, :4] % 50}
+    again = EncoderDecoderModel.from_pretrained(saved(ours, tmp_path))
+    assert torch.equal(again(**batch).logits, ours(**batch).logits)
+    assert again.num_parameters() == ours.num_parameters()
+    assert again.generation_config == ours.generation_config
+    taken = EncoderDecoderModel.from_encoder_decoder_pretrained(folder, folder)
+    assert not taken.load_report.new
+    logits = taken(**batch).logits
+    if "head.output.bias" in dict(ours.decoder.named_parameters()):
+        logits = logits + ours.decoder.head.output.bias  # the whole's alone
+    assert_close(logits, ours(**batch).logits, "logits")
