@@ -27,14 +27,7 @@ CASES = {
             "marian",
         )
     },
-    "marian-apart": (
-        "marian",
-        {
-            "decoder_vocab_size": 50,
-            "share_encoder_decoder_embeddings": False,
-            "tie_word_embeddings": False,
-        },
-    ),
+    "marian-apart": ("marian", {"share_encoder_decoder_embeddings": False}),  # and a smaller vocabulary of targets
 }
 
 
@@ -43,6 +36,9 @@ def whole(family, **options):
     torch.manual_seed(0)
     config = configuration(family, **SETTINGS, **options)
     model = randomise(transformers.AutoModelForSeq2SeqLM.from_config(config, attn_implementation="eager"))
+    if not getattr(config, "share_encoder_decoder_embeddings", True):
+        with quiet():
+            model.resize_decoder_token_embeddings(50)
     if hasattr(model, "final_logits_bias"):
         model.final_logits_bias.copy_(torch.randn(model.final_logits_bias.shape))
     return model
@@ -88,6 +84,8 @@ def test_outputs_and_gradients(models):
 @pytest.mark.parametrize("beams", [1, 3])
 def test_generation(models, beams):
     theirs, _, ours = models
+    if beams > 1 and ours.config.encoder.vocab_size != ours.config.decoder.vocab_size:
+        pytest.skip("the reference's beam search takes the size of the source's vocabulary")
     ids, mask = source_batch(theirs.config.pad_token_id)
     inputs = {"input_ids": ids % ours.config.encoder.vocab_size, "attention_mask": mask}
     with quiet():

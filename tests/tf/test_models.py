@@ -11,6 +11,13 @@ from warmstart.tf.loading import named_parameters
 FAMILIES = tiny_models.FAMILIES
 # every family once on either side
 PAIRS = [(family, FAMILIES[(i + 3) % len(FAMILIES)]) for i, family in enumerate(FAMILIES)]
+RELATIVES = [
+    ("marian", "blenderbot-small"),
+    ("pegasus", "trocr"),
+    ("bigbird_pegasus", "xglm"),
+    ("mbart", "plbart"),
+    ("blenderbot", "mvp"),
+]
 FIELDS = (
     "logits",
     "encoder_last_hidden_state",
@@ -22,7 +29,7 @@ FIELDS = (
 )
 
 
-@pytest.mark.parametrize(("encoder", "decoder"), PAIRS)
+@pytest.mark.parametrize(("encoder", "decoder"), [*PAIRS, *RELATIVES])
 def test_outputs_and_gradients_are_those_of_torch(encoder, decoder, zoo):
     theirs, ours = zoo.pair(encoder, decoder)
     batch = tiny_models.batch()

@@ -16,6 +16,7 @@ class Row(NamedTuple):
     encoder: bool
     decoder: bool
     cross_attention: str  # "own" or "added"; "" where it cannot be a decoder
+    whole: bool  # a checkpoint of both sides opens as a pair
     frameworks: tuple[str, ...]
 
 
@@ -31,18 +32,20 @@ def rows() -> list[Row]:
 def _row(model_type: str) -> Row:
     entry = family(model_type)
     cross_attention = ("added" if entry.adds_cross_attention else "own") if entry.decoder else ""
-    return Row(model_type, entry.encoder, entry.decoder, cross_attention, FRAMEWORKS)
+    return Row(model_type, entry.encoder, entry.decoder, cross_attention, bool(entry.whole), FRAMEWORKS)
 
 
 def as_markdown() -> str:
     """The table as Markdown.
 
     >>> as_markdown().splitlines()[0]
-    '| `model_type` | encoder | decoder | cross-attention | frameworks |'
+    '| `model_type` | encoder | decoder | cross-attention | whole | frameworks |'
     """
-    head = ["`model_type`", "encoder", "decoder", "cross-attention", "frameworks"]
+    head = ["`model_type`", "encoder", "decoder", "cross-attention", "whole", "frameworks"]
     lines = [head, ["---"] * len(head)]
     for row in rows():
         sides = ["yes" if side else "no" for side in (row.encoder, row.decoder)]
-        lines.append([f"`{row.model_type}`", *sides, row.cross_attention, ", ".join(row.frameworks)])
+        lines.append(
+            [f"`{row.model_type}`", *sides, row.cross_attention, "yes" if row.whole else "", ", ".join(row.frameworks)]
+        )
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
