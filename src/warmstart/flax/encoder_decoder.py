@@ -25,15 +25,15 @@ from warmstart.flax.generation import generate
 from warmstart.flax.loading import as_dtype
 from warmstart.flax.loss import shift_labels
 from warmstart.flax.masks import eager
-from warmstart.flax.models import either
+from warmstart.flax.models import FlaxAutoModel, FlaxAutoModelForCausalLM, either
 from warmstart.flax.pair import EncoderDecoder
-from warmstart.flax.pairing import load_pair
 from warmstart.flax.pretrained import FlaxPreTrainedModel
 from warmstart.flax.stack import check_array, check_input, check_mask
 from warmstart.outputs import (
     FlaxBaseModelOutputWithPastAndCrossAttentions,
     FlaxCausalLMOutputWithCrossAttentions,
 )
+from warmstart.pairing import load_pair
 
 
 class FlaxEncoderDecoderModel(FlaxPreTrainedModel):
@@ -149,7 +149,14 @@ class FlaxEncoderDecoderModel(FlaxPreTrainedModel):
             ValueError: a family is not supported, or weights do not fit.
         """
         own: dict[str, Any] = {name: kwargs.pop(name) for name in ("dtype", "seed", "input_shape") if name in kwargs}
-        pair = load_pair(encoder_pretrained_model_name_or_path, decoder_pretrained_model_name_or_path, kwargs, own)
+        check_sides(kwargs.get("encoder_model"), kwargs.get("decoder_model"))
+        pair = load_pair(
+            encoder_pretrained_model_name_or_path,
+            decoder_pretrained_model_name_or_path,
+            kwargs | {name: own[name] for name in ("dtype", "seed") if name in own},
+            FlaxAutoModel,
+            FlaxAutoModelForCausalLM,
+        )
         model = cls(pair.config, **own, _do_init=False)
         leaves = loading.flat({"encoder": pair.encoder.params, "decoder": pair.decoder.params})
         held = loading.flat(model.params_shape_tree)
@@ -383,3 +390,22 @@ def _example_key() -> Any:
     import jax
 
     return jax.random.key(0)
+
+
+def check_sides(encoder: Any, decoder: Any) -> None:
+    """Refuse models, where they are given, that cannot be a pair's encoder or its decoder.
+
+    Raises:
+        ValueError: the encoder has a head or cross-attention, or the decoder lacks one of them.
+    """
+    if encoder is not None and (encoder.spec.head is not None or encoder.spec.cross_attention is not None):
+        raise ValueError(
+            f"the encoder is a {type(encoder).__name__} with a language model head or cross-attention; load it with "
+            "FlaxAutoModel.from_pretrained(...)"
+        )
+    if decoder is not None and (decoder.spec.head is None or decoder.spec.cross_attention is None):
+        raise ValueError(
+            f"the decoder is a {type(decoder).__name__} without a head or without cross-attention, so it would not "
+            "see the source; load it with FlaxAutoModelForCausalLM.from_pretrained(..., is_decoder=True, "
+            "add_cross_attention=True)"
+        )

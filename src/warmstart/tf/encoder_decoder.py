@@ -18,16 +18,16 @@ from warmstart.config import PretrainedConfig
 from warmstart.families.encoder_decoder import EncoderDecoderConfig
 from warmstart.fitting import Side
 from warmstart.outputs import BaseModelOutput
+from warmstart.pairing import load_pair
 from warmstart.tf import surgery
 from warmstart.tf.cache import KeyValueCache
 from warmstart.tf.generation import generate
 from warmstart.tf.inputs import as_ids, as_tensor, eager
 from warmstart.tf.layers import linear
-from warmstart.tf.loading import copy_weights, initialise, named_parameters
+from warmstart.tf.loading import copy_weights, initialise, named_parameters, shared_names
 from warmstart.tf.loss import counted_losses, label_mask, shift_labels, warn_of_unshifted
 from warmstart.tf.models import TFAutoModel, TFAutoModelForCausalLM
 from warmstart.tf.outputs import TFSeq2SeqLMOutput
-from warmstart.tf.pairing import load_pair
 from warmstart.tf.pretrained import PreTrainedModel
 from warmstart.tf.serving import export
 from warmstart.tf.tying import tie
@@ -132,11 +132,17 @@ class TFEncoderDecoderModel(PreTrainedModel):
             OSError: a file is corrupt.
             ValueError: a family is not supported, or weights do not fit.
         """
-        pair = load_pair(encoder_pretrained_model_name_or_path, decoder_pretrained_model_name_or_path, kwargs)
+        pair = load_pair(
+            encoder_pretrained_model_name_or_path,
+            decoder_pretrained_model_name_or_path,
+            kwargs,
+            TFAutoModel,
+            TFAutoModelForCausalLM,
+        )
         model = cls(encoder=pair.encoder, decoder=pair.decoder, config=pair.config)
         if pair.config.tie_encoder_decoder:  # the shared self-attention is the encoder's
             copy_weights(pair.decoder, {name: name.replace(".cross_", ".") for name in pair.copied})
-        model.load_report = pair.report(model)
+        model.load_report = pair.report(shared_names(model))
         return model
 
     # The model --------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from warmstart.config import PretrainedConfig
 from warmstart.families.encoder_decoder import EncoderDecoderConfig
 from warmstart.fitting import Side
 from warmstart.outputs import BaseModelOutput, Seq2SeqLMOutput
+from warmstart.pairing import load_pair
 from warmstart.torch import surgery
 from warmstart.torch.cache import KeyValueCache
 from warmstart.torch.generation import compute_transition_scores, generate
@@ -25,7 +26,6 @@ from warmstart.torch.loading import copy_weights, initialise
 from warmstart.torch.loss import cross_entropy, label_mask, refuse_unshifted, shift_labels
 from warmstart.torch.masks import eager
 from warmstart.torch.models import AutoModel, AutoModelForCausalLM
-from warmstart.torch.pairing import load_pair
 from warmstart.torch.pretrained import PreTrainedModel
 from warmstart.torch.stack import check_tensor
 from warmstart.warm_start import PROJECTION
@@ -146,11 +146,17 @@ class EncoderDecoderModel(PreTrainedModel):
             OSError: a file is corrupt.
             ValueError: a family is not supported, or weights do not fit.
         """
-        pair = load_pair(encoder_pretrained_model_name_or_path, decoder_pretrained_model_name_or_path, kwargs)
+        pair = load_pair(
+            encoder_pretrained_model_name_or_path,
+            decoder_pretrained_model_name_or_path,
+            kwargs,
+            AutoModel,
+            AutoModelForCausalLM,
+        )
         model = cls(encoder=pair.encoder, decoder=pair.decoder, config=pair.config)
         if pair.config.tie_encoder_decoder:  # the shared self-attention is the encoder's
             copy_weights(pair.decoder, {name: name.replace(".cross_", ".") for name in pair.copied})
-        model.load_report = pair.report(model)
+        model.load_report = pair.report(name for name, _ in model.named_parameters())
         return model.eval()
 
     # The model --------------------------------------------------------------------------------------------------

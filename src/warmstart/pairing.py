@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from warmstart import warm_start
 from warmstart.checkpoint.readers import folder_of
@@ -15,11 +14,19 @@ from warmstart.config import PretrainedConfig
 from warmstart.families.auto import AutoConfig
 from warmstart.families.encoder_decoder import EncoderDecoderConfig, set_side
 from warmstart.hub import hub_options
-from warmstart.torch.models import AutoModel, AutoModelForCausalLM
 from warmstart.warm_start import PROJECTION, LoadReport
 
-# Options of loading that may be given once for both sides.
-SHARED_OPTIONS = ("dtype", "torch_dtype", "use_safetensors", "strict", "ignore_mismatched_sizes", "low_cpu_mem_usage")
+# Options of loading that may be given once for both sides; `seed` is of JAX alone.
+SHARED_OPTIONS = (
+    "dtype",
+    "torch_dtype",
+    "use_safetensors",
+    "strict",
+    "ignore_mismatched_sizes",
+    "low_cpu_mem_usage",
+    "from_pt",
+    "seed",
+)
 
 
 @dataclass
@@ -36,22 +43,29 @@ class Pair:
         report = self.decoder.load_report
         return [] if report is None else report.copied
 
-    def report(self, model: nn.Module) -> LoadReport:
-        """Both sides' reports as one, in the names of the model made of them."""
-        held = {name for name, _ in model.named_parameters()}
+    def report(self, parameters: Iterable[str]) -> LoadReport:
+        """Both sides' reports as one, in the names of the model that holds these parameters."""
+        held = list(parameters)
         sides = (("encoder.", self.encoder), ("decoder.", self.decoder))
         parts = [side.load_report.under(prefix) for prefix, side in sides if side.load_report is not None]
+        known = set(held)
         joined = LoadReport(" + ".join(part.place for part in parts))
         for part in parts:
             for name in ("loaded", "new", "copied"):
-                getattr(joined, name).extend(ours for ours in getattr(part, name) if ours in held)
+                getattr(joined, name).extend(ours for ours in getattr(part, name) if ours in known)
             joined.left_out += part.left_out
         joined.new += [name for name in held if name.startswith(PROJECTION)]
         return joined
 
 
-def load_pair(encoder_path: str | Path | None, decoder_path: str | Path | None, kwargs: dict[str, Any]) -> Pair:
-    """Load both sides; `kwargs` are those of `from_encoder_decoder_pretrained`.
+def load_pair(
+    encoder_path: str | Path | None,
+    decoder_path: str | Path | None,
+    kwargs: dict[str, Any],
+    encoder_class: Any,
+    decoder_class: Any,
+) -> Pair:
+    """Load both sides, each with a framework's class; `kwargs` are those of `from_encoder_decoder_pretrained`.
 
     Raises:
         TypeError: a keyword is not known.
@@ -71,8 +85,8 @@ def load_pair(encoder_path: str | Path | None, decoder_path: str | Path | None, 
             f"from_encoder_decoder_pretrained got unknown arguments {unknown}: they are neither options of loading nor "
             "fields of a configuration; put encoder_ or decoder_ before what is for one side"
         )
-    encoder = _load_encoder(encoder_path, options["encoder"])
-    decoder = _load_decoder(decoder_path, {"cross_attention_init": start, **options["decoder"]})
+    encoder = _load_encoder(encoder_class, encoder_path, options["encoder"])
+    decoder = _load_decoder(decoder_class, decoder_path, {"cross_attention_init": start, **options["decoder"]})
     config = EncoderDecoderConfig.from_encoder_decoder_configs(encoder.config, decoder.config, **kwargs)
     if decoder_path is not None:
         from warmstart.tokenization import special_token_ids  # here alone: a model that is loaded needs no tokenizer
@@ -81,21 +95,21 @@ def load_pair(encoder_path: str | Path | None, decoder_path: str | Path | None, 
     return Pair(encoder, decoder, config)
 
 
-def _load_encoder(path: str | Path | None, options: dict[str, Any]) -> Any:
+def _load_encoder(cls: Any, path: str | Path | None, options: dict[str, Any]) -> Any:
     if (model := options.pop("model", None)) is not None:
         return model
     path, config = _checkpoint(path, "encoder", options)
     if "is_causal" in options:
         config.is_causal = options.pop("is_causal")
-    return AutoModel.from_pretrained(path, config=config, **options)
+    return cls.from_pretrained(path, config=config, **options)
 
 
-def _load_decoder(path: str | Path | None, options: dict[str, Any]) -> Any:
+def _load_decoder(cls: Any, path: str | Path | None, options: dict[str, Any]) -> Any:
     if (model := options.pop("model", None)) is not None:
         return model
     path, config = _checkpoint(path, "decoder", options)
     warm_start.check_decoder(config)
-    model = AutoModelForCausalLM.from_pretrained(path, config=config, **options)
+    model = cls.from_pretrained(path, config=config, **options)
     model.config.generation_config = warm_start.settings_to_keep(config, model.config)
     return model
 
