@@ -19,6 +19,7 @@ from warmstart.fitting import Side
 from warmstart.outputs import BaseModelOutput, Seq2SeqLMOutput
 from warmstart.pairing import load_pair
 from warmstart.torch import surgery
+from warmstart.torch.attention_maps import plot_cross_attention
 from warmstart.torch.cache import KeyValueCache
 from warmstart.torch.generation import compute_transition_scores, generate
 from warmstart.torch.generation_many import generate_many, generate_stream
@@ -56,6 +57,7 @@ class EncoderDecoderModel(PreTrainedModel):
     generate_many = generate_many
     generate_stream = generate_stream
     compute_transition_scores = compute_transition_scores
+    plot_cross_attention = plot_cross_attention
     encoder: Any
     decoder: Any
 

@@ -29,6 +29,7 @@ from warmstart.training.log import Event, Log, read_log
 from warmstart.training.loss import PairLoss
 from warmstart.training.pairs import Pair
 from warmstart.training.recipe import Recipe, parameter_groups, set_trained
+from warmstart.training.report import attention_maps, write_report
 from warmstart.training.run import FREE, PRECISIONS, Run, check_output
 from warmstart.training.stopping import Interrupted, asked_to_stop, memory_named
 from warmstart.training.stream import Stream
@@ -243,12 +244,19 @@ class _Loop:
         batch = next(self._parts(*self.batches.batch(0)))
         if bool((batch["labels"] != IGNORED).any()):
             self._log({"step": 0, "checks": check_batch(self.model, batch)})
+        if self.validation is not None and (count := min(self.run.samples, len(self.references), _SAMPLES_KEPT)):
+            some = self.validation.select(np.arange(count))
+            with self.accelerator.autocast(), lora.merged(self.model):
+                texts = measure.written(self.model, some, self.tokenizers[1], self.run.batch_tokens)
+            self._log({"step": 0, "samples": texts})
 
     def _evaluate(self) -> Event:
         """Measure the model, and keep it if it is the best so far; the last one where there is no validation."""
         event: Event = {"step": self.state.step}
         if self.validation is None:
             self._keep_model()
+            if self.accelerator.is_main_process:
+                write_report(self.run.output, read_log(self.run.output), self.batches.examples, [], [])
             return event
         with self.accelerator.autocast(), lora.merged(self.model):
             event["validation_loss"] = measure.held_out_loss(self.model, self.validation, self.run.batch_tokens)
@@ -258,6 +266,7 @@ class _Loop:
                 wanted = [pair.target for pair in self.references[:count]]
                 event |= measure.scores(measure.parts(texts, wanted))
                 event["samples"] = texts[:_SAMPLES_KEPT]
+            maps = attention_maps(self.model, self.validation, self.tokenizers) if count else []
         self._check_number(event["validation_loss"], self.state.step)
         value = event["validation_loss"] if self.run.best == "loss" else -event[self.run.best]
         is_best = not self.state.best or value < self.state.best[0][0]
@@ -266,6 +275,8 @@ class _Loop:
         if is_best:
             self._keep_model()
         self._log(event)
+        if self.accelerator.is_main_process:
+            write_report(self.run.output, read_log(self.run.output), self.batches.examples, self.references, maps)
         return event
 
     def _end(self) -> None:

@@ -1,0 +1,1 @@
+"""Rothe et al. (2020) at pocket scale."""

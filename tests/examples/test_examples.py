@@ -1,0 +1,41 @@
+"""Each example runs as it stands, learns, and leaves a model that opens."""
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from training.conftest import folder, made, reads, write_json_lines, writes  # noqa: F401 (fixtures)
+from warmstart import EncoderDecoderModel
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "package"), [("bare_loop", "torch"), ("trainer", "transformers"), ("lightning_loop", "lightning")]
+)
+@pytest.mark.filterwarnings("default")  # what other people's trainers warn of
+def test_a_loop_learns_and_saves(name, package, folder, tmp_path, monkeypatch):  # noqa: F811
+    pytest.importorskip(package)
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    pairs = write_json_lines(tmp_path / "pairs.jsonl", made(200))
+    words = [str(folder), pairs, "-o", str(tmp_path / "out"), "--steps", "20", "--rate", "0.02"]
+    words += ["--batch-tokens", "200", "--source-length", "12", "--target-length", "6"]
+    losses = importlib.import_module(f"examples.{name}").main(words)
+    assert len(losses) == 20 and sum(losses[-3:]) < 0.95 * sum(losses[:3])
+    assert EncoderDecoderModel.from_pretrained(tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_the_paper_at_pocket_scale(tmp_path):
+    pytest.importorskip("matplotlib")
+    words = [sys.executable, "-m", "examples.leveraging_checkpoints", "-o", tmp_path / "out", "--smoke"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT / "src", ROOT)))}
+    ran = subprocess.run(words, capture_output=True, text=True, env=environment)
+    assert ran.returncode == 0, ran.stderr
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"results.json", "table.md", "plot.svg"}
+    assert "| bertshare |" in ran.stdout and "Beside XSum" in ran.stdout
