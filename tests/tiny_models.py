@@ -86,8 +86,44 @@ _RELATIVES = {
     "gemma": _LLAMA,
     "gemma2": {**_LLAMA, "sliding_window": 4, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
     "gemma3_text": {**_LLAMA, "sliding_window": 4, "sliding_window_pattern": 2},
+    "electra": {**_BERT, "embedding_size": 12},
+    "ernie": {**_BERT, "use_task_id": True},
+    "data2vec-text": _FIELDS["roberta"],
+    "rembert": {**_BERT, "input_embedding_size": 12, "output_embedding_size": 20},
+    "roberta-prelayernorm": _FIELDS["roberta"],
+    "megatron-bert": _BERT,
+    "xlm-roberta-xl": _FIELDS["roberta"],
+    "roc_bert": {
+        **_BERT,
+        "pad_token_id": 3,
+        "pronunciation_embed_dim": 6,
+        "pronunciation_vocab_size": 9,
+        "shape_embed_dim": 4,
+        "shape_vocab_size": 10,
+    },
+    "big_bird": {**_BERT, "rescale_embeddings": True, "use_bias": False},
+    "distilbert": {
+        "dim": 16,
+        "n_layers": 2,
+        "n_heads": 2,
+        "hidden_dim": 24,
+        "max_position_embeddings": POSITIONS,
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+    },
+    "albert": {**_BERT, "embedding_size": 12, "num_hidden_layers": 3},
 }
 RELATIVES = tuple(_RELATIVES)
+# Pairs in which relatives whose stack differs from those above stand once on either side where they can.
+RELATED = [
+    ("electra", "rembert"),
+    ("ernie", "electra"),
+    ("roc_bert", "xlm-roberta-xl"),
+    ("roberta-prelayernorm", "roc_bert"),
+    ("albert", "ernie"),
+    ("distilbert", "big_bird"),
+    ("megatron-bert", "roberta-prelayernorm"),
+]
 PAIRS = [("bert", "bert"), ("roberta", "gpt2"), ("gpt2", "bart"), ("bart", "llama"), ("bert-generation", "roberta")]
 
 
@@ -107,7 +143,12 @@ def pair(encoder="bert", decoder="gpt2", *, seed=0, spread=0.3, **fields):
 
 def shallow(encoder, decoder):
     """A pair of one layer on each side, for what takes long."""
-    names = {"gpt2": ["n_layer"], "bart": ["encoder_layers", "decoder_layers"]}
+    names = {
+        "gpt2": ["n_layer"],
+        "bart": ["encoder_layers", "decoder_layers"],
+        "distilbert": ["n_layers"],
+        "albert": [],
+    }
     sides = [config(side, **dict.fromkeys(names.get(side, ["num_hidden_layers"]), 1)) for side in (encoder, decoder)]
     return pair(*sides)
 

@@ -91,6 +91,9 @@ class EmbeddingSpec:
     positions_skip_padding: bool = False  # an encoder counts only tokens that are not padding (RoBERTa)
     sinusoids: str | None = None  # positions are computed, "plain" or "stretched": see `sinusoids`; None is learned
     token_types: int = 0
+    task_types: int = 0  # a table of which row 0 is added to every token (ERNIE)
+    beside: tuple[tuple[str, int, int], ...] = ()  # tables whose row 0 stands beside every token: (name, rows, size)
+    projected: bool = False  # at the end, from `size` to the hidden size
     norm: bool = False
     norm_before_positions: bool = False  # the norm acts on the tokens alone (Blenderbot's small decoder)
     scale: float = 1.0
@@ -102,9 +105,15 @@ class EmbeddingSpec:
         """The row of the table that position 0 of given `position_ids` has; RoBERTa's ids are rows themselves."""
         return 0 if self.positions_skip_padding else self.position_offset
 
+    @property
+    def beside_size(self) -> int:
+        """How wide all that stands beside a token's vector is; both are projected to the token's size (RoCBert)."""
+        return sum(size for _, _, size in self.beside)
+
     def zero_rows(self) -> dict[str, int]:
         """Which row of which table starts at zero: that of padding, where it has one."""
-        rows = {} if self.padding_id is None else {"embeddings.token.weight": self.padding_id}
+        tables = ("token", *(f"beside.{name}" for name, _, _ in self.beside))
+        rows = {} if self.padding_id is None else {f"embeddings.{name}.weight": self.padding_id for name in tables}
         learned = self.positions_skip_padding and self.sinusoids is None
         return rows | ({"embeddings.position.weight": self.position_offset - 1} if learned else {})
 
@@ -131,6 +140,7 @@ class NormSpec:
     shared: bool = False  # self-attention and MLP, in parallel, read the same normed states (GPT-J)
     from_one: bool = False  # the weight is what is added to 1 (Gemma)
     final: bool = False  # one more after the last layer
+    final_apart: bool = False  # the last of a stack's `hidden_states` is what it reads, not what it gives
 
     @property
     def main(self) -> bool:
@@ -152,6 +162,7 @@ class HeadSpec:
     fixed_bias: bool = False  # which is not trained (Marian's)
     tied: bool = True  # the output matrix is the embedding matrix
     soft_cap: float | None = None  # logits become cap * tanh(logit / cap) (Gemma 2)
+    size: int = 0  # what the transform gives; 0 is the size of the embeddings
 
 
 @dataclass(frozen=True)
@@ -175,6 +186,21 @@ class StackSpec:
     initializer_range: float = 0.02  # standard deviation of new weights
     residual_shrink: bool = False  # new residual outputs divided by sqrt(2 * layers) (GPT-2, section 2.3)
     positions: int | None = None  # the longest input; None is without bound
+    groups: int = 0  # layers in as many groups, each of one set of weights (ALBERT); 0 is each its own
+
+    @property
+    def distinct_layers(self) -> int:
+        """How many layers have weights of their own."""
+        return self.groups or self.layers
+
+    def weights_of(self, layer: int) -> int:
+        """Which of the distinct layers computes this one."""
+        return layer * self.groups // self.layers if self.groups else layer
+
+    @property
+    def head_width(self) -> int:
+        """The width of what the last matrix of the head reads."""
+        return (self.head.size if self.head else 0) or self.embedding.size
 
     def initial_deviation(self, name: str) -> float:
         """Standard deviation with which a new matrix of this name starts."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from engine_helpers import difference
-from tiny_models import FAMILIES, FIRST, PAIRS, VOCABULARY, batch, config, generated, pair, spread_out, trained
+from tiny_models import FAMILIES, FIRST, PAIRS, RELATED, VOCABULARY, batch, config, generated, pair, spread_out, trained
 from warmstart import AutoModelForCausalLM
 from warmstart.torch import runner
 from warmstart.torch.engine.int8 import Int8Linear
@@ -21,7 +21,7 @@ def sources(model, rows=3):
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=["greedy", "beams", "beams that stop early"])
-@pytest.mark.parametrize("sides", [*PAIRS, *(("bert", family) for family in FAMILIES)], ids="-".join)
+@pytest.mark.parametrize("sides", [*PAIRS, *RELATED, *(("bert", family) for family in FAMILIES)], ids="-".join)
 def test_tokens_and_logits_are_the_modules(sides, strategy, kernels, by_modules):
     model = pair(*sides)
     inputs = sources(model)

@@ -69,7 +69,7 @@ def name_is_matrix(name):
     return name.endswith(".weight") and ".embeddings." not in f".{name}" and "norm" not in name.split(".")[-2]
 
 
-@pytest.mark.parametrize(("encoder", "decoder"), [*PAIRS, *RELATIVES])
+@pytest.mark.parametrize(("encoder", "decoder"), [*PAIRS, *RELATIVES, *tiny_models.RELATED])
 def test_pair_is_the_same_as_in_torch(encoder, decoder, pair, assert_close):
     ours, flax, _ = pair(encoder, decoder)
     inputs = tiny_models.batch(encoder_pad=ours.config.encoder.pad_token_id)

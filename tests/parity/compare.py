@@ -97,7 +97,7 @@ def canonical(named):
     """A head's bias under the one name that is computed with: an untied head of version 5 keeps another, unused."""
     found = dict(named)
     for name in named:
-        if re.search(r"(cls\.predictions|lm_head)\.bias$", name):
+        if re.search(r"(^|\.)(predictions|lm_head)\.bias$", name):
             bias = found.pop(name)
             found.setdefault(f"{name.removesuffix('bias')}decoder.bias", bias)
     return found

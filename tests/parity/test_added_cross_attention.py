@@ -9,7 +9,7 @@ import torch
 from parity.compare import assert_close
 from parity.tiny import (
     ADDED,
-    TINY,
+    DECODERS,
     call,
     pair_batch,
     randomise,
@@ -26,7 +26,7 @@ def encoder(tmp_path_factory):
     return saved(randomise(reference_encoder("bert")), tmp_path_factory.mktemp("encoder"))
 
 
-@pytest.fixture(scope="module", params=TINY)
+@pytest.fixture(scope="module", params=DECODERS)
 def decoder(request, tmp_path_factory):
     """The reference's causal language model and its folder."""
     theirs = randomise(reference_causal(request.param))

@@ -15,10 +15,11 @@ from parity.compare import (
     assert_same_tensors,
 )
 from parity.tiny import (
+    COUNTS_PADDING,
+    DECODERS,
     EVERYTHING,
     HALVES,
     SINUSOIDAL,
-    TINY,
     call,
     randomise,
     reference_causal,
@@ -50,7 +51,7 @@ MIXED = {
 }
 # (family, what is odd about it)
 CASES = {
-    **{family: (family, {}) for family in TINY},
+    **{family: (family, {}) for family in DECODERS},
     **{f"llama-{kind}": ("llama", {"rotary": rotary, "head_dim": 8}) for kind, rotary in ROTARIES.items()},
     "qwen3-yarn": ("qwen3", {"rotary": ROTARIES["yarn"]}),
     "gpt2-by-layer": ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
@@ -103,7 +104,7 @@ def inputs(models, side):
     labels = ids.masked_fill(mask.cumsum(1) < 2, -100)  # what stands in padding predicts no first token
     given = {"input_ids": ids, "attention_mask": mask, "labels": labels.masked_fill(mask == 0, -100)}
     positions = {"position_ids": (mask.cumsum(1) - 1).clamp_min(0)}
-    counts_itself = models.family in ("roberta", "xlm-roberta", "camembert")  # from the padding id
+    counts_itself = models.family in COUNTS_PADDING  # from the padding id
     return given, {} if side == "right" or counts_itself else positions
 
 

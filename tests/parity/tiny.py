@@ -108,20 +108,60 @@ TINY = {
     "gemma": {**_LLAMA, "num_key_value_heads": 1, "head_dim": 6},
     "gemma2": {**_LLAMA, **_CAPPED, "head_dim": 8, "sliding_window": 4},
     "gemma3_text": {**_LLAMA, "head_dim": 8, "sliding_window": 4, "query_pre_attn_scalar": 12, **_MIXED},
+    "electra": {**_BERT, "embedding_size": 12},
+    "ernie": {**_BERT, "use_task_id": True},
+    "data2vec-text": _BERT,
+    "rembert": {**_BERT, "input_embedding_size": 12, "output_embedding_size": 20, "bos_token_id": 1, "eos_token_id": 2},
+    "roberta-prelayernorm": _BERT,
+    "megatron-bert": {**_BERT, "pad_token_id": 3},
+    "xlm-roberta-xl": _BERT,
+    "roc_bert": {
+        **_BERT,
+        "pad_token_id": 3,
+        "pronunciation_embed_dim": 6,
+        "pronunciation_vocab_size": 9,
+        "shape_embed_dim": 4,
+        "shape_vocab_size": 10,
+    },
+    "big_bird": {**_BERT, "attention_type": "original_full", "sep_token_id": 4},
+    "distilbert": {
+        "vocab_size": VOCABULARY,
+        "dim": 16,
+        "n_layers": 2,
+        "n_heads": 2,
+        "hidden_dim": 24,
+        "max_position_embeddings": 40,
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+    },
+    "albert": {**_BERT, "embedding_size": 12, "num_hidden_layers": 4, "num_hidden_groups": 2},
 }
 ADDED = tuple(name for name in TINY if family(name).adds_cross_attention)  # no cross-attention of their own
 CROSS = tuple(name for name in TINY if name not in ADDED)
 GRID = ("bert", "roberta", "xlm-roberta", "camembert", "bert-generation", "gpt2", "bart")
 GRID += ("llama", "mistral", "qwen2", "qwen3")  # each with each
 SINUSOIDAL = ("pegasus", "marian")  # positions that the reference computes, and writes all the same
+COUNTS_PADDING = ("roberta", "xlm-roberta", "camembert", "data2vec-text", "roberta-prelayernorm", "xlm-roberta-xl")
 # Halves of a whole: the reference's stack is its encoder.
 HALVES = ("bart", "mbart", "plbart", "mvp", "blenderbot", "blenderbot-small", "pegasus", "bigbird_pegasus", "marian")
-DECODERS = ("trocr",)  # that cannot be encoders
-ENCODERS = tuple(name for name in TINY if name not in DECODERS)
-MASKED = ("bert", "roberta", "xlm-roberta", "camembert")
+ONLY_DECODERS, ONLY_ENCODERS = ("trocr",), ("distilbert", "albert")
+ENCODERS = tuple(name for name in TINY if name not in ONLY_DECODERS)
+DECODERS = tuple(name for name in TINY if name not in ONLY_ENCODERS)
+MASKED = (
+    "bert",
+    *COUNTS_PADDING,
+    *ONLY_ENCODERS,
+    "electra",
+    "ernie",
+    "rembert",
+    "megatron-bert",
+    "roc_bert",
+    "big_bird",
+)
 NEWEST = int(transformers.__version__.split(".")[0]) >= 5
 WIDTH = {
     "gpt2": "n_embd",
+    "distilbert": "dim",
     **dict.fromkeys((*HALVES, "xglm", "trocr"), "d_model"),
 }  # where a family calls its hidden size something else
 

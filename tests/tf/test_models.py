@@ -29,7 +29,7 @@ FIELDS = (
 )
 
 
-@pytest.mark.parametrize(("encoder", "decoder"), [*PAIRS, *RELATIVES])
+@pytest.mark.parametrize(("encoder", "decoder"), [*PAIRS, *RELATIVES, *tiny_models.RELATED])
 def test_outputs_and_gradients_are_those_of_torch(encoder, decoder, zoo):
     theirs, ours = zoo.pair(encoder, decoder)
     batch = tiny_models.batch()

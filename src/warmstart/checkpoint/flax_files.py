@@ -48,7 +48,7 @@ def kind_of(ours: str) -> str:
     module, _, _ = ours.rpartition(".")
     if module.endswith("norm"):
         return "scale"
-    return "embedding" if ".embeddings." in f".{module}" else "kernel"
+    return "embedding" if ".embeddings." in f".{module}" and not module.endswith("projection") else "kernel"
 
 
 class FlaxFile:

@@ -8,16 +8,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from warmstart.config import PretrainedConfig
     from warmstart.families.entry import Family
+    from warmstart.spec import StackSpec
 
 # model_type -> the module that describes it; the module's FAMILIES holds the entry
 MODULES = {
+    "albert": "albert",
     "bart": "bart",
     "bert": "bert",
     "bert-generation": "bert_generation",
     "bigbird_pegasus": "bart_relatives",
     "blenderbot": "bart_relatives",
     "blenderbot-small": "bart_relatives",
+    "big_bird": "bert_relatives",
     "camembert": "roberta",
+    "data2vec-text": "roberta",
+    "distilbert": "distilbert",
+    "electra": "bert_relatives",
+    "ernie": "bert_relatives",
     "gemma": "gemma",
     "gemma2": "gemma",
     "gemma3_text": "gemma",
@@ -25,16 +32,21 @@ MODULES = {
     "llama": "llama",
     "marian": "bart_relatives",
     "mbart": "bart_relatives",
+    "megatron-bert": "bert_relatives",
     "mistral": "llama",
     "mvp": "bart_relatives",
     "pegasus": "bart_relatives",
     "plbart": "bart_relatives",
     "qwen2": "llama",
     "qwen3": "llama",
+    "rembert": "bert_relatives",
     "roberta": "roberta",
     "trocr": "xglm",
     "xglm": "xglm",
+    "roberta-prelayernorm": "roberta",
+    "roc_bert": "bert_relatives",
     "xlm-roberta": "roberta",
+    "xlm-roberta-xl": "roberta",
 }
 
 
@@ -50,6 +62,17 @@ def family(model_type: str) -> Family:
     if not isinstance(model_type, str) or model_type not in MODULES:
         raise ValueError(f"model_type {model_type!r} is not supported; the families are {', '.join(sorted(MODULES))}")
     return import_module(f"warmstart.families.{MODULES[model_type]}").FAMILIES[model_type]
+
+
+def spec_of(config: PretrainedConfig, kind: str) -> StackSpec:
+    """What a model of this kind ("base", "causal" or "masked") is made of.
+
+    Raises:
+        ValueError: the family has no decoder and one is asked for, or the configuration contradicts itself.
+    """
+    if kind == "causal" and not family_of(config).decoder:
+        raise ValueError(f"{config.model_type} can only be the encoder; `warmstart families` lists what can be what")
+    return family_of(config).spec(config, kind != "base")
 
 
 def family_of(config: PretrainedConfig) -> Family:

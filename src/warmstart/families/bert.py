@@ -29,11 +29,19 @@ BERT_DEFAULTS = {
 }
 
 
+def inserted(defaults: dict[str, Any], before: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """The same defaults with more fields in front of one: their order is that of positional arguments."""
+    items = list(defaults.items())
+    at = list(defaults).index(before) if before in defaults else len(items)
+    return dict(items[:at]) | fields | dict(items[at:])
+
+
 def with_ids(defaults: dict[str, Any], pad: int, start: int, end: int) -> dict[str, Any]:
-    """The same defaults with token ids, start and end right after padding, as positional arguments have them."""
-    fields = {**defaults, "pad_token_id": pad}
-    at = list(fields).index("pad_token_id") + 1
-    return dict([*fields.items()][:at]) | {"bos_token_id": start, "eos_token_id": end} | dict([*fields.items()][at:])
+    """The same defaults with token ids, start and end right after padding."""
+    names = list(defaults)
+    following = names[names.index("pad_token_id") + 1 :]
+    ids = {"bos_token_id": start, "eos_token_id": end}
+    return inserted({**defaults, "pad_token_id": pad}, following[0] if following else "", ids)
 
 
 class BertConfig(PretrainedConfig):

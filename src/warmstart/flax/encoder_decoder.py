@@ -16,7 +16,7 @@ from jax import Array
 
 from warmstart import warm_start
 from warmstart.config import PretrainedConfig
-from warmstart.families import family_of
+from warmstart.families import spec_of
 from warmstart.families.encoder_decoder import EncoderDecoderConfig
 from warmstart.fitting import Side
 from warmstart.flax import loading
@@ -383,7 +383,7 @@ class FlaxEncoderDecoderModel(FlaxPreTrainedModel):
 
 def _specs(config: EncoderDecoderConfig | PretrainedConfig) -> tuple[Any, Any]:
     encoder, decoder = config.encoder, config.decoder
-    return family_of(encoder).spec(encoder, False), family_of(decoder).spec(decoder, True)
+    return spec_of(encoder, "base"), spec_of(decoder, "causal")
 
 
 def _example_key() -> Any:

@@ -354,8 +354,13 @@ class Embeddings(nn.Module):
         self.position = table(rows, embedding_init=start) if spec.positions and not spec.sinusoids else None
         self.sinusoids = sinusoids(spec) if spec.positions and spec.sinusoids else None  # computed, no parameter
         self.token_type = table(spec.token_types, embedding_init=normal(deviation)) if spec.token_types else None
+        self.task_type = table(spec.task_types, embedding_init=normal(deviation)) if spec.task_types else None
+        self.beside = Beside(self.stack, self.dtype) if spec.beside else None
+        dense = partial(Linear, dtype=self.dtype, kernel_init=normal(deviation))
+        self.joined_projection = dense(spec.size) if spec.beside else None
         self.norm = make_norm(self.stack.norm, self.dtype) if spec.norm else None
         self.dropout = nn.Dropout(spec.dropout)
+        self.projection = dense(self.stack.hidden_size) if spec.projected else None
 
     def __call__(
         self,
@@ -371,6 +376,10 @@ class Embeddings(nn.Module):
             vectors = _looked_up(self.table(), ids, fixed.get("embeddings.token.weight"))
             vectors = vectors * jnp.asarray(spec.scale, self.dtype)
         x = vectors
+        if self.beside is not None and self.joined_projection is not None:
+            x = self.joined_projection(self.beside(vectors))
+        if self.task_type is not None:
+            x = x + self.task_type(jnp.zeros((1, 1), jnp.int32))
         if self.token_type is not None:
             x = x + self.token_type(jnp.zeros((1, 1), jnp.int32) if token_type_ids is None else token_type_ids)
         if self.norm is not None and spec.norm_before_positions:
@@ -380,7 +389,26 @@ class Embeddings(nn.Module):
         if self.sinusoids is not None:
             x = x + jnp.asarray(self.sinusoids, x.dtype)[position_rows]
         x = x if self.norm is None or spec.norm_before_positions else self.norm(x)
-        return self.dropout(x, deterministic=not train)
+        x = self.dropout(x, deterministic=not train)
+        return x if self.projection is None else self.projection(x)
+
+
+class Beside(nn.Module):
+    """Tables whose row 0 stands beside every token's vector (r, t, h): (r, t, h and their sizes)."""
+
+    stack: StackSpec
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        spec, deviation = self.stack.embedding, self.stack.initializer_range
+        first, parts = jnp.zeros((1, 1), jnp.int32), [x]
+        for name, rows, size in spec.beside:
+            start = normal(deviation, spec.padding_id)
+            table = nn.Embed(rows, size, dtype=self.dtype, embedding_init=start, name=name)
+            row = _looked_up(table, first, spec.padding_id)
+            parts.append(jnp.broadcast_to(row, (*x.shape[:2], size)))
+        return jnp.concatenate(parts, -1)
 
     def table(self) -> Any:
         """The table of token embeddings."""
@@ -404,7 +432,7 @@ class Head(nn.Module):
         assert spec is not None
         start = normal(stack.initializer_range)
         if spec.transform:
-            self.dense = Linear(stack.embedding.size, dtype=self.dtype, kernel_init=start)
+            self.dense = Linear(stack.head_width, dtype=self.dtype, kernel_init=start)
             self.norm = make_norm(stack.norm, self.dtype)
         self.output = Output(
             stack.embedding.vocabulary, spec.bias, spec.tied, stack.initializer_range, self.dtype, spec.fixed_bias

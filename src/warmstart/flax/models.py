@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from warmstart.config import PretrainedConfig
-from warmstart.families import family_of
+from warmstart.families import family_of, spec_of
 from warmstart.fitting import Side
 from warmstart.flax.cache import KeyValueCache, new_cache
 from warmstart.flax.generation import generate
@@ -60,7 +60,7 @@ class FlaxStackModel(FlaxPreTrainedModel):
                 f"{type(self).__name__} is built from a {self.config_class.__name__}, not {type(config).__name__}"
             )
         dtype = as_dtype(dtype)
-        self.spec: StackSpec = family_of(config).spec(config, self.kind != "base")
+        self.spec: StackSpec = spec_of(config, self.kind)
         super().__init__(config, Stack(self.spec, dtype), input_shape, seed, dtype, _do_init)
 
     def sides(self) -> list[Side]:
@@ -77,7 +77,7 @@ class FlaxStackModel(FlaxPreTrainedModel):
     def adopt(self, config: PretrainedConfig) -> None:
         """Take another configuration of the same shape as one's own."""
         self.config = config
-        self.spec = family_of(config).spec(config, self.kind != "base")
+        self.spec = spec_of(config, self.kind)
         self.module = self.module.clone(spec=self.spec)
 
     def example_inputs(self, input_shape: Any = None) -> tuple[Any, ...]:

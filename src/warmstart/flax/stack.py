@@ -45,11 +45,11 @@ class Layers(nn.Module):
         kind = nn.remat(Layer, static_argnums=(8,)) if self.remat else Layer
         self.blocks = [
             kind(self.spec, index, self.dtype, None if self.shared is None else self.shared[index], name=str(index))
-            for index in range(self.spec.layers)
+            for index in range(self.spec.distinct_layers)
         ]
 
     def __getitem__(self, index: int) -> Any:
-        return self.blocks[index]
+        return self.blocks[self.spec.weights_of(index)]
 
 
 class Stack(nn.Module):
@@ -128,6 +128,7 @@ class Stack(nn.Module):
             attentions.append(weights)
             cross_attentions.append(cross_weights)
             caches.append(new)
+        before = x
         if spec.norm.final:
             x = own.final_norm(x)
         logits = None
@@ -139,7 +140,7 @@ class Stack(nn.Module):
         return States(
             last=x,
             cache=cache,
-            hidden=(*hidden, x) if want_hidden else None,
+            hidden=(*hidden, before if spec.norm.final_apart else x) if want_hidden else None,
             attentions=tuple(attentions) if want_attentions else None,
             cross_attentions=tuple(cross_attentions) if has_cross else None,
             logits=logits,

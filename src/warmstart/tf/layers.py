@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from warmstart.spec import AttentionSpec, EmbeddingSpec, HeadSpec, MLPSpec, NormSpec, StackSpec, sinusoids
+from warmstart.spec import AttentionSpec, EmbeddingSpec, MLPSpec, NormSpec, StackSpec, sinusoids
 from warmstart.tf.cache import LayerCache
 
 ACTIVATIONS = {
@@ -390,7 +390,7 @@ class Sinusoids(Block):
 class Embeddings(Block):
     """The way in: token ids to vectors, with positions and token types where the spec has them."""
 
-    def __init__(self, spec: EmbeddingSpec, norm: NormSpec) -> None:
+    def __init__(self, spec: EmbeddingSpec, norm: NormSpec, hidden_size: int) -> None:
         super().__init__()
         self.token = table(spec.vocabulary, spec.size)
         self.position: Any = None
@@ -398,8 +398,12 @@ class Embeddings(Block):
             rows = spec.positions + spec.position_offset
             self.position = Sinusoids(spec) if spec.sinusoids else table(rows, spec.size)
         self.token_type = table(spec.token_types, spec.size) if spec.token_types else None
+        self.task_type = table(spec.task_types, spec.size) if spec.task_types else None
+        self.beside = Beside(spec) if spec.beside else None
+        self.joined_projection = linear(spec.size + spec.beside_size, spec.size) if spec.beside else None
         self.norm = make_norm(spec.size, norm) if spec.norm else None
         self.dropout = keras.layers.Dropout(spec.dropout)
+        self.projection = linear(spec.size, hidden_size) if spec.projected else None
         self.scale, self.padding_id = spec.scale, spec.padding_id
         self.padding_row = spec.position_offset - 1 if spec.positions_skip_padding else None
         self.norm_before_positions = spec.norm_before_positions
@@ -410,13 +414,36 @@ class Embeddings(Block):
             vectors = _untrained(self.token(ids), ids, self.padding_id)
             vectors = vectors if self.scale == 1.0 else vectors * tf.cast(self.scale, vectors.dtype)
         x = vectors
+        if self.beside is not None and self.joined_projection is not None:
+            x = self.joined_projection(self.beside(vectors))
+        if self.task_type is not None:
+            x = x + self.task_type(tf.zeros([1, 1], tf.int32))
         if self.token_type is not None:
             x = x + self.token_type(tf.zeros([1, 1], tf.int32) if token_type_ids is None else token_type_ids)
         if self.norm is not None and self.norm_before_positions:
             x = self.norm(x)
         if self.position is not None:
             x = x + _untrained(self.position(position_rows), position_rows, self.padding_row)
-        return self.dropout(x if self.norm is None or self.norm_before_positions else self.norm(x))
+        x = self.dropout(x if self.norm is None or self.norm_before_positions else self.norm(x))
+        return x if self.projection is None else self.projection(x)
+
+
+class Beside(Block):
+    """Tables whose row 0 stands beside every token's vector (r, t, h): (r, t, h and their sizes)."""
+
+    def __init__(self, spec: EmbeddingSpec) -> None:
+        super().__init__()
+        self._tables = [name for name, _, _ in spec.beside]
+        for name, rows, size in spec.beside:
+            setattr(self, name, table(rows, size))
+        self._padding_id = spec.padding_id
+
+    def call(self, x: Any) -> Any:
+        first, parts = tf.zeros([1, 1], tf.int32), [x]
+        for name in self._tables:
+            row = _untrained(getattr(self, name)(first), first, self._padding_id)
+            parts.append(tf.tile(row, [size_of(x, 0), size_of(x, 1), 1]))
+        return tf.concat(parts, -1)
 
 
 def _untrained(vectors: Any, rows: Any, padding: int | None) -> Any:
@@ -451,13 +478,15 @@ class Output(Block):
 class Head(Block):
     """From hidden states (r, t, h) to logits (r, t, vocabulary)."""
 
-    def __init__(self, spec: HeadSpec, embedding: EmbeddingSpec, hidden_size: int, norm: NormSpec, tokens: Any) -> None:
+    def __init__(self, stack: StackSpec, tokens: Any) -> None:
         super().__init__()
+        spec, size = stack.head, stack.head_width
+        assert spec is not None
         self.activation = check_activation(spec.transform) if spec.transform else None
-        self.dense = linear(hidden_size, embedding.size) if spec.transform else None
-        self.norm = make_norm(embedding.size, norm) if spec.transform else None
+        self.dense = linear(stack.hidden_size, size) if spec.transform else None
+        self.norm = make_norm(size, stack.norm) if spec.transform else None
         self.output_layer = Output(
-            tokens if spec.tied else None, embedding.size, embedding.vocabulary, spec.bias, spec.fixed_bias
+            tokens if spec.tied else None, size, stack.embedding.vocabulary, spec.bias, spec.fixed_bias
         )
         self.soft_cap = spec.soft_cap
 

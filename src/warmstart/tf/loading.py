@@ -143,10 +143,9 @@ def initial_value(name: str, shape: Shape, spec: StackSpec) -> Any:
     if leaf == "bias":
         return np.zeros(shape, np.float32)
     value = np.array(keras.random.normal(shape, stddev=spec.initial_deviation(name), dtype="float32"))
-    if name.endswith("embeddings.token.weight") and spec.embedding.padding_id is not None:
-        value[spec.embedding.padding_id] = 0.0
-    if name.endswith("embeddings.position.weight") and spec.embedding.positions_skip_padding:
-        value[spec.embedding.position_offset - 1] = 0.0
+    row = next((row for table, row in spec.embedding.zero_rows().items() if name.endswith(table)), None)
+    if row is not None:
+        value[row] = 0.0
     return value
 
 

@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from warmstart.config import PretrainedConfig
-from warmstart.families import family_of
+from warmstart.families import family_of, spec_of
 from warmstart.fitting import Side
 from warmstart.outputs import (
     BaseModelOutputWithPastAndCrossAttentions,
@@ -69,10 +69,9 @@ class StackModel(Stack):
                 f"{type(self).__name__} is built from a {self.config_class.__name__}, not {type(config).__name__}"
             )
         super().__init__(config, **kwargs)
-        self.build_stack(family_of(config).spec(config, self.kind != "base"))
-        if (head := self.spec.head) is not None:
-            tokens = self.embeddings.token
-            self.head = Head(head, self.spec.embedding, self.spec.hidden_size, self.spec.norm, tokens)
+        self.build_stack(spec_of(config, self.kind))
+        if self.spec.head is not None:
+            self.head = Head(self.spec, self.embeddings.token)
         if not is_unfilled():
             self.init_weights()
 
@@ -90,7 +89,7 @@ class StackModel(Stack):
     def adopt(self, config: PretrainedConfig) -> None:
         """Take another configuration of the same shape as one's own."""
         self.config = config
-        self.spec = family_of(config).spec(config, self.kind != "base")
+        self.spec = spec_of(config, self.kind)
 
     def _run(self, arguments: dict[str, Any]) -> tuple[States, dict[str, Any]]:
         """The states for the arguments of `call`, and those arguments by name."""

@@ -37,8 +37,8 @@ class Stack(PreTrainedModel):
     def build_stack(self, spec: StackSpec) -> None:
         """Make the layers that a spec asks for."""
         self.spec = spec
-        self.embeddings = Embeddings(spec.embedding, spec.norm)
-        self.blocks = [TransformerLayer(spec, layer) for layer in range(spec.layers)]
+        self.embeddings = Embeddings(spec.embedding, spec.norm, spec.hidden_size)
+        self.blocks = [TransformerLayer(spec, layer) for layer in range(spec.distinct_layers)]
         self.final_norm = make_norm(spec.hidden_size, spec.norm) if spec.norm.final else None
 
     def states(
@@ -86,7 +86,8 @@ class Stack(PreTrainedModel):
         read = None if source is None else flat_source(source)
         x = tf.reshape(x, [-1, spec.hidden_size])
         hidden, attentions, cross_attentions = [], [], []
-        for index, layer in enumerate(self.blocks):
+        for index in range(spec.layers):
+            layer = self.blocks[spec.weights_of(index)]
             if want_hidden:
                 hidden.append(_unflat(x, length))
             layer_cache = None if new_cache is None else new_cache.layers[index]
@@ -107,6 +108,7 @@ class Stack(PreTrainedModel):
                 x = tf.where(tf.random.uniform([]) < spec.layer_drop, before, x)
             attentions.append(weights)
             cross_attentions.append(cross_weights)
+        before = x
         if self.final_norm is not None:
             x = self.final_norm(x)
         x = _unflat(x, length)
@@ -115,7 +117,7 @@ class Stack(PreTrainedModel):
         return States(
             last=x,
             cache=new_cache,
-            hidden=(*hidden, x) if want_hidden else None,
+            hidden=(*hidden, _unflat(before, length) if spec.norm.final_apart else x) if want_hidden else None,
             attentions=tuple(attentions) if want_attentions else None,
             cross_attentions=tuple(cross_attentions) if want_attentions and cross_attentions[:1] != [None] else None,
         )

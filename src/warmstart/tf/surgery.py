@@ -53,7 +53,7 @@ def resize(model: Any, wanted: int | None, multiple: int | None, mean: bool) -> 
         if spec.head is not None:
             held = model.head.output_layer
             output = Output(
-                tokens if spec.head.tied else None, spec.embedding.size, size, spec.head.bias, spec.head.fixed_bias
+                tokens if spec.head.tied else None, spec.head_width, size, spec.head.bias, spec.head.fixed_bias
             )
             for name in ("own", "bias"):
                 if getattr(held, name) is not None:

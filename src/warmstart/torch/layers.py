@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from warmstart.spec import AttentionSpec, EmbeddingSpec, HeadSpec, MLPSpec, NormSpec, StackSpec, sinusoids
+from warmstart.spec import AttentionSpec, EmbeddingSpec, MLPSpec, NormSpec, StackSpec, sinusoids
 from warmstart.torch.cache import LayerCache
 
 ACTIVATIONS = {
@@ -329,7 +329,7 @@ class Sinusoids(nn.Module):
 class Embeddings(nn.Module):
     """The way in: token ids to vectors, with positions and token types where the spec has them."""
 
-    def __init__(self, spec: EmbeddingSpec, norm: NormSpec):
+    def __init__(self, spec: EmbeddingSpec, norm: NormSpec, hidden_size: int):
         super().__init__()
         self.token = nn.Embedding(spec.vocabulary, spec.size, spec.padding_id)
         rows = spec.positions + spec.position_offset
@@ -338,9 +338,15 @@ class Embeddings(nn.Module):
         if spec.positions:
             self.position = Sinusoids(spec) if spec.sinusoids else nn.Embedding(rows, spec.size, padding_row)
         self.token_type = nn.Embedding(spec.token_types, spec.size) if spec.token_types else None
+        self.task_type = nn.Embedding(spec.task_types, spec.size) if spec.task_types else None
+        self.beside = nn.ModuleDict(
+            {name: nn.Embedding(rows, size, spec.padding_id) for name, rows, size in spec.beside}
+        )
+        self.joined_projection = nn.Linear(spec.size + spec.beside_size, spec.size) if spec.beside else None
         self.norm = make_norm(spec.size, norm) if spec.norm else None
         self.norm_before_positions = spec.norm_before_positions
         self.dropout = nn.Dropout(spec.dropout)
+        self.projection = nn.Linear(spec.size, hidden_size) if spec.projected else None
         self.scale = spec.scale
 
     def forward(
@@ -351,7 +357,9 @@ class Embeddings(nn.Module):
             vectors = self.token(ids)
             if self.scale != 1.0:  # rounded to the weights' type first, as those who trained with it have it
                 vectors = vectors * torch.tensor(self.scale, dtype=vectors.dtype)
-        x = vectors
+        x = vectors if self.joined_projection is None else self.joined_projection(self._joined(vectors))
+        if self.task_type is not None:
+            x = x + self.task_type(x.new_zeros(1, 1, dtype=torch.long))
         if self.token_type is not None:
             kinds = x.new_zeros(1, 1, dtype=torch.long) if token_type_ids is None else token_type_ids
             x = x + self.token_type(kinds)
@@ -359,18 +367,25 @@ class Embeddings(nn.Module):
             x = self.norm(x)
         if self.position is not None:
             x = x + self.position(position_rows).to(x.dtype)
-        return self.dropout(x if self.norm is None or self.norm_before_positions else self.norm(x))
+        x = self.dropout(x if self.norm is None or self.norm_before_positions else self.norm(x))
+        return x if self.projection is None else self.projection(x)
+
+    def _joined(self, x: Tensor) -> Tensor:
+        first = x.new_zeros(1, 1, dtype=torch.long)
+        return torch.cat((x, *(table(first).expand(*x.shape[:2], -1) for table in self.beside.values())), -1)
 
 
 class Head(nn.Module):
     """From hidden states (r, t, h) to logits (r, t, vocabulary)."""
 
-    def __init__(self, spec: HeadSpec, embedding: EmbeddingSpec, hidden_size: int, norm: NormSpec):
+    def __init__(self, stack: StackSpec):
         super().__init__()
+        spec, size = stack.head, stack.head_width
+        assert spec is not None
         self.activation = check_activation(spec.transform) if spec.transform else None
-        self.dense = nn.Linear(hidden_size, embedding.size) if spec.transform else None
-        self.norm = make_norm(embedding.size, norm) if spec.transform else None
-        self.output = nn.Linear(embedding.size, embedding.vocabulary, spec.bias)
+        self.dense = nn.Linear(stack.hidden_size, size) if spec.transform else None
+        self.norm = make_norm(size, stack.norm) if spec.transform else None
+        self.output = nn.Linear(size, stack.embedding.vocabulary, spec.bias)
         if spec.fixed_bias:
             self.output.bias.requires_grad_(False)
         self.soft_cap = spec.soft_cap

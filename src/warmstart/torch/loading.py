@@ -98,10 +98,9 @@ def initial_value(name: str, tensor: Tensor, spec: StackSpec) -> Tensor:
     if leaf == "bias":
         return tensor.zero_()
     tensor.normal_(0.0, spec.initial_deviation(name))
-    if name.endswith("embeddings.token.weight") and spec.embedding.padding_id is not None:
-        tensor[spec.embedding.padding_id] = 0.0
-    if name.endswith("embeddings.position.weight") and spec.embedding.positions_skip_padding:
-        tensor[spec.embedding.position_offset - 1] = 0.0
+    row = next((row for table, row in spec.embedding.zero_rows().items() if name.endswith(table)), None)
+    if row is not None:
+        tensor[row] = 0.0
     return tensor
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from warmstart.config import PretrainedConfig
-from warmstart.families import family_of
+from warmstart.families import family_of, spec_of
 from warmstart.fitting import Side
 from warmstart.outputs import (
     BaseModelOutputWithPastAndCrossAttentions,
@@ -55,9 +55,9 @@ class StackModel(Stack):
         super().__init__(config)
         device = torch.empty(0).device  # the default one, which may be "meta": then there is no memory to fill
         with unfilled():
-            self.build_stack(family_of(config).spec(config, self.kind != "base"))
+            self.build_stack(spec_of(config, self.kind))
             if self.spec.head is not None:
-                self.head = Head(self.spec.head, self.spec.embedding, self.spec.hidden_size, self.spec.norm)
+                self.head = Head(self.spec)
         self.tie_weights()
         if device.type != "meta":
             self.init_weights(device)
@@ -76,7 +76,7 @@ class StackModel(Stack):
     def adopt(self, config: PretrainedConfig) -> None:
         """Take another configuration of the same shape as one's own."""
         self.config = config
-        self.spec = family_of(config).spec(config, self.kind != "base")
+        self.spec = spec_of(config, self.kind)
 
     def _common(self, given: dict[str, Any]) -> dict[str, Any]:
         """The arguments of `states` from those of `forward`."""

@@ -40,8 +40,8 @@ class Stack(PreTrainedModel):
     def build_stack(self, spec: StackSpec) -> None:
         """Make the modules that a spec asks for."""
         self.spec = spec
-        self.embeddings = Embeddings(spec.embedding, spec.norm)
-        self.layers = nn.ModuleList(Layer(spec, layer) for layer in range(spec.layers))
+        self.embeddings = Embeddings(spec.embedding, spec.norm, spec.hidden_size)
+        self.layers = nn.ModuleList(Layer(spec, layer) for layer in range(spec.distinct_layers))
         self.final_norm = make_norm(spec.hidden_size, spec.norm) if spec.norm.final else None
         self.checkpoint_layers = False
         self.rotary_kinds, self.rotation_factors = spec.attention.rotary_kinds(), []
@@ -93,7 +93,7 @@ class Stack(PreTrainedModel):
             masks = {window: leaning(mask, slopes, shape[1], past, x.dtype) for window, mask in masks.items()}
         source_seen = source_mask(source_attention_mask)
         hidden, attentions, cross_attentions = [], [], []
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self.layers_in_order()):
             hidden += [x] if want_hidden else []
             mask = masks[spec.attention.window(index)]
             layer_cache = cache.layers[index] if cache is not None else None
@@ -106,15 +106,20 @@ class Stack(PreTrainedModel):
                 x = torch.where(torch.rand((), device=x.device) < spec.layer_drop, before, x)
             attentions.append(weights)
             cross_attentions.append(cross_weights)
+        before = x
         if self.final_norm is not None:
             x = self.final_norm(x)
         return States(
             last=x,
             cache=cache,
-            hidden=(*hidden, x) if want_hidden else None,
+            hidden=(*hidden, before if spec.norm.final_apart else x) if want_hidden else None,
             attentions=tuple(attentions) if want_attentions else None,
             cross_attentions=tuple(cross_attentions) if want_attentions and cross_attentions[:1] != [None] else None,
         )
+
+    def layers_in_order(self) -> list[Any]:
+        """The layer that computes each step; one that shares its weights with its neighbours comes several times."""
+        return [self.layers[self.spec.weights_of(layer)] for layer in range(self.spec.layers)]
 
     def new_cache(self) -> KeyValueCache:
         """An empty cache for this stack."""

@@ -38,7 +38,7 @@ def encode(
     kept = None if mask is None or mask.dim() != 2 or bool(mask.all()) else mask.reshape(-1).nonzero()[:, 0]
     shape = rows, length, kept
     x = x.flatten(0, 1) if kept is None else x.flatten(0, 1)[kept]
-    for index, layer in enumerate(encoder.layers):
+    for index, layer in enumerate(encoder.layers_in_order()):
         x = _layer(layer, x, masks[spec.attention.window(index)], rotations[index], shape)
     if encoder.final_norm is not None:
         x = add_norm(x, None, norm(encoder.final_norm))[1]  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ _KINDS = {
     nn.Embedding,
     nn.LayerNorm,
     nn.Dropout,
+    nn.ModuleDict,
     nn.ModuleList,
     Int8Linear,
     layers.RMSNorm,
