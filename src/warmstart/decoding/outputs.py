@@ -1,4 +1,4 @@
-"""What `generate` returns with ``return_dict_in_generate=True``.
+"""What `generate` returns with ``return_dict_in_generate=True``, and the scores of its tokens.
 
 Shapes: b sources, m sequences for each, r decoder rows (b times beams, or b times m), n length, v vocabulary.
 
@@ -11,9 +11,11 @@ penalty, and `beam_indices` (b * m, new tokens) is the row that each token was a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from warmstart.decoding.arrays import Array, Arrays
 from warmstart.outputs import ModelOutput
 
 
@@ -73,3 +75,30 @@ class GenerateBeamEncoderDecoderOutput(ModelOutput):
     cross_attentions: tuple[Any, ...] | None = None
     decoder_hidden_states: tuple[Any, ...] | None = None
     past_key_values: Any = None
+
+
+def transition_scores(
+    xp: Arrays, sequences: Array, scores: Sequence[Array], beam_indices: Array | None, normalize_logits: bool
+) -> Array:
+    """The score of each generated token (b * m, new tokens), 0 behind the end of a beam; see `outputs` for the shapes.
+
+    Raises:
+        ValueError: there are no scores, or more steps of them than tokens.
+    """
+    if not scores or (beam_indices is None and len(scores) > sequences.shape[1]):
+        raise ValueError(
+            f"{len(scores or ())} steps of scores do not fit sequences of {sequences.shape[1]} tokens: give the "
+            "`scores` and `sequences` of one output, made with output_scores=True and return_dict_in_generate=True"
+        )
+    rows = sequences.shape[0]
+    if beam_indices is None:
+        beam_indices = xp.arange(rows)[:, None] + xp.full((rows, len(scores)), 0)
+    longest = int(xp.max(xp.sum(beam_indices >= 0, 1)))
+    tokens = sequences[:, sequences.shape[1] - longest :]
+    found = []
+    for step in range(longest):
+        origins = beam_indices[:, step : step + 1]
+        of_step = xp.log_softmax(scores[step]) if normalize_logits else scores[step]
+        of_rows = xp.take(of_step[None], xp.reshape(xp.where(origins < 0, 0, origins), (1, rows)))[0]
+        found.append(xp.where(origins < 0, 0.0, xp.take(of_rows, tokens[:, step : step + 1])))
+    return xp.concat(found, 1)

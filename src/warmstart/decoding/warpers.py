@@ -13,6 +13,15 @@ LARGEST = 3.4028234663852886e38
 """The largest finite number in 32 bits."""
 
 
+def guided(xp: Arrays, scores: Array, without: Array, scale: float) -> Array:
+    """Scores (r, v) taken away from those without the source: u + scale (s - u), log-probabilities s and u.
+
+    Sanchez et al. 2023, "Stay on topic with Classifier-Free Guidance", section 2.
+    """
+    without = xp.log_softmax(without)
+    return scale * (xp.log_softmax(scores) - without) + without
+
+
 def temperature(xp: Arrays, value: float) -> Processor:
     """Divide the scores: below 1 sharpens the distribution, above 1 flattens it."""
     return Processor("temperature", lambda scores, ids, at: scores / value)

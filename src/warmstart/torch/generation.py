@@ -17,6 +17,7 @@ from warmstart.decoding.outputs import (
     GenerateBeamEncoderDecoderOutput,
     GenerateDecoderOnlyOutput,
     GenerateEncoderDecoderOutput,
+    transition_scores,
 )
 from warmstart.decoding.settings import Plan, lay_over, resolve
 from warmstart.decoding.stopping import Stop
@@ -269,18 +270,4 @@ def compute_transition_scores(
     Raises:
         ValueError: there are more steps than tokens, or no scores.
     """
-    if not scores or (beam_indices is None and len(scores) > sequences.shape[1]):
-        raise ValueError(
-            f"{len(scores or ())} steps of scores do not fit sequences of {sequences.shape[1]} tokens: give the "
-            "`scores` and `sequences` of one output, made with output_scores=True and return_dict_in_generate=True"
-        )
-    of_step = torch.stack(list(scores))  # (steps, r, v)
-    if normalize_logits:
-        of_step = torch.log_softmax(of_step, -1)
-    if beam_indices is None:
-        beam_indices = torch.arange(len(sequences), device=sequences.device)[:, None].expand(-1, len(scores))
-    longest = int((beam_indices >= 0).sum(1).max())
-    origins = beam_indices[:, :longest]
-    steps = torch.arange(longest, device=sequences.device)[None]
-    found = of_step[steps, origins.clamp(min=0), sequences[:, sequences.shape[1] - longest :]]
-    return found.masked_fill(origins < 0, 0.0)
+    return transition_scores(TorchArrays(sequences.device), sequences, scores, beam_indices, normalize_logits)  # type: ignore[no-any-return]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from warmstart.decoding import beams, constrained, groups, sampling
 from warmstart.decoding.constraints import constraints_of
+from warmstart.decoding.rules import check_constraints
 from warmstart.decoding.settings import Plan
 from warmstart.decoding.stopping import Stop, stopping
 from warmstart.generation_config import GenerationConfig
@@ -209,7 +210,7 @@ def constrained_search(call: Call) -> dict[str, Any]:
     while True:
         ids = torch.tensor([beam.tokens for search in searches for beam in search.beams], device=device)
         scores = scorer.scores(ids)
-        _check_constraints(wanted, plan, scores.shape[-1])
+        check_constraints(wanted, plan.eos, scores.shape[-1])
         sums = torch.tensor([beam.score for search in searches for beam in search.beams], device=device)
         total = (scores + sums[:, None]).reshape(len(searches), -1)
         best, index = (x.tolist() for x in xp.top_k(total, settings.candidates))
@@ -236,13 +237,3 @@ def constrained_search(call: Call) -> dict[str, Any]:
 
 def _score(scores: Tensor, beam: int, token: int) -> float:
     return float(scores[beam, token])
-
-
-def _check_constraints(wanted: Sequence[Any], plan: Plan, vocabulary: int) -> None:
-    """Refuse what no sequence can hold."""
-    tokens = {token for constraint in wanted for words in constraint.alternatives for token in words}
-    outside = sorted(token for token in tokens if token >= vocabulary)
-    if outside:
-        raise ValueError(f"the constraints have token ids outside the vocabulary of {vocabulary}: {outside[:8]}")
-    if tokens & set(plan.eos):
-        raise ValueError(f"the constraints hold an end token, {sorted(tokens & set(plan.eos))}: nothing follows it")

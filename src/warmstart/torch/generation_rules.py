@@ -15,8 +15,11 @@ from torch import Tensor
 
 from warmstart.decoding.arrays import Position, is_column
 from warmstart.decoding.processors import Processor
+from warmstart.decoding.rules import check_allowed, completed
 from warmstart.decoding.settings import Plan
 from warmstart.decoding.stopping import Stop
+from warmstart.decoding.warpers import guided
+from warmstart.torch.arrays import TorchArrays
 from warmstart.torch.runner import ModuleRunner, encode_source
 
 
@@ -47,14 +50,7 @@ def prefix_processor(function: Callable[[int, Tensor], list[int]], plan: Plan) -
         for row, tokens in enumerate(ids):
             held = int(at[row, 0]) if is_column(at) else at
             allowed = function(row // plan.rows, tokens[:held])
-            if len(allowed) == 0:
-                raise ValueError(f"prefix_allowed_tokens_fn allows no token for source {row // plan.rows} at {held}")
-            outside = [int(token) for token in allowed if not 0 <= token < scores.shape[1]]
-            if outside:
-                raise ValueError(
-                    f"prefix_allowed_tokens_fn gives token ids outside the vocabulary of {scores.shape[1]}: "
-                    f"{outside[:8]}"
-                )
+            allowed = check_allowed(allowed, scores.shape[1], row // plan.rows, held)
             kept[row, allowed] = scores[row, allowed]
         return kept
 
@@ -86,28 +82,17 @@ def string_rule(strings: str | Sequence[str], tokenizer: Any) -> Stop:
     Raises:
         ValueError: there is no tokenizer to read the rows with.
     """
-    if tokenizer is None:
-        raise ValueError("stop_strings are looked for in text: pass the decoder's tokenizer, tokenizer=...")
-    wanted = [strings] if isinstance(strings, str) else list(strings)
-    # a token gives a letter at least, but for special ones and parts of one letter: so some more are read
-    reach = max(map(len, wanted)) + 8
-
-    def ends(tokens: list[int]) -> bool:
-        before, text = (tokenizer.decode(part, skip_special_tokens=False) for part in (tokens[:-1], tokens))
-        return any(text.count(string) > before.count(string) for string in wanted)
+    completes = completed(strings, tokenizer)
 
     def rule(ids: Tensor, new: Tensor, at: Position) -> Tensor:
         held = at[:, 0].tolist() if is_column(at) else [at] * len(ids)
-        rows = [row[max(0, n - reach) : n] for row, n in zip(ids.tolist(), held, strict=True)]
-        return torch.tensor([ends(tokens) for tokens in rows], device=ids.device)
+        return torch.tensor(completes(ids.tolist(), held), device=ids.device)
 
     return rule
 
 
 def guidance(model: Any, scale: float, arguments: dict[str, Any], plan: Plan, prompt: Tensor) -> Processor:
-    """Away from what the model would write without this source: u + scale (s - u), log-probabilities s and u.
-
-    Sanchez et al. 2023, "Stay on topic with Classifier-Free Guidance", section 2. What it would write is asked with
+    """Away from what the model would write without this source, see `guided`. What it would write is asked with
     `negative_prompt_ids`: another source, or for a model without an encoder another prompt. Without them it is the
     decoder alone, without cross-attention; for a model without an encoder, the last token of the prompt.
     """
@@ -133,7 +118,6 @@ def guidance(model: Any, scale: float, arguments: dict[str, Any], plan: Plan, pr
         held = ids[:, :at]
         if before is not None:
             held = torch.cat([before, held[:, plan.prompt_length :]], 1)
-        without = torch.log_softmax(runner.logits(held)[:, -1], -1)
-        return scale * (torch.log_softmax(scores, -1) - without) + without
+        return guided(TorchArrays(ids.device), scores, runner.logits(held)[:, -1], scale)
 
     return Processor("guidance_scale", apply)
