@@ -184,6 +184,13 @@ class TestBadInput:
         with pytest.raises(ValueError, match="the source holds 55, outside the decoder's vocabulary of 31"):
             model.generate(torch.tensor([[5, 55]]), encoder_no_repeat_ngram_size=2)
 
+    def test_a_prefix_function_is_told_the_source_in_groups_of_beams(self, model, source):
+        groups = {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 1.0}
+        ids = model.generate(
+            **source, **groups, max_length=4, prefix_allowed_tokens_fn=lambda number, ids: [4 + number]
+        )
+        assert ids[:, 1:].tolist() == [[4 + number] * 3 for number in range(len(ids))]
+
     def test_a_prefix_function_that_leaves_the_vocabulary(self, model, source):
         with pytest.raises(ValueError, match=r"outside the vocabulary of 31: \[31\]"):
             model.generate(**source, prefix_allowed_tokens_fn=lambda number, ids: [4, 31])

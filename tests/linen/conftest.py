@@ -59,3 +59,50 @@ def assert_close():
         assert error <= bound, f"{what}: differs by {error:.1e}"
 
     return check
+
+
+ENDS = [3, 12, 13, 14, 15, 16]  # so many that random models end
+
+
+@pytest.fixture(scope="session")
+def both(tmp_path_factory):
+    """A pair with uneven distributions in torch and in Flax, and its folder."""
+    sides = [
+        tiny_models.config(family, initializer_range=0.7, tie_word_embeddings=False, pad_token_id=1)
+        for family in ("bert", "gpt2")
+    ]
+    ours = tiny_models.pair(*sides, seed=5, spread=0.5)
+    for name, parameter in ours.decoder.named_parameters():
+        if "embeddings" in name:
+            parameter.data *= 3
+    ours.config.decoder_start_token_id, ours.config.pad_token_id, ours.config.eos_token_id = 2, 1, ENDS
+    folder = tmp_path_factory.mktemp("generates")
+    ours.save_pretrained(folder)
+    return ours, FlaxEncoderDecoderModel.from_pretrained(folder), folder
+
+
+@pytest.fixture(scope="session")
+def sources():
+    """A function that draws sources of different lengths, and their mask."""
+
+    def give(count=28, length=9, seed=0):
+        draw = np.random.default_rng(seed)
+        ids = draw.integers(4, 37, (count, length))
+        mask = np.arange(length) < draw.integers(1, length + 1, (count, 1))
+        return np.where(mask, ids, 1), mask.astype(np.int64)
+
+    return give
+
+
+@pytest.fixture(scope="session")
+def trimmed():
+    """A function that gives rows without the padding at their ends."""
+
+    def give(sequences, pad=1):
+        rows = [list(map(int, row)) for row in sequences]
+        for row in rows:
+            while row and row[-1] == pad:
+                row.pop()
+        return rows
+
+    return give

@@ -16,13 +16,11 @@ def completed(strings: str | Sequence[str], tokenizer: Any) -> Callable[[Rows, S
     """A function (rows of ids, how many of each count) -> which rows complete one of the strings with their last token.
 
     Raises:
-        ValueError: there is no tokenizer to read the rows with, or no string to look for.
+        ValueError: there is no tokenizer to read the rows with.
     """
     if tokenizer is None:
         raise ValueError("stop_strings are looked for in text: pass the decoder's tokenizer, tokenizer=...")
     wanted = [strings] if isinstance(strings, str) else list(strings)
-    if not wanted or not all(isinstance(string, str) and string for string in wanted):
-        raise ValueError(f"stop_strings={strings!r}: it must be a text or several, none of them empty")
     # a token gives a letter at least, but for special ones and parts of one letter: so some more are read
     reach = max(map(len, wanted)) + 8
 

@@ -11,9 +11,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
-from warmstart.decoding.settings import lay_over, resolve
-from warmstart.flax.generation_inputs import decoder_prompt, prompt_only, source_arrays
+from warmstart.decoding.constraints import constraints_of
+from warmstart.decoding.outputs import (
+    GenerateBeamDecoderOnlyOutput,
+    GenerateBeamEncoderDecoderOutput,
+    GenerateDecoderOnlyOutput,
+    GenerateEncoderDecoderOutput,
+    transition_scores,
+)
+from warmstart.decoding.settings import Plan, lay_over, resolve
+from warmstart.flax.arrays import JaxArrays
+from warmstart.flax.generation_inputs import decoder_prompt, negative_arrays, prompt_only, source_arrays
+from warmstart.flax.generation_rules import Strings, now
 from warmstart.flax.search import Search, search
 from warmstart.generation_config import GenerationConfig
 from warmstart.outputs import FlaxGenerateOutput
@@ -27,14 +38,20 @@ _ARGUMENTS = (
     "decoder_attention_mask",
     "token_type_ids",
     "position_ids",
+    "negative_prompt_ids",
+    "negative_prompt_attention_mask",
+    "tokenizer",
 )
 _WITHOUT_EFFECT = ("labels", "return_dict", "use_model_defaults", "trace")  # as a batch or an older call may hold them
-# Settings that need shapes which change, the clock, or text; and what a compiled search does not give.
-_NOT_COMPILED = (
-    *("stop_strings", "max_time", "force_words_ids", "constraints", "penalty_alpha", "guidance_scale"),
-    *("prompt_lookup_num_tokens", "assistant_early_exit", "dola_layers"),
-)
-_NOT_RETURNED = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
+_DRAFTS = "each row would accept another number of drafted tokens, and rows of a compiled search are of one age"
+_REFUSED = {
+    "prompt_lookup_num_tokens": _DRAFTS,
+    "assistant_model": _DRAFTS,
+    "streamer": "a compiled search gives its tokens when it is done",
+    "past_key_values": "the prompt is read anew; give what came before as decoder_input_ids",
+    "decoder_inputs_embeds": "the decoder's prompt is given as decoder_input_ids",
+    "generator": "random numbers come from seed=, or from a key of jax.random in prng_key=",
+}
 
 
 def generate(
@@ -44,10 +61,17 @@ def generate(
     prng_key: Any = None,
     params: Any = None,
     logits_processor: Sequence[Callable[..., Any]] | None = None,
+    stopping_criteria: Sequence[Callable[..., Any]] | None = None,
+    prefix_allowed_tokens_fn: Callable[[int, Any], Any] | None = None,
+    seed: int | None = None,
     pad_to_multiple_of: int | None = None,
     **kwargs: Any,
-) -> FlaxGenerateOutput:
-    """Generate token ids: greedy search, sampling, beam search (in groups too) or beam sampling, as the settings say.
+) -> Any:
+    """Generate token ids by the search that the settings ask for.
+
+    Greedy search; sampling (`do_sample`); beam search and beam sampling (`num_beams`); diverse beam search
+    (`num_beam_groups`, `diversity_penalty`); contrastive search (`penalty_alpha`, `top_k`); constrained beam search
+    (`force_words_ids`, `constraints`).
 
     The search, encoder and loop together, is one compiled function, kept for the next call of the same shapes and
     settings. Without an end token it goes on to the longest length.
@@ -59,13 +83,21 @@ def generate(
         prng_key: the random numbers of sampling; `jax.random.key(0)` if None.
         params: parameters in place of the model's own: replaced ones, or sharded over a mesh.
         logits_processor: functions `(ids (rows, length), scores (rows, vocabulary), tokens so far) -> scores`, traced.
+        stopping_criteria: functions `(ids (rows, length), tokens so far) -> ended`, booleans `(rows,)` or one, traced.
+        prefix_allowed_tokens_fn: `(source, ids (length,)) -> the token ids that may follow`, in Python: asked out of
+            the compiled loop at every step, as are `stop_strings` and `max_time`.
+        seed: a number in place of a `prng_key`.
         pad_to_multiple_of: pad sources to a multiple of so many tokens, so that varied lengths compile few times.
         kwargs: settings; `attention_mask` (derived from the pad id if left out), `inputs_embeds`, `encoder_outputs`,
-            `token_type_ids`; `decoder_input_ids` and `decoder_attention_mask`, a prompt for the decoder.
+            `token_type_ids`; `decoder_input_ids` and `decoder_attention_mask`, a prompt for the decoder, padded on the
+            left; `negative_prompt_ids` and their mask for `guidance_scale`; `tokenizer` (the decoder's) for
+            `stop_strings`.
 
     Returns:
         An object with `sequences` `(batch * num_return_sequences, max_length)`, prompt included, filled with the pad id
-        up to the longest length that was asked for; and with beams their `scores`.
+        up to the longest length that was asked for; and with beams their `scores`. With `return_dict_in_generate=True`
+        one of the classes of `warmstart.decoding.outputs`; outside of `jit` its sequences end with the longest, and
+        there are as many steps as were made.
 
     Raises:
         ValueError: an argument is unknown, a setting cannot be compiled, settings contradict each other, a special
@@ -80,8 +112,9 @@ def generate(
     (2, 5)
     """
     config, arguments = lay_over(model.generation_config, generation_config, kwargs)
-    _check_arguments(arguments)
-    _check_settings(config, kwargs)
+    _check_arguments(config, arguments)
+    if seed is not None and prng_key is not None:
+        raise ValueError("prng_key and seed both say where random numbers come from; give one of them")
     call = dict(kwargs)
     if config.eos_token_id is None:  # then it goes on to the end, and nothing is padded
         call.setdefault("eos_token_id", None)
@@ -96,26 +129,118 @@ def generate(
         encoder_decoder=encoder_decoder,
         positions=None if encoder_decoder else getattr(model.config, "max_position_embeddings", None),
     )
-    arrays = {"prompt": prompt, "prompt_mask": prompt_mask}
+    arrays: dict[str, Any] = {"prompt": prompt, "prompt_mask": prompt_mask}
     if encoder_decoder:
         arrays |= source_arrays(model, arguments, pad_to_multiple_of)
+    arrays |= negative_arrays(model, config, arguments, len(prompt), encoder_decoder)
+    if config.max_time is not None:
+        if isinstance(jnp.zeros(()), jax.core.Tracer):
+            raise ValueError("max_time is counted from a call, and inside jit there is none: leave it out there")
+        arrays["started"] = now()
     spec = model.module.decoder_spec if encoder_decoder else model.module.spec
     if spec.positions is not None and plan.max_length > spec.positions:
         raise ValueError(
             f"results of {plan.max_length} tokens are more than the {spec.positions} positions of the {spec.family} "
             "stack; lower max_length or max_new_tokens"
         )
+    wants = _wants(config)
+    if plan.strategy == "contrastive" and {"attentions", "hidden_states"} & set(wants):
+        raise ValueError(
+            "output_attentions and output_hidden_states: a step of contrastive search reads all candidates; for the "
+            "states of what was chosen, call the model on it: model(input_ids, decoder_input_ids=sequences)"
+        )
+    constraints = constraints_of(config.constraints, config.force_words_ids)
     wanted = Search(
         module=model.module,
         plan=plan,
-        settings=config.to_json_string(use_diff=False),
+        settings=_as_text(config),
         custom=tuple(_listed(logits_processor)),
         config=config,
+        wants=wants,
+        rules=tuple(_listed(stopping_criteria)),
+        prefix=prefix_allowed_tokens_fn,
+        strings=None if config.stop_strings is None else Strings.of(config.stop_strings, arguments.get("tokenizer")),
+        constraints=tuple(x.alternatives for x in constraints),
+        with_cache=bool(config.return_dict_in_generate),
     )
-    key = jax.random.key(0) if prng_key is None else prng_key
+    key = jax.random.key(seed or 0) if prng_key is None else prng_key
     arrays = {name: None if value is None else jnp.asarray(value) for name, value in arrays.items()}
-    sequences, scores = search(wanted, model.params if params is None else params, arrays, key)
-    return FlaxGenerateOutput(sequences=sequences, scores=scores)
+    found = search(wanted, model.params if params is None else params, arrays, key)
+    if not config.return_dict_in_generate:
+        return FlaxGenerateOutput(sequences=found["sequences"], scores=found.get("sequences_scores"))
+    return _output(found, plan, config, arguments if encoder_decoder else None)
+
+
+def compute_transition_scores(
+    model: Any,
+    sequences: Array,
+    scores: Sequence[Array],
+    beam_indices: Array | None = None,
+    normalize_logits: bool = False,
+) -> Array:
+    """The score of each generated token: (b * m, new tokens), 0 behind the end of a beam.
+
+    Args:
+        model: not used; this is a method of models.
+        sequences: what `generate` returned with `return_dict_in_generate=True`, (b * m, n).
+        scores: its `scores`, (r, v) for each step.
+        beam_indices: its `beam_indices` (b * m, new tokens), with beams.
+        normalize_logits: make log-probabilities of the scores first.
+
+    Raises:
+        ValueError: there are more steps than tokens, or no scores.
+    """
+    return transition_scores(JaxArrays(), sequences, scores, beam_indices, normalize_logits)
+
+
+def _wants(config: GenerationConfig) -> tuple[str, ...]:
+    """What is to be returned of each step."""
+    names = ("scores", "logits", "attentions", "hidden_states")
+    return tuple(name for name in names if config.return_dict_in_generate and getattr(config, f"output_{name}"))
+
+
+def _as_text(config: GenerationConfig) -> str:
+    """The settings as text, by which compiled searches are told apart; constraints are told apart by themselves."""
+    plain = GenerationConfig(**{name: x for name, x in config.explicit().items() if name != "constraints"})
+    return plain.to_json_string(use_diff=False)
+
+
+def _output(found: dict[str, Any], plan: Plan, config: GenerationConfig, source: dict[str, Any] | None) -> Any:
+    """What was found as one of the output classes; while it is traced, of all steps that there are room for."""
+    steps = new = plan.max_length - plan.prompt_length
+    if not isinstance(found["steps"], jax.core.Tracer):
+        steps, new = int(found["steps"]), int(found["new"])
+    fields: dict[str, Any] = {
+        "sequences": found["sequences"][:, : plan.prompt_length + new],
+        "past_key_values": found["cache"],
+    }
+    if plan.beams > 1:
+        fields["sequences_scores"] = found["sequences_scores"] if config.output_scores else None
+        fields["beam_indices"] = found["beam_indices"][:, :new]
+    for name, kept in found["kept"].items():
+        of_step = [jax.tree.map(lambda x, step=step: x[step], kept) for step in range(steps)]
+        if name in ("scores", "logits"):
+            fields[name] = tuple(of_step)
+            continue
+        if name in found["of_prompt"]:
+            of_step[0] = _joined(found["of_prompt"][name], of_step[0])
+        if name == "attentions":  # over the places that were filled
+            of_step = [tuple(x[..., : plan.prompt_length + i] for x in layers) for i, layers in enumerate(of_step)]
+        own = name if source is None or name.startswith("cross") else f"decoder_{name}"
+        fields[own] = tuple(of_step)
+    if source is None:
+        return (GenerateBeamDecoderOnlyOutput if plan.beams > 1 else GenerateDecoderOnlyOutput)(**fields)
+    for name in ("attentions", "hidden_states"):
+        given = getattr(source.get("encoder_outputs"), name, None)
+        fields[f"encoder_{name}"] = found["encoder"].get(name, given)
+    return (GenerateBeamEncoderDecoderOutput if plan.beams > 1 else GenerateEncoderDecoderOutput)(**fields)
+
+
+def _joined(before: Sequence[Array], after: Sequence[Array]) -> tuple[Array, ...]:
+    """The tokens before the last (b, ..., p - 1, size), for each row of a source, and the last (r, ..., 1, size)."""
+    return tuple(
+        jnp.concatenate([jnp.repeat(x, len(y) // len(x), 0), y], -2) for x, y in zip(before, after, strict=True)
+    )
 
 
 def _listed(functions: Any) -> list[Any]:
@@ -124,25 +249,13 @@ def _listed(functions: Any) -> list[Any]:
     return list(functions) if isinstance(functions, Iterable) else [functions]
 
 
-def _check_arguments(arguments: dict[str, Any]) -> None:
+def _check_arguments(config: GenerationConfig, arguments: dict[str, Any]) -> None:
+    given = {**arguments, "prompt_lookup_num_tokens": config.prompt_lookup_num_tokens}
+    for name, reason in _REFUSED.items():
+        if given.get(name) is not None:
+            raise ValueError(f"{name} is not supported by generate() in JAX: {reason}; EncoderDecoderModel has it")
     for name in arguments:
-        if name not in _ARGUMENTS + _WITHOUT_EFFECT:
+        if name not in _ARGUMENTS + _WITHOUT_EFFECT + tuple(_REFUSED):
             near = difflib.get_close_matches(name, [*GenerationConfig.DEFAULTS, *_ARGUMENTS], n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"generate() knows no argument {name!r}{hint}")
-
-
-def _check_settings(config: GenerationConfig, call: dict[str, Any]) -> None:
-    for name in _NOT_COMPILED:
-        value, default = getattr(config, name), GenerationConfig.DEFAULTS.get(name)
-        if value is not None and value != default:
-            raise ValueError(
-                f"{name}={value!r} cannot be compiled, for shapes and steps must be known beforehand; leave it at its "
-                f"default, {default!r}, or use EncoderDecoderModel in PyTorch"
-            )
-    for name in _NOT_RETURNED:
-        if call.get(name):
-            raise ValueError(
-                f"{name}={call[name]!r}: generate() in JAX returns sequences, and with beams their scores; for more, "
-                "call the model on them: model(input_ids, decoder_input_ids=sequences)"
-            )

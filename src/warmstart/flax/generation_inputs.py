@@ -45,6 +45,28 @@ def source_arrays(model: Any, arguments: dict[str, Any], multiple: int | None) -
     return {name: None if x is None else _longer(x, more, fill.get(name, 0)) for name, x in arrays.items()}
 
 
+def negative_arrays(
+    model: Any, config: GenerationConfig, arguments: dict[str, Any], rows: int, encoder_decoder: bool
+) -> dict[str, Any]:
+    """What `guidance_scale` leads away from: another source, or without an encoder another prompt; for each row."""
+    ids, mask = arguments.get("negative_prompt_ids"), arguments.get("negative_prompt_attention_mask")
+    if ids is None:
+        return {}
+    if config.guidance_scale in (None, 1):
+        raise ValueError("negative_prompt_ids are what guidance_scale leads away from: set it to a number above 1")
+    _check_ids(ids, "negative_prompt_ids")
+    if len(ids) not in (1, rows):
+        raise ValueError(f"negative_prompt_ids has {len(ids)} rows for {rows} sources; give one, or one each")
+    if encoder_decoder:
+        mask = model.encoder_attention_mask(ids, mask)
+        check_input(model.module.encoder_spec, ids, None, mask)
+    else:
+        check_input(model.spec, ids, None, mask)
+        _check_left_padded(mask)
+    spread = {"negative_ids": ids, "negative_mask": mask}
+    return {name: None if x is None else np.broadcast_to(x, (rows, *x.shape[1:])) for name, x in spread.items()}
+
+
 def _longer(x: Any, more: int, value: int) -> Any:
     numpy = np if isinstance(x, np.ndarray) else jax.numpy
     return numpy.pad(x, ((0, 0), (0, more), *((0, 0) for _ in x.shape[2:])), constant_values=value)
@@ -88,8 +110,9 @@ def decoder_prompt(model: Any, config: GenerationConfig, arguments: dict[str, An
 
 def prompt_only(model: Any, config: GenerationConfig, arguments: dict[str, Any]) -> Prompt:
     """The prompt of a model without an encoder (b, p), and its mask."""
+    read = ("input_ids", "attention_mask", "tokenizer", "negative_prompt_ids", "negative_prompt_attention_mask")
     for name in arguments:
-        if name not in ("input_ids", "attention_mask") and arguments[name] is not None:
+        if name not in read and arguments[name] is not None:
             raise ValueError(f"{name} is not supported by generate() of a model without an encoder; give input_ids")
     ids, mask = arguments.get("input_ids"), arguments.get("attention_mask")
     if ids is None:

@@ -15,7 +15,7 @@ from warmstart.config import PretrainedConfig
 from warmstart.families import family_of, spec_of
 from warmstart.fitting import Side
 from warmstart.flax.cache import KeyValueCache, new_cache
-from warmstart.flax.generation import generate
+from warmstart.flax.generation import compute_transition_scores, generate
 from warmstart.flax.loading import as_dtype
 from warmstart.flax.pretrained import FlaxPreTrainedModel
 from warmstart.flax.stack import Stack, States, check_input
@@ -174,6 +174,7 @@ class FlaxAutoModelForCausalLM(FlaxStackModel):
     output = FlaxCausalLMOutputWithCrossAttentions
     can_generate_text = True
     generate = generate
+    compute_transition_scores = compute_transition_scores
 
 
 class FlaxAutoModelForMaskedLM(FlaxStackModel):

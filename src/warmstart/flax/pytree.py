@@ -9,11 +9,13 @@ from typing import Any
 import jax
 
 from warmstart import outputs
+from warmstart.decoding import outputs as of_generate
 
 
 def register() -> None:
     """Make the output classes nodes of JAX's trees."""
-    for kind in vars(outputs).values():
+    kinds = {id(kind): kind for room in (outputs, of_generate) for kind in vars(room).values()}
+    for kind in kinds.values():
         if isinstance(kind, type) and is_dataclass(kind):
             names = tuple(field.name for field in fields(kind))
             jax.tree_util.register_pytree_with_keys(kind, _flatten(names), _unflatten(kind, names))

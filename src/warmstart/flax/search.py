@@ -1,7 +1,6 @@
-"""The compiled search: the encoder, then the decoding algorithms in a `lax.while_loop`, a token at each turn.
+"""The compiled search: the encoder and the loop, in one function for each kind of call.
 
-Shapes: b sources, k beams, m sequences asked for, r rows (b * k, or b * m), p prompt length, n longest length, s source
-length, v vocabulary.
+Shapes: b sources, m sequences asked for, r rows, p prompt length, n longest length, s source length, v vocabulary.
 """
 
 from __future__ import annotations
@@ -15,48 +14,81 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from warmstart.decoding import beams, groups, sampling
-from warmstart.decoding.processors import Processor, process, processors_for
+from warmstart.decoding.constraints import DisjunctiveConstraint
+from warmstart.decoding.processors import processors_for
+from warmstart.decoding.rules import check_constraints
 from warmstart.decoding.settings import Plan
-from warmstart.decoding.stopping import stopping
-from warmstart.flax.arrays import JaxArrays
-from warmstart.flax.cache import KeyValueCache, new_cache
+from warmstart.flax.generation_loops import SEARCHES, XP, Call
+from warmstart.flax.generation_rules import Strings, own_processor, own_rule, prefix_processor, time_rule
+from warmstart.flax.runner import Runner
 from warmstart.generation_config import GenerationConfig
+
+_SOURCE = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "inputs_embeds", "encoder_states")
 
 
 @dataclass(frozen=True)
 class Search:
-    """What is compiled, beside the shapes: the module, the plan, the settings as text, the caller's own processors."""
+    """What is compiled, beside the shapes: the module, the plan, the settings as text, what is to be returned of each
+    step, and the caller's own part.
+    """
 
     module: Any
     plan: Plan
     settings: str
     custom: tuple[Callable[..., Any], ...] = ()
     config: GenerationConfig = field(default_factory=GenerationConfig, compare=False)
+    wants: tuple[str, ...] = ()
+    rules: tuple[Callable[..., Any], ...] = ()
+    prefix: Callable[..., Any] | None = None
+    strings: Strings | None = None
+    constraints: tuple[tuple[tuple[int, ...], ...], ...] = ()
+    with_cache: bool = False
 
     @property
-    def spec(self) -> Any:
-        """What the decoder is made of."""
-        return getattr(self.module, "decoder_spec", None) or self.module.spec
+    def is_pair(self) -> bool:
+        """Whether there is an encoder."""
+        return hasattr(self.module, "decoder_spec")
 
 
 @partial(jax.jit, static_argnums=0)
-def search(wanted: Search, params: Any, arrays: dict[str, Array | None], key: Array) -> tuple[Array, Array | None]:
-    """Sequences (b * m, n), and with beams their scores (b * m,)."""
-    plan, xp = wanted.plan, JaxArrays()
-    decoder = _Decoder(wanted, params, arrays)
-    prompt = arrays["prompt"]
+def search(wanted: Search, params: Any, arrays: dict[str, Array | None], key: Array) -> dict[str, Any]:
+    """Sequences (b * m, n), and what belongs to them."""
+    plan, prompt, mask = wanted.plan, arrays["prompt"], arrays["prompt_mask"]
     assert prompt is not None
-    cache = decoder.started(prompt)
+    source = {name: arrays.get(name) for name in _SOURCE} if wanted.is_pair else None
+    variables, looks_ahead = {"params": params}, plan.strategy == "contrastive"
+    vocabulary = (wanted.module.decoder_spec if wanted.is_pair else wanted.module.spec).embedding.vocabulary
+    shared = min(wanted.config.top_k, vocabulary) if looks_ahead else plan.beams
+    rows = shared if looks_ahead else plan.rows
+    # the last token is not read, but by a search that looks at candidates before it chooses
+    room = max(plan.max_length - (not looks_ahead), 1)
+    wants = (*wanted.wants, "hidden_states") if looks_ahead else wanted.wants
+    runner = Runner(wanted.module, variables, rows, shared, room, wants)
+    cache, of_prompt = runner.started(prompt, mask, source)
+    unguided, other, before = _unguided(wanted, variables, arrays, rows, shared, room)
     if jax.default_backend() == "cpu":
-        decoder.variables["turned"] = turned(params)
-    scored = _Scores(xp, wanted, decoder.source_ids())
-    stop = stopping(xp, plan.eos, plan.max_length)
-    if plan.strategy == "groups":
-        return _groups(xp, decoder, scored, cache, prompt, stop)
-    if plan.beams > 1:
-        return _beams(xp, decoder, scored, cache, prompt, stop, key)
-    return _rows(xp, decoder, scored, cache, prompt, stop, key), None
+        variables["turned"] = turned(params)
+    ids = _source_ids(wanted, arrays)
+    call = Call(
+        plan=plan,
+        config=wanted.config,
+        runner=runner,
+        unguided=unguided,
+        processors=_processors(wanted, vocabulary, ids),
+        rules=_rules(wanted, arrays),
+        constraints=[DisjunctiveConstraint(words) for words in wanted.constraints],
+        wants=wanted.wants,
+        prompt=prompt,
+        of_prompt=of_prompt,
+        before=before,
+        source=None if ids is None else jnp.repeat(ids, plan.rows, 0),
+        key=key,
+    )
+    check_constraints(call.constraints, plan.eos, vocabulary)
+    found = SEARCHES[plan.strategy](call, (cache, other))
+    if not wanted.with_cache:
+        del found["cache"]
+    return found | {"of_prompt": _prompt_states(wanted, of_prompt), "encoder": _encoder_states(wanted, runner)}
 
 
 def turned(params: Any) -> dict[str, Any]:
@@ -77,183 +109,69 @@ def _holds(name: str, value: Any) -> bool:
     return isinstance(value, dict) or name == "kernel"
 
 
-class _Decoder:
-    """The model with its source: the newest token of each row in, the logits of the next out."""
-
-    def __init__(self, wanted: Search, params: Any, arrays: dict[str, Array | None]) -> None:
-        self.wanted, self.arrays, self.variables = wanted, arrays, {"params": params}
-        self.is_pair = hasattr(wanted.module, "decoder_spec")
-        self.capacity = max(wanted.plan.max_length - 1, 1)  # the last token is never read
-        self.source_mask = arrays.get("attention_mask") if self.is_pair else None
-        mask = arrays["prompt_mask"]
-        if mask is not None:
-            room = jnp.ones((mask.shape[0], self.capacity), mask.dtype)
-            mask = jnp.concatenate([mask, room], 1)[:, : self.capacity]
-        self.mask = mask
-
-    def started(self, prompt: Array) -> KeyValueCache:
-        """The cache with the source's keys and values and all tokens of the prompt but the last."""
-        plan, sources = self.wanted.plan, prompt.shape[0]
-        rows, dtype = sources * plan.rows, self.wanted.module.dtype
-        cache = new_cache(self.wanted.spec, rows, self.capacity, dtype, plan.beams)
-        if self.is_pair:
-            states = self.arrays.get("encoder_states")
-            if states is None:
-                names = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "inputs_embeds")
-                states = self._apply("encode", *(self.arrays[name] for name in names)).last
-            cache = self._apply("with_source", cache, states)
-        if prompt.shape[1] == 1:
-            return cache
-        # The beams of a source hold one prompt: it is read once, into the first one's buffer.
-        spread = 1 if plan.beams > 1 else plan.rows
-        own = cache.origins
-        if own is not None:
-            cache = cache._replace(origins=jnp.zeros((sources, self.capacity), jnp.int32))
-        ids = jnp.repeat(prompt[:, :-1], spread, 0)
-        cache = self._read(ids, cache, None if self.mask is None else jnp.repeat(self.mask, spread, 0), False)[1]
-        if own is not None:
-            own = jnp.where(jnp.arange(self.capacity) < prompt.shape[1] - 1, 0, own)
-        return cache._replace(origins=own)
-
-    def logits(self, ids: Array, at: Array, cache: KeyValueCache) -> tuple[Array, KeyValueCache]:
-        """The float32 logits (r, v) of what follows the first `at` of `ids` (r, n)."""
-        mask = None if self.mask is None else jnp.repeat(self.mask, len(ids) // len(self.mask), 0)
-        logits, cache = self._read(lax.dynamic_slice_in_dim(ids, at - 1, 1, 1), cache, mask, True)
-        return logits[:, -1].astype(jnp.float32), cache
-
-    def source_ids(self) -> Array | None:
-        """The source's ids (r, s), -1 where there is padding."""
-        ids, mask = self.arrays.get("input_ids"), self.source_mask
-        if ids is None:
-            return None
-        ids = ids if mask is None else jnp.where(mask > 0, ids, -1)
-        return jnp.repeat(ids, self.wanted.plan.rows, 0)
-
-    def _read(self, ids: Array, cache: KeyValueCache, mask: Array | None, logits: bool) -> tuple[Any, KeyValueCache]:
-        if self.is_pair:
-            states = self._apply("decode", ids, None, self.source_mask, mask, cache=cache, want_logits=logits)
-        else:
-            states = self._apply("__call__", ids, mask, cache=cache, want_logits=logits)
-        return states.logits, states.cache
-
-    def _apply(self, method: str, *arguments: Any, **named: Any) -> Any:
-        return self.wanted.module.apply(self.variables, *arguments, **named, method=method)
+def _source_ids(wanted: Search, arrays: dict[str, Array | None]) -> Array | None:
+    """The ids (b, s) that rules about the source look at, -1 where there is padding."""
+    ids = arrays.get("input_ids") if wanted.is_pair else None
+    mask = arrays.get("attention_mask")
+    return ids if ids is None or mask is None or mask.ndim != 2 else jnp.where(mask > 0, ids, -1)
 
 
-class _Scores:
-    """The scores of the next tokens: logits, or with beams log-probabilities, processed as the settings say."""
-
-    def __init__(self, xp: JaxArrays, wanted: Search, source: Array | None) -> None:
-        custom = [Processor(_name(f), partial(_own, f)) for f in wanted.custom]
-        vocabulary = wanted.spec.embedding.vocabulary
-        self.processors = processors_for(xp, wanted.config, wanted.plan, vocabulary, custom=custom)
-        if source is None and (wanting := [x.name for x in self.processors if x.reads == "source"]):
-            raise ValueError(f"{', '.join(wanting)} looks at the source's tokens: give input_ids")
-        self.xp, self.source, self.is_log = xp, source, wanted.plan.beams > 1
-
-    def of(self, logits: Array, ids: Array, at: Array) -> Array:
-        scores = self.xp.log_softmax(logits) if self.is_log else logits
-        return process(self.xp, self.processors, scores, ids, at, self.source)
-
-    def of_group(self, log: Array, ids: Array, rows: Array, chosen: Array | None, at: Array) -> Array:
-        source = None if self.source is None else self.source[rows]
-        return process(self.xp, self.processors, log, ids, at, source, chosen)
+def _processors(wanted: Search, vocabulary: int, source: Array | None) -> list[Any]:
+    custom = [own_processor(function) for function in wanted.custom]
+    prefix = None if wanted.prefix is None else prefix_processor(wanted.prefix, wanted.plan)
+    chain = processors_for(XP, wanted.config, wanted.plan, vocabulary, prefix=prefix, custom=custom)
+    if source is None and (wanting := [x.name for x in chain if x.reads == "source"]):
+        raise ValueError(f"{', '.join(wanting)} looks at the source's tokens: give input_ids")
+    return chain
 
 
-def _own(function: Callable[..., Any], scores: Array, ids: Array, at: Array) -> Array:
-    new = function(ids, scores, at)
-    if getattr(new, "shape", None) != scores.shape:
-        raise ValueError(f"the logits processor {_name(function)} must return scores {tuple(scores.shape)}")
-    return new
+def _rules(wanted: Search, arrays: dict[str, Array | None]) -> list[Any]:
+    rules = [own_rule(function) for function in wanted.rules]
+    started = arrays.get("started")
+    if started is not None:
+        rules.append(time_rule(wanted.config.max_time, started))
+    return rules if wanted.strings is None else [*rules, wanted.strings.rule]
 
 
-def _name(function: Callable[..., Any]) -> str:
-    return getattr(function, "__name__", type(function).__name__)
+def _unguided(
+    wanted: Search, variables: dict[str, Any], arrays: dict[str, Array | None], rows: int, shared: int, room: int
+) -> tuple[Runner | None, Any, Array | None]:
+    """What the model would write without its source: who reads it, its cache, and what it begins with.
+
+    That is, the decoder without cross-attention, or with `negative_prompt_ids` another source; without an encoder the
+    last token of the prompt, or another prompt.
+    """
+    if wanted.config.guidance_scale in (None, 1):
+        return None, None, None
+    prompt, mask = arrays["prompt"], arrays["prompt_mask"]
+    negative, its_mask = arrays.get("negative_ids"), arrays.get("negative_mask")
+    assert prompt is not None
+    source = None
+    if wanted.is_pair:
+        source = None if negative is None else {"input_ids": negative, "attention_mask": its_mask}
+        begins = None
+    else:
+        prompt, mask = (prompt[:, -1:], None) if negative is None else (negative, its_mask)
+        room += prompt.shape[1]
+        begins = prompt[:, -1:]
+    runner = Runner(wanted.module, variables, rows, shared, room)
+    cache, _ = runner.started(prompt, mask, source)
+    return runner, cache, begins
 
 
-def _rows(
-    xp: JaxArrays, decoder: _Decoder, scored: _Scores, cache: KeyValueCache, prompt: Array, stop: Any, key: Array
-) -> Array:
-    """Greedy search and sampling."""
-    plan = decoder.wanted.plan
-    state = sampling.start(xp, jnp.repeat(prompt, plan.rows, 0), plan.max_length, plan.pad)
-
-    def goes_on(carried: Any) -> Array:
-        return (carried[0].at < plan.max_length) & ~jnp.all(carried[0].done)
-
-    def turn(carried: Any) -> Any:
-        state, cache, key = carried
-        logits, cache = decoder.logits(state.ids, state.at, cache)
-        scores = scored.of(logits, state.ids, state.at)
-        key, now = jax.random.split(key)
-        choose = partial(jax.random.categorical, now) if plan.sample else xp.argmax
-        return sampling.step(xp, state, scores, choose, stop, plan.pad), cache, key
-
-    state = state._replace(at=jnp.asarray(state.at, jnp.int32))
-    return lax.while_loop(goes_on, turn, (state, cache, key))[0].ids
+def _prompt_states(wanted: Search, states: Any) -> dict[str, Any]:
+    """What is to be returned of the prompt's tokens but the last."""
+    if states is None:
+        return {}
+    fields = {"attentions": states.attentions, "hidden_states": states.hidden}
+    found = {name: fields[name] for name in wanted.wants if name in fields}
+    if "attentions" in found and states.cross_attentions is not None:
+        found["cross_attentions"] = states.cross_attentions
+    return found
 
 
-def _settings(plan: Plan, config: GenerationConfig) -> beams.BeamSettings:
-    one = plan.beams // plan.groups
-    return beams.BeamSettings(
-        beams=one,
-        prompt_length=plan.prompt_length,
-        max_length=plan.max_length,
-        # so many that k unfinished ones remain if each beam's likeliest tokens are all end tokens
-        candidates=max(2, 1 + len(plan.eos)) * one,
-        pad=plan.pad,
-        length_penalty=config.length_penalty,
-        early_stopping=config.early_stopping,
-    )
-
-
-def _beams(
-    xp: JaxArrays, decoder: _Decoder, scored: _Scores, cache: KeyValueCache, prompt: Array, stop: Any, key: Array
-) -> tuple[Array, Array]:
-    """Beam search and beam sampling."""
-    plan = decoder.wanted.plan
-    settings = _settings(plan, decoder.wanted.config)
-
-    def draw(key: Array, scores: Array, count: int) -> tuple[Array, Array]:
-        # the largest of scores with Gumbel noise are a draw without replacement (Kool et al. 2019)
-        index = lax.top_k(scores + jax.random.gumbel(key, scores.shape), count)[1]
-        return jnp.take_along_axis(scores, index, 1), index
-
-    def turn(carried: Any) -> Any:
-        state, cache, key = carried
-        ids = state.ids.reshape(-1, plan.max_length)
-        logits, cache = decoder.logits(ids, state.at, cache)
-        key, now = jax.random.split(key)
-        select = partial(draw, now) if plan.sample else xp.top_k
-        state = beams.step(xp, state, scored.of(logits, ids, state.at), settings, select, stop)
-        return state, cache.reordered(state.rows), key
-
-    state = beams.start(xp, prompt, settings)
-    state = state._replace(at=jnp.asarray(state.at, jnp.int32))
-    state = lax.while_loop(lambda carried: carried[0].going, turn, (state, cache, key))[0]
-    return beams.finish(xp, state, plan.sequences)[:2]
-
-
-def _groups(
-    xp: JaxArrays, decoder: _Decoder, scored: _Scores, cache: KeyValueCache, prompt: Array, stop: Any
-) -> tuple[Array, Array]:
-    """Beam search in groups that differ from one another."""
-    plan = decoder.wanted.plan
-    settings = _settings(plan, decoder.wanted.config)
-
-    def turn(carried: Any) -> Any:
-        state, cache = carried
-        logits, cache = decoder.logits(groups.ids_of(xp, state), state.at, cache)
-        score = partial(scored.of_group, at=state.at)
-        state = groups.step(xp, state, xp.log_softmax(logits), settings, score, ends)
-        return state, cache.reordered(state.rows)
-
-    ends = stopping(xp, plan.eos, 2**30)  # the length is no end of a sequence here
-    state = groups.start(xp, prompt, settings, plan.groups)
-    state = state._replace(at=jnp.asarray(state.at, jnp.int32))
-
-    def goes_on(carried: Any) -> Array:
-        return carried[0].going & (carried[0].at < plan.max_length)
-
-    state = lax.while_loop(goes_on, turn, (state, cache))[0]
-    return groups.finish(xp, state, settings, plan.sequences)[:2]
+def _encoder_states(wanted: Search, runner: Runner) -> dict[str, Any]:
+    if runner.encoded is None:
+        return {}
+    fields = {"attentions": runner.encoded.attentions, "hidden_states": runner.encoded.hidden}
+    return {name: fields[name] for name in wanted.wants if name in fields}

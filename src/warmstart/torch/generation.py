@@ -270,4 +270,4 @@ def compute_transition_scores(
     Raises:
         ValueError: there are more steps than tokens, or no scores.
     """
-    return transition_scores(TorchArrays(sequences.device), sequences, scores, beam_indices, normalize_logits)  # type: ignore[no-any-return]
+    return transition_scores(TorchArrays(sequences.device), sequences, scores, beam_indices, normalize_logits)

@@ -44,13 +44,14 @@ def own_processor(function: Callable[[Tensor, Tensor], Tensor]) -> Processor:
 
 def prefix_processor(function: Callable[[int, Tensor], list[int]], plan: Plan) -> Processor:
     """Only the tokens that the caller allows may follow: `(source, ids (n,)) -> token ids`."""
+    rows = plan.rows // plan.groups  # groups of beams are asked one after another
 
     def apply(scores: Tensor, ids: Tensor, at: Position) -> Tensor:
         kept = torch.full_like(scores, float("-inf"))
         for row, tokens in enumerate(ids):
             held = int(at[row, 0]) if is_column(at) else at
-            allowed = function(row // plan.rows, tokens[:held])
-            allowed = check_allowed(allowed, scores.shape[1], row // plan.rows, held)
+            allowed = function(row // rows, tokens[:held])
+            allowed = check_allowed(allowed, scores.shape[1], row // rows, held)
             kept[row, allowed] = scores[row, allowed]
         return kept
 

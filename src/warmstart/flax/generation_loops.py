@@ -1,0 +1,328 @@
+"""The loops of `generate` in JAX: the decoding algorithms in a `lax.while_loop`, a token at each turn.
+
+Shapes: b sources, k beams, m sequences asked for, r rows (b * k, or b * m), p prompt length, n longest length, s source
+length, v vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from warmstart.decoding import beams, constrained_arrays, contrastive, groups, sampling
+from warmstart.decoding.processors import Processor, process
+from warmstart.decoding.settings import Plan
+from warmstart.decoding.stopping import Stop, stopping
+from warmstart.decoding.warpers import guided
+from warmstart.flax.arrays import JaxArrays
+from warmstart.flax.cache import KeyValueCache
+from warmstart.flax.runner import Runner
+from warmstart.flax.stack import States
+from warmstart.generation_config import GenerationConfig
+
+XP = JaxArrays()
+Caches = tuple[KeyValueCache, "KeyValueCache | None"]
+"""The cache of the model, and that of what it would write without its source, where it is guided."""
+
+
+@dataclass
+class Call:
+    """One call of `generate`, as it is traced."""
+
+    plan: Plan
+    config: GenerationConfig
+    runner: Runner
+    unguided: Runner | None
+    processors: list[Processor]
+    rules: Sequence[Stop]  # what may end a row beside an end token and the length
+    constraints: Sequence[Any]
+    wants: tuple[str, ...]
+    prompt: Array  # (b, p)
+    of_prompt: States | None  # what was seen of its tokens but the last
+    before: Array | None  # (b, 1) what the model without its source begins with, if not with the prompt's last token
+    source: Array | None  # (r, s) the source's ids, -1 where there is padding
+    key: Array
+
+    @property
+    def stop(self) -> Stop:
+        """When rows end."""
+        return stopping(XP, self.plan.eos, self.plan.max_length, self.rules)
+
+    def read(self, ids: Array, at: Array, caches: Caches) -> tuple[States, Array, Caches]:
+        """What follows the first `at` of `ids` (r, n): the states, the scores (r, v) before processing, the caches."""
+        newest = lax.dynamic_slice_in_dim(ids, at - 1, 1, 1)
+        states = self.runner.read(newest, caches[0])
+        assert states.logits is not None and states.cache is not None
+        logits, other = states.logits[:, -1], caches[1]
+        scores = XP.log_softmax(logits) if self.plan.beams > 1 else logits
+        if self.unguided is not None:
+            if self.before is not None:
+                begins = jnp.repeat(self.before, len(ids) // len(self.before), 0)
+                newest = jnp.where(at == self.plan.prompt_length, begins, newest)
+            without = self.unguided.read(newest, other)  # type: ignore[arg-type]
+            scores, other = guided(XP, scores, without.logits[:, -1], self.config.guidance_scale), without.cache  # type: ignore[index]
+        return states, scores, (states.cache, other)
+
+    def processed(
+        self, scores: Array, ids: Array, at: Array, rows: Array | None = None, chosen: Array | None = None
+    ) -> Array:
+        """Scores (r, v) after the processors; `rows` are those that `scores` are of, if not all."""
+        source = self.source if rows is None or self.source is None else self.source[rows]
+        return process(XP, self.processors, scores, ids, at, source, chosen)
+
+    def seen(self, states: States, scores: Array) -> dict[str, Any]:
+        """What is to be returned of a step."""
+        assert states.logits is not None
+        all_of = {
+            "logits": states.logits[:, -1],
+            "scores": scores,
+            "attentions": states.attentions,
+            "cross_attentions": states.cross_attentions,
+            "hidden_states": states.hidden,
+        }
+        wanted = (*self.wants, "cross_attentions") if "attentions" in self.wants else self.wants
+        return {name: all_of[name] for name in wanted if all_of[name] is not None}
+
+    def settings(self, count: int) -> beams.BeamSettings:
+        """What stays the same through a search with `count` beams."""
+        return beams.BeamSettings(
+            beams=count,
+            prompt_length=self.plan.prompt_length,
+            max_length=self.plan.max_length,
+            # so many that k unfinished ones remain if each beam's likeliest tokens are all end tokens
+            candidates=max(2, 1 + len(self.plan.eos)) * count,
+            pad=self.plan.pad,
+            length_penalty=self.config.length_penalty,
+            early_stopping=self.config.early_stopping,
+        )
+
+
+def looped(
+    call: Call, goes_on: Callable[[Any], Array], turn: Callable[[Any], tuple[Any, dict[str, Any]]], first: Any
+) -> tuple[Any, dict[str, Any]]:
+    """Run `turn` until `goes_on` says no: the last of what is carried, and what was seen, a step on each first axis."""
+    if not call.wants:
+        return lax.while_loop(goes_on, lambda carried: turn(carried)[0], first), {}
+    steps = call.plan.max_length - call.plan.prompt_length
+    shapes = jax.eval_shape(turn, first)[1]
+    kept = jax.tree.map(lambda x: jnp.zeros((steps, *x.shape), x.dtype), shapes)
+
+    def body(carried: Any) -> Any:
+        step, kept, inner = carried
+        inner, seen = turn(inner)
+        put = partial(lax.dynamic_update_index_in_dim, index=step, axis=0)
+        return step + 1, jax.tree.map(put, kept, seen), inner
+
+    _, kept, last = lax.while_loop(lambda carried: goes_on(carried[2]), body, (jnp.int32(0), kept, first))
+    return last, kept
+
+
+def _counted(state: Any) -> Any:
+    return state._replace(at=jnp.asarray(state.at, jnp.int32))
+
+
+def _reordered(caches: Caches, rows: Array) -> Caches:
+    cache, other = caches
+    return cache.reordered(rows), None if other is None else other.reordered(rows)
+
+
+def one_by_one(call: Call, caches: Caches) -> dict[str, Any]:
+    """Greedy search and sampling."""
+    plan, stop = call.plan, call.stop
+    state = _counted(sampling.start(XP, jnp.repeat(call.prompt, plan.rows, 0), plan.max_length, plan.pad))
+
+    def goes_on(carried: Any) -> Array:
+        return (carried[0].at < plan.max_length) & ~jnp.all(carried[0].done)
+
+    def turn(carried: Any) -> Any:
+        state, caches, key = carried
+        states, scores, caches = call.read(state.ids, state.at, caches)
+        scores = call.processed(scores, state.ids, state.at)
+        key, now = jax.random.split(key)
+        choose = partial(jax.random.categorical, now) if plan.sample else XP.argmax
+        return (sampling.step(XP, state, scores, choose, stop, plan.pad), caches, key), call.seen(states, scores)
+
+    (state, caches, _), kept = looped(call, goes_on, turn, (state, caches, call.key))
+    steps = state.at - plan.prompt_length
+    return {"sequences": state.ids, "steps": steps, "new": steps, "kept": kept, "cache": caches[0]}
+
+
+def beam_search(call: Call, caches: Caches) -> dict[str, Any]:
+    """Beam search and beam sampling."""
+    plan, settings, stop = call.plan, call.settings(call.plan.beams), call.stop
+
+    def draw(key: Array, scores: Array, count: int) -> tuple[Array, Array]:
+        # the largest of scores with Gumbel noise are a draw without replacement (Kool et al. 2019)
+        index = lax.top_k(scores + jax.random.gumbel(key, scores.shape), count)[1]
+        return jnp.take_along_axis(scores, index, 1), index
+
+    def turn(carried: Any) -> Any:
+        state, caches, key = carried
+        ids = state.ids.reshape(-1, plan.max_length)
+        states, scores, caches = call.read(ids, state.at, caches)
+        scores = call.processed(scores, ids, state.at)
+        key, now = jax.random.split(key)
+        select = partial(draw, now) if plan.sample else XP.top_k
+        state = beams.step(XP, state, scores, settings, select, stop)
+        return (state, _reordered(caches, state.rows), key), call.seen(states, scores)
+
+    first = (_counted(beams.start(XP, call.prompt, settings)), caches, call.key)
+    (state, caches, _), kept = looped(call, lambda carried: carried[0].going, turn, first)
+    return _found(call, state, beams.finish(XP, state, plan.sequences), kept, caches)
+
+
+def _found(call: Call, state: Any, result: Sequence[Any], kept: dict[str, Any], caches: Caches) -> dict[str, Any]:
+    sequences, scores, origins, new = result
+    return {
+        "sequences": sequences,
+        "sequences_scores": scores,
+        "beam_indices": origins,
+        "steps": state.at - call.plan.prompt_length,
+        "new": new,
+        "kept": kept,
+        "cache": caches[0],
+    }
+
+
+def group_search(call: Call, caches: Caches) -> dict[str, Any]:
+    """Beam search in groups that differ from one another."""
+    plan, count = call.plan, call.plan.beams // call.plan.groups
+    settings, sources = call.settings(count), len(call.prompt)
+    ends = stopping(XP, plan.eos, 2**30)  # the length is no end of a sequence here
+
+    def turn(carried: Any) -> Any:
+        state, caches, _ = carried
+        ids, parts = groups.ids_of(XP, state), []
+
+        def score(log: Array, ids: Array, rows: Array, chosen: Array | None) -> Array:
+            scores = call.processed(log, ids, state.at, rows, chosen)
+            parts.append(scores.reshape(sources, count, -1))
+            return scores
+
+        states, scores, caches = call.read(ids, state.at, caches)
+        new = groups.step(XP, state, scores, settings, score, ends)
+        scores = jnp.concatenate(parts, 1).reshape(scores.shape)
+        ended = _ruled(call, groups.ids_of(XP, new), new.at)
+        return (new, _reordered(caches, new.rows), ended), call.seen(states, scores)
+
+    def goes_on(carried: Any) -> Array:
+        return carried[0].going & (carried[0].at < plan.max_length) & ~carried[2]
+
+    first = (_counted(groups.start(XP, call.prompt, settings, plan.groups)), caches, jnp.bool_(False))
+    (state, caches, _), kept = looped(call, goes_on, turn, first)
+    return _found(call, state, groups.finish(XP, state, settings, plan.sequences), kept, caches)
+
+
+def _ruled(call: Call, ids: Array, at: Array) -> Array:
+    """Whether the caller's rules end all rows."""
+    if not call.rules:
+        return jnp.bool_(False)
+    newest = lax.dynamic_slice_in_dim(ids, at - 1, 1, 1)[:, 0]
+    return jnp.all(stopping(XP, (), 2**30, call.rules)(ids, newest, at))
+
+
+def contrastive_search(call: Call, caches: Caches) -> dict[str, Any]:
+    """Contrastive search: each step reads all candidates, which share their buffers as beams do, and keeps one."""
+    plan, stop, alpha = call.plan, call.stop, call.config.penalty_alpha
+    sources, count = len(call.prompt), call.runner.shared
+    state = _counted(sampling.start(XP, call.prompt, plan.max_length, plan.pad))
+    each = jnp.arange(sources)[:, None] * count + jnp.arange(count)
+    real = jnp.ones((sources, plan.max_length), bool)
+    if call.runner.mask is not None:
+        real = jnp.concatenate([call.runner.mask > 0, real], 1)[:, : plan.max_length]
+
+    def last_of(states: States) -> Array:
+        assert states.hidden is not None
+        return states.hidden[-1][:, -1].reshape(sources, count, -1)
+
+    def turn(carried: Any) -> Any:
+        state, caches, scores, context = carried
+        ids = state.ids
+        scores = call.processed(scores, ids, state.at)
+        likely, tokens = XP.top_k(XP.softmax(scores), count)
+        longer = jnp.where(jnp.arange(plan.max_length) == state.at, tokens.reshape(-1, 1), jnp.repeat(ids, count, 0))
+        states, after, caches = call.read(longer, state.at + 1, caches)
+        candidates, seen = last_of(states), real & (jnp.arange(plan.max_length) < state.at)
+        chosen = contrastive.choose(XP, likely, candidates, context, seen, alpha)[:, None]
+        token = jnp.take_along_axis(tokens, chosen, 1)[:, 0]
+        picked = jnp.take_along_axis(each, chosen, 1)
+        state = sampling.step(XP, state, scores, lambda _: token, stop, plan.pad)
+        held = jnp.take_along_axis(candidates, chosen[:, :, None], 1)
+        context = lax.dynamic_update_slice_in_dim(context, held, state.at - 1, 1)
+        caches = _reordered(caches, jnp.broadcast_to(picked, (sources, count)).reshape(-1))
+        return (state, caches, after[picked[:, 0]], context), call.seen(states, scores)
+
+    def goes_on(carried: Any) -> Array:
+        return (carried[0].at < plan.max_length) & ~jnp.all(carried[0].done)
+
+    states, scores, caches = call.read(jnp.repeat(state.ids, count, 0), state.at, caches)
+    newest = last_of(states)[:, :1]
+    context = jnp.ones((sources, plan.max_length, newest.shape[-1]), newest.dtype)
+    if call.of_prompt is not None and call.of_prompt.hidden is not None:
+        newest = jnp.concatenate([call.of_prompt.hidden[-1], newest], 1)
+    context = lax.dynamic_update_slice_in_dim(context, newest, 0, 1)
+    first = (state, caches, scores[each[:, 0]], context)
+    (state, caches, *_), kept = looped(call, goes_on, turn, first)
+    steps = state.at - plan.prompt_length
+    return {"sequences": state.ids, "steps": steps, "new": steps, "kept": kept, "cache": caches[0]}
+
+
+def constrained_search(call: Call, caches: Caches) -> dict[str, Any]:
+    """Beam search whose sequences must hold what the constraints ask for; which beams go on is worked out in Python."""
+    plan, settings = call.plan, call.settings(call.plan.beams)
+    sources, vocabulary = len(call.prompt), call.runner.spec.embedding.vocabulary
+    words = jnp.asarray(constrained_arrays.words_of(call.constraints))
+    first = _counted(constrained_arrays.start(XP, call.prompt, settings))
+    types = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), first)
+
+    def on_host(*given: Any) -> Any:
+        state, best, index, of_words = jax.tree.map(lambda x: np.asarray(x).tolist(), given)
+        new = constrained_arrays.on_host(state, best, index, of_words, vocabulary, settings, call.constraints, plan.eos)
+        return type(new)(*(np.asarray(x, like.dtype) for x, like in zip(new, types, strict=True)))
+
+    def turn(carried: Any) -> Any:
+        state, caches, _ = carried
+        ids = state.ids.reshape(-1, plan.max_length)
+        states, scores, caches = call.read(ids, state.at, caches)
+        scores = call.processed(scores, ids, state.at)
+        total = scores.reshape(sources, plan.beams, -1) + state.scores[:, :, None]
+        best, index = XP.top_k(total.reshape(sources, -1), settings.candidates)
+        state = jax.pure_callback(on_host, types, state, best, index, total[:, :, words])
+        ended = _ruled(call, state.ids.reshape(-1, plan.max_length), state.at)
+        return (state, _reordered(caches, state.rows), ended), call.seen(states, scores)
+
+    def goes_on(carried: Any) -> Array:
+        state, _, ended = carried
+        return (state.at < plan.max_length) & ~jnp.all(state.done) & ~ended
+
+    (state, caches, _), kept = looped(call, goes_on, turn, (first, caches, jnp.bool_(False)))
+    rows = sources * plan.sequences
+    shapes = [(rows, plan.max_length), (rows,), (rows, plan.max_length - plan.prompt_length)]
+    results = [
+        jax.ShapeDtypeStruct(shape, like.dtype)
+        for shape, like in zip(shapes, (types.ids, types.scores, types.origins), strict=True)
+    ]
+
+    def finished(state: Any) -> Any:
+        state = jax.tree.map(lambda x: np.asarray(x).tolist(), state)
+        found = constrained_arrays.finish_on_host(state, settings, call.constraints, plan.sequences)
+        return [np.asarray(x, like.dtype) for x, like in zip(found, results, strict=True)]
+
+    found = jax.pure_callback(finished, results, state)
+    return _found(call, state, (*found, jnp.max(jnp.sum(found[2] >= 0, 1))), kept, caches)
+
+
+SEARCHES: dict[str, Callable[[Call, Caches], dict[str, Any]]] = {
+    "rows": one_by_one,
+    "beams": beam_search,
+    "groups": group_search,
+    "contrastive": contrastive_search,
+    "constrained": constrained_search,
+}
