@@ -97,10 +97,11 @@ def test_outputs_inside_jit_are_of_all_steps(both, sources):
 def test_strings_end_rows(both, sources, trimmed):
     ours, flax, _ = both
     ids, mask = batch(sources)
-    free = trimmed(flax.generate(ids, attention_mask=mask, max_length=9).sequences)
+    lengths = {"min_length": 7, "max_length": 9}
+    free = trimmed(flax.generate(ids, attention_mask=mask, **lengths).sequences)
     longest = max(range(4), key=lambda row: len(free[row]))
     string = Letters().decode(free[longest][2:4])
-    settings = {"stop_strings": [string], "tokenizer": Letters(), "max_length": 9}
+    settings = {"stop_strings": [string], "tokenizer": Letters(), **lengths}
     wanted = ours.generate(torch.tensor(ids), attention_mask=torch.tensor(mask), **settings)
     found = trimmed(flax.generate(ids, attention_mask=mask, **settings).sequences)
     assert found == trimmed(wanted) and found[longest] == free[longest][:4] != free[longest]

@@ -17,7 +17,11 @@ Pair = tuple[Array, Array]
 
 
 class LayerCache(NamedTuple):
-    """One layer's keys and values: its own (r / k, n, k, l, d), and the source's (b, n, s, d) where there is one."""
+    """One layer's keys and values: its own (r / k, n, l * k, d), and the source's (b, n, s, d) where there is one.
+
+    Those that k rows have at one position stand side by side, so that a step writes one piece of memory, and attention
+    reads the buffers as they are.
+    """
 
     keys: Array
     values: Array
@@ -26,11 +30,6 @@ class LayerCache(NamedTuple):
     def appended(self, keys: Array, values: Array, length: Array) -> LayerCache:
         """With the keys and values (r, n, t, d) of new tokens at position `length`."""
         return self._replace(keys=_put(self.keys, keys, length), values=_put(self.values, values, length))
-
-    def held(self) -> Pair:
-        """All keys and values (r / k, n, k * l, d)."""
-        groups, heads, _, _, size = self.keys.shape
-        return tuple(x.reshape(groups, heads, -1, size) for x in (self.keys, self.values))  # type: ignore[return-value]
 
 
 class KeyValueCache(NamedTuple):
@@ -47,31 +46,58 @@ class KeyValueCache(NamedTuple):
     @property
     def capacity(self) -> int:
         """How many tokens there is room for."""
-        return self.layers[0].keys.shape[3] if self.layers else 0
+        if not self.layers:
+            return 0
+        return self.layers[0].keys.shape[2] if self.origins is None else self.origins.shape[1]
+
+    @property
+    def beams(self) -> int:
+        """How many rows share their buffers."""
+        return self.layers[0].keys.shape[2] // self.capacity if self.layers else 1
 
     def reordered(self, rows: Array) -> KeyValueCache:
         """Row i becomes what row `rows[i]` was; what it appends next goes to its own buffer."""
         assert self.origins is not None
-        own = jnp.arange(len(rows)) % self.layers[0].keys.shape[2]
         is_new = jnp.arange(self.capacity) >= self.length
-        return self._replace(origins=jnp.where(is_new, own[:, None], self.origins[rows]))
+        return self._replace(origins=jnp.where(is_new, _own(len(rows), self.beams), self.origins[rows]))
+
+    def shared_by(self, beams: int) -> KeyValueCache:
+        """With k rows in place of each, which go on from what it holds: it stands in the buffer of the first."""
+        if beams == 1:
+            return self
+
+        def spread(x: Array) -> Array:
+            groups, heads, length, size = x.shape
+            room = jnp.pad(x[:, :, :, None], ((0, 0), (0, 0), (0, 0), (0, beams - 1), (0, 0)))
+            return room.reshape(groups, heads, length * beams, size)
+
+        layers = tuple(x._replace(keys=spread(x.keys), values=spread(x.values)) for x in self.layers)
+        rows = beams * (self.layers[0].keys.shape[0] if self.layers else 0)
+        is_new = jnp.arange(self.capacity) >= self.length
+        return self._replace(layers=layers, origins=jnp.where(is_new, _own(rows, beams), 0))
 
 
-def new_cache(spec: StackSpec, rows: int, capacity: int, dtype: jnp.dtype, beams: int = 1) -> KeyValueCache:
-    """An empty cache for a stack; of `rows` rows, each `beams` neighbours may go on from one another."""
+def _own(rows: int, beams: int) -> Array:
+    """(rows, 1): the buffer that each row writes to."""
+    return jnp.arange(rows)[:, None] % beams
+
+
+def new_cache(spec: StackSpec, rows: int, capacity: int, dtype: jnp.dtype) -> KeyValueCache:
+    """An empty cache for a stack."""
     size = spec.attention.head_size
 
     def layer(index: int) -> LayerCache:
-        shape = (rows // beams, spec.attention.heads_of(index)[1], beams, capacity, size)
+        shape = (rows, spec.attention.heads_of(index)[1], capacity, size)
         return LayerCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
-    origins = None
-    if beams > 1:
-        origins = jnp.broadcast_to(jnp.arange(rows)[:, None] % beams, (rows, capacity))
-    return KeyValueCache(tuple(layer(index) for index in range(spec.layers)), jnp.zeros((), jnp.int32), origins)
+    return KeyValueCache(tuple(layer(index) for index in range(spec.layers)), jnp.zeros((), jnp.int32))
 
 
 def _put(buffer: Array, new: Array, length: Array) -> Array:
-    groups, heads, _, _, size = buffer.shape
-    new = new.reshape(groups, -1, heads, new.shape[2], size).swapaxes(1, 2).astype(buffer.dtype)
-    return lax.dynamic_update_slice(buffer, new, (0, 0, 0, length, 0))
+    groups, heads, _, size = buffer.shape
+    rows, _, tokens, _ = new.shape
+    beams = rows // groups
+    if beams > 1:
+        new = new.reshape(groups, beams, heads, tokens, size).transpose(0, 2, 3, 1, 4)
+        new = new.reshape(groups, heads, tokens * beams, size)
+    return lax.dynamic_update_slice(buffer, new.astype(buffer.dtype), (0, 0, length * beams, 0))

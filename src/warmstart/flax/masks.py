@@ -36,7 +36,7 @@ def self_mask(
 ) -> Array | None:
     """The mask of a stack over its own tokens (r or 1, 1, t or 1, s); `attention_mask` is (r, s) or (r, t, s).
 
-    With beams the keys are those of all k buffers, one after another: (r, 1, t, k * l).
+    With beams the keys are those of all k buffers, side by side at each position: (r, 1, t, l * k).
     """
     allowed = source_mask(attention_mask)
     order = _order(tokens, cache, causal, window)
@@ -44,10 +44,9 @@ def self_mask(
         allowed = order if allowed is None else allowed & order
     if cache is None or cache.origins is None:
         return allowed
-    beams = cache.layers[0].keys.shape[2]
-    own = cache.origins[:, None] == jnp.arange(beams)[:, None]  # (r, k, l)
+    own = cache.origins[:, :, None] == jnp.arange(cache.beams)  # (r, l, k)
     assert allowed is not None
-    allowed = allowed[:, :, :, None] & own[:, None, None]
+    allowed = allowed[..., None] & own[:, None, None]
     return allowed.reshape(*allowed.shape[:3], -1)
 
 

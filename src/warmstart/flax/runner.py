@@ -46,20 +46,16 @@ class Runner:
             room = jnp.ones((mask.shape[0], self.room), mask.dtype)
             mask = jnp.concatenate([mask, room], 1)[:, : self.room]
         self.mask, sources = mask, prompt.shape[0]
-        cache = new_cache(self.spec, sources * self.rows, self.room, self.module.dtype, self.shared)
+        # The rows that share their buffers hold one prompt: it is read once.
+        spread, states = self.rows // self.shared, None
+        cache = new_cache(self.spec, sources * spread, self.room, self.module.dtype)
         if source is not None:
             cache = self.apply("with_source", cache, self.read_source(source))
-        if prompt.shape[1] == 1:
-            return cache, None
-        # The rows that share their buffers hold one prompt: it is read once, into the first one's.
-        own, spread = cache.origins, self.rows // self.shared
-        if own is not None:
-            cache = cache._replace(origins=jnp.zeros((sources * spread, self.room), jnp.int32))
-        states = self.read(jnp.repeat(prompt[:, :-1], spread, 0), cache, want_logits=False)
-        assert states.cache is not None
-        if own is not None:
-            own = jnp.where(jnp.arange(self.room) < prompt.shape[1] - 1, 0, own)
-        return states.cache._replace(origins=own), states._replace(cache=None)
+        if prompt.shape[1] > 1:
+            states = self.read(jnp.repeat(prompt[:, :-1], spread, 0), cache, want_logits=False)
+            assert states.cache is not None
+            cache, states = states.cache, states._replace(cache=None)
+        return cache.shared_by(self.shared), states
 
     def read_source(self, source: dict[str, Array | None]) -> Array:
         """The encoder's last states (b, s, h), or those that were given."""
@@ -79,14 +75,14 @@ class Runner:
         else:
             states = self.apply("__call__", ids, mask, **options)
         logits = None if states.logits is None else states.logits.astype(jnp.float32)
-        if states.attentions is not None and self.shared > 1:
+        if states.attentions is not None and cache.origins is not None:
             states = states._replace(attentions=tuple(self._of_places(x) for x in states.attentions))
         result: States = states._replace(logits=logits)
         return result
 
     def _of_places(self, weights: Array) -> Array:
         """Attention over the places of a sequence (r, n, t, l) from that over those of all shared buffers."""
-        return weights.reshape(*weights.shape[:-1], self.shared, -1).sum(-2)
+        return weights.reshape(*weights.shape[:-1], -1, self.shared).sum(-1)
 
     def apply(self, method: str, *arguments: Any, **named: Any) -> Any:
         """A method of the module."""

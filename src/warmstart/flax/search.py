@@ -92,21 +92,22 @@ def search(wanted: Search, params: Any, arrays: dict[str, Array | None], key: Ar
 
 
 def turned(params: Any) -> dict[str, Any]:
-    """The matrices of a tree, turned before the loop, not in it; see `layers.Linear`.
+    """The matrices of a tree, turned before the loop, not in it, and in two pieces; see `layers.Linear`.
 
-    >>> turned({"up": {"kernel": jnp.zeros((2, 3)), "bias": jnp.zeros(3)}})["up"]["kernel"].shape
-    (3, 2)
+    >>> turned({"up": {"kernel": jnp.zeros((2, 4)), "bias": jnp.zeros(4)}})["up"]["kernel"][1].shape
+    (2, 2)
     """
-    found = {
-        name: turned(x) if isinstance(x, dict) else lax.optimization_barrier(x.T)
-        for name, x in params.items()
-        if _holds(name, x)
-    }
-    return {name: x for name, x in found.items() if not isinstance(x, dict) or x}
+    found: dict[str, Any] = {}
+    for name, value in params.items():
+        if name == "kernel":
+            found[name] = tuple(lax.optimization_barrier(x.T) for x in _halves(value))
+        elif isinstance(value, dict):
+            found[name] = turned(value)
+    return {name: x for name, x in found.items() if x}
 
 
-def _holds(name: str, value: Any) -> bool:
-    return isinstance(value, dict) or name == "kernel"
+def _halves(matrix: Array) -> list[Array]:
+    return jnp.split(matrix, 2, 1) if matrix.shape[1] % 2 == 0 else [matrix]
 
 
 def _source_ids(wanted: Search, arrays: dict[str, Array | None]) -> Array | None:
