@@ -48,10 +48,9 @@ def test_saved_in_one_and_loaded_in_each(framework, pair, tmp_path):
     CLASSES[framework]().from_pretrained(folder).save_pretrained(tmp_path)
     before, after = (load_file(place / "model.safetensors") for place in (folder, tmp_path))
     assert all(np.array_equal(before[name], after[name]) for name in before)
-    added = {name for name in after if name not in before}
-    assert not added or (
-        framework == "transformers" and added == {f"encoder.pooler.dense.{x}" for x in ("weight", "bias")}
-    )
+    if framework == "transformers":  # which gives the encoder a pooler that no pair uses
+        after = {name: x for name, x in after.items() if "pooler" not in name}
+    assert before.keys() == after.keys()
     wanted = torch_logits(ours)
     for name, logits in LOGITS.items():
         assert np.abs(logits(tmp_path) - wanted).max() < 1e-5, f"saved in {framework}, loaded in {name}"
