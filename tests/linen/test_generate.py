@@ -191,6 +191,16 @@ def test_cache_is_filled_step_by_step_with_the_source_held_once(both, assert_clo
     assert int(cache.length) == 4
 
 
+def test_distances_over_shared_buffers_are_those_of_places():
+    """The keys that beams have at one position stand side by side, and all of them are equally far."""
+    from warmstart.flax.cache import KeyValueCache, LayerCache
+    from warmstart.flax.masks import leaning
+
+    held = jnp.zeros((1, 1, 12, 4))
+    cache = KeyValueCache((LayerCache(held, held),), jnp.int32(3), jnp.zeros((2, 6), jnp.int32))
+    assert leaning(jnp.ones(1), 1, cache)[0, 0, 0].tolist() == [-abs(3 - at // 2) for at in range(12)]
+
+
 def test_no_beam_step_copies_the_cache(both, sources):
     """In the loop nothing the size of a layer's keys is gathered: beams go on by their origins."""
     from warmstart.decoding.settings import Plan

@@ -63,12 +63,11 @@ def _order(tokens: int, cache: KeyValueCache | None, causal: bool, window: int |
 
 
 def leaning(slopes: Array, tokens: int, cache: KeyValueCache | None) -> Array:
-    """What lowers scores by the distance times the head's slope (n,), either way: (1, n, t, s), or (1, n, t, k * l)."""
+    """What lowers scores by the distance times the head's slope (n,), either way: (1, n, t, s), or (1, n, t, l * k)."""
     past, total = (0, tokens) if cache is None else (cache.length, cache.capacity)
     distance = jnp.abs(past + jnp.arange(tokens)[:, None] - jnp.arange(total))
     bias = -slopes[:, None, None] * distance
-    beams = 1 if cache is None or cache.origins is None else cache.layers[0].keys.shape[2]
-    return jnp.tile(bias, (1, 1, beams))[None]
+    return jnp.repeat(bias, 1 if cache is None else cache.beams, -1)[None]  # the keys of all k buffers, side by side
 
 
 def position_rows(
