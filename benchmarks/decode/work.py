@@ -19,7 +19,7 @@ def main() -> None:
     """Do the work that the argument asks for, and print its figures."""
     given = json.loads(sys.argv[1])
     size = SIZES[given["size"]]
-    model = load(given["contender"], given["folder"])
+    model = load(given["contender"], given["folder"], size)
     probes.trim()
     result = documents(model, given, size) if given["work"] == "documents" else cells(model, given, size)
     print(json.dumps(result))

@@ -1,5 +1,7 @@
 """The compiled kernels against torch's operators, at shapes that meet every edge of theirs."""
 
+import platform
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +10,20 @@ from warmstart.torch.engine import native
 from warmstart.torch.engine.int8 import Int8Linear, quantised
 from warmstart.torch.engine.memory import Heads, NativeMemory, TorchMemory
 from warmstart.torch.engine.products import add_norm, norm, product
+from warmstart.torch.layers import ACTIVATIONS
+
+
+@pytest.fixture(params=["native", "x86-64-v3", "torch"])
+def kernels(request, monkeypatch):
+    """The kernels for this processor, those for one with AVX2 and no more, and torch's operators."""
+    if request.param != "torch" and platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip("no processor of this kind")
+    library = None if request.param == "torch" else native.load(request.param)
+    if request.param != "torch" and library is None:
+        pytest.skip("no compiler here")
+    monkeypatch.setattr(native, "library", lambda: library)
+    return request.param
+
 
 ROWS = [1, 2, 3, 4, 5, 8, 10, 11, 13, 32, 250]
 SHAPES = [(8, 3), (24, 17), (31, 1), (260, 40), (768, 130)]
@@ -24,7 +40,7 @@ def test_products_side_by_side_are_those_of_the_layers(inputs, outputs, dtype, k
         wanted = torch.cat(
             [nn.functional.linear(x, y.weight.float(), None if y.bias is None else y.bias.float()) for y in layers], 1
         )
-        bound = 2e-5 if dtype is torch.float32 or kernels == "compiled" else 2e-2
+        bound = 2e-5 if dtype is torch.float32 or kernels != "torch" else 2e-2
         assert (multiply(x) - wanted).abs().max() <= bound
 
 
@@ -44,6 +60,18 @@ def test_int8_products_are_within_the_steps_of_their_inputs(inputs, outputs, ker
         assert ((y - (x @ weights.T + bias)).abs() <= bound).all()
         whole = torch.cat([layer(x) for layer in layers], 1)
         assert ((whole - (x @ weights.T + bias)).abs() <= bound / 2 + 1e-4).all()
+
+
+@pytest.mark.parametrize("activation", [*native.ACTIVATIONS, "tanh"])
+def test_activations_of_products(activation, kernels):
+    torch.manual_seed(0)
+    layer = nn.Linear(20, 37)
+    layer.weight.data *= 20
+    x = torch.randn(50, 20)
+    wanted = ACTIVATIONS[activation](layer(x))
+    for rows in (3, 50):
+        y = product(layer, activation=activation)(x[:rows])
+        assert torch.allclose(y, wanted[:rows], rtol=1e-6, atol=1e-5)
 
 
 def test_packed_int8_weights_follow_a_change():
@@ -71,7 +99,7 @@ def test_norm_of_a_sum(module, kernels):
     x, y = torch.randn(2, 40, module.weight.shape[0])
     total, out = add_norm(x, y, norm(module))
     assert (out - module(x + y)).abs().max() <= 1e-5
-    if kernels == "compiled":
+    if kernels != "torch":
         assert torch.equal(total, x + y)
 
 

@@ -44,6 +44,14 @@ class Int8Linear(nn.Module):
         y = y if self.bias is None else y + self.bias
         return y.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
 
+    def sums(self) -> Tensor:
+        """The sum of each row of weights (n,), kept until they change."""
+        stamp = self.weight.data_ptr(), self.weight._version
+        held = self.__dict__.get("row_sums")
+        if held is None or held[0] != stamp:
+            held = self.__dict__["row_sums"] = stamp, self.weight.sum(1, dtype=torch.int32)
+        return held[1]
+
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 

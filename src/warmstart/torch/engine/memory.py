@@ -10,6 +10,7 @@ size, s source length, c capacity in tokens.
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from warmstart.spec import StackSpec
 from warmstart.torch.cache import KeyValueCache
+from warmstart.torch.engine import native
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,11 @@ class Heads:
     size: int
     scale: float
     window: int = 0
+
+    @functools.cached_property
+    def native(self) -> native.Heads:
+        """The same for the kernels."""
+        return native.Heads(self.count, self.group, self.size, self.window, self.scale)
 
 
 def own_heads(spec: StackSpec, layer: int) -> Heads:
@@ -102,8 +109,7 @@ class NativeMemory:
     def __init__(self, library: ctypes.CDLL, spec: StackSpec, slots: int, capacity: int, dtype: torch.dtype):
         self.library, self.dtype, self.capacity = library, dtype, capacity
         self.own_heads = [own_heads(spec, layer) for layer in range(spec.layers)]
-        self.cross_heads = cross_heads(spec, 0)
-        self.cross_scales = [heads.scale for layer in range(spec.layers) if (heads := cross_heads(spec, layer))]
+        self.cross_heads = [cross_heads(spec, layer) for layer in range(spec.layers)]
         self.keys, self.values = (
             [torch.empty(slots, heads.count, capacity, heads.size, dtype=dtype) for heads in self.own_heads]
             for _ in range(2)
@@ -114,60 +120,45 @@ class NativeMemory:
         self.groups: list[list[int]] = []  # the slots of each source's rows
         self.pairs: list[Tensor] = []
         self.each = 1  # rows of each source
-        self.pointers: list[tuple[Any, Any]] = []
+        self.places = [_places(kind) for kind in (self.keys, self.values)]
+        self.source_places = [_places([]), _places([])]
         self.lengths = torch.empty(0, dtype=torch.int64)
 
+    def held(self, tokens: int) -> native.Held:
+        """What the kernels need to know for so many new tokens of each row."""
+        rows = len(self.before)
+        if (most := int(self.before.max()) + tokens) > self.capacity:
+            raise ValueError(f"{most} tokens in a row, and there is room for {self.capacity}")
+        held = native.Held(rows, tokens, self.capacity, int(self.dtype is torch.bfloat16), len(self.pairs))
+        for name in ("table", "slots", "before", "first", "lengths"):
+            setattr(held, name, getattr(self, name).data_ptr())
+        held.keys, held.values = (ctypes.addressof(places) for places in self.places)
+        held.source_keys, held.source_values = (ctypes.addressof(places) for places in self.source_places)
+        return held
+
     def own(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        heads, rows = self.own_heads[layer], len(self.before)
-        if layer == 0 and (held := int(self.before.max()) + len(query) // rows) > self.capacity:
-            raise ValueError(f"{held} tokens in a row, and there is room for {self.capacity}")
+        heads, held = self.own_heads[layer], self.held(len(query) // len(self.before))
         out = torch.empty(len(query), heads.count * heads.group * heads.size)
         self.library.warmstart_attend_own(
-            query.data_ptr(),
-            key.data_ptr(),
-            value.data_ptr(),
-            query.stride(0),
-            key.stride(0),
-            value.stride(0),
-            rows,
-            len(query) // rows,
-            heads.count,
-            heads.group,
-            heads.size,
-            self.capacity,
-            heads.scale,
-            heads.window,
-            int(self.dtype is torch.bfloat16),
-            self.keys[layer].data_ptr(),
-            self.values[layer].data_ptr(),
-            self.table.data_ptr(),
-            self.slots.data_ptr(),
-            self.before.data_ptr(),
-            self.first.data_ptr(),
+            *(x.data_ptr() for x in (query, key, value)),
+            *(x.stride(0) for x in (query, key, value)),
+            ctypes.byref(heads.native),
+            layer,
+            ctypes.byref(held),
             out.data_ptr(),
         )
         return out
 
     def source(self, layer: int, query: Tensor) -> Tensor:
-        heads = self.cross_heads
+        heads, held = self.cross_heads[layer], self.held(len(query) // len(self.before))
         assert heads is not None
-        sources = len(self.pairs)
         out = torch.empty(len(query), heads.count * heads.group * heads.size)
-        starts = torch.arange(sources + 1) * (len(query) // sources)
-        keys, values = self.pointers[layer]
         self.library.warmstart_attend_source(
             query.data_ptr(),
             query.stride(0),
-            sources,
-            starts.data_ptr(),
-            heads.count,
-            heads.group,
-            heads.size,
-            self.cross_scales[layer],
-            int(self.dtype is torch.bfloat16),
-            keys,
-            values,
-            self.lengths.data_ptr(),
+            ctypes.byref(heads.native),
+            layer,
+            ctypes.byref(held),
             out.data_ptr(),
         )
         return out
@@ -208,7 +199,7 @@ class NativeMemory:
     def join(self, pairs: Sequence[Tensor], rows: int) -> None:
         self.each = rows
         self.groups += [[self.free.pop() for _ in range(rows)] for _ in pairs]
-        self.pairs += pairs if self.cross_heads is not None else []
+        self.pairs += pairs if any(self.cross_heads) else []
         new = len(pairs) * rows
         self.table = torch.cat([self.table, self.table.new_zeros(new, self.capacity)])
         self.before, self.first = (torch.cat([x, x.new_zeros(new)]) for x in (self.before, self.first))
@@ -233,14 +224,14 @@ class NativeMemory:
     def _point(self) -> None:
         """Where each source's keys and values lie, layer by layer."""
         self.lengths = torch.tensor([pair.shape[3] for pair in self.pairs], dtype=torch.int64)
-        kinds = ctypes.c_void_p * len(self.pairs)
-        self.pointers = [
-            (
-                kinds(*(pair[layer, 0].data_ptr() for pair in self.pairs)),
-                kinds(*(pair[layer, 1].data_ptr() for pair in self.pairs)),
-            )
-            for layer in range(len(self.cross_scales) if self.pairs else 0)
+        layers = range(len(self.own_heads))
+        self.source_places = [
+            _places([pair[layer, kind] for layer in layers for pair in self.pairs]) for kind in range(2)
         ]
+
+
+def _places(tensors: Sequence[Tensor]) -> Any:
+    return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
 
 
 class TorchMemory:

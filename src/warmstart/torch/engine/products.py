@@ -15,41 +15,61 @@ from torch import Tensor, nn
 
 from warmstart.torch.engine import native
 from warmstart.torch.engine.int8 import NARROW, Int8Linear, packed
-from warmstart.torch.layers import RMSNormFromOne
+from warmstart.torch.layers import ACTIVATIONS, RMSNormFromOne
 
 Product = Callable[[Tensor], Tensor]
 """Rows (r, k) in float32 to all outputs side by side (r, n), in float32."""
+NormParts = tuple[Tensor, Tensor | None, float, bool]
+"""A norm's weight, bias, epsilon, and whether it is one of root mean squares."""
 
-_KINDS = {torch.float32: 0, torch.bfloat16: 1}
 
+def product(*layers: Any, activation: str = "linear") -> Product:
+    """The activation of the product with the weights of some `nn.Linear` or `Int8Linear`, one beside the other.
 
-def product(*layers: Any) -> Product:
-    """The product with the weights of some `nn.Linear` or `Int8Linear`, one beside the other.
-
-    Weights of `nn.Linear` are read where they lie at each call; only biases of other types than float32 are copied.
+    Weights are read where they lie at each call; only biases of other types than float32 are copied.
     """
-    if isinstance(layers[0], Int8Linear):
-        return _int8_product(layers)
     library = native.library()
-    return _torch_product(layers) if library is None else _native_product(library, layers)
+    if can_native(layers[0]) and activation in native.ACTIVATIONS:
+        assert library is not None
+        return _native_product(library, layers, activation)
+    multiply = _int8_product(layers) if isinstance(layers[0], Int8Linear) else _torch_product(layers)
+    return multiply if activation == "linear" else lambda x: ACTIVATIONS[activation](multiply(x))
 
 
-def _native_product(library: ctypes.CDLL, layers: Sequence[Any]) -> Product:
-    weights = [layer.weight.detach().contiguous() for layer in layers]
-    biases = [None if layer.bias is None else layer.bias.detach().float().contiguous() for layer in layers]
-    matrices = (native.Matrix * len(layers))(
-        *(
-            native.Matrix(weight.data_ptr(), _pointer(bias), weight.shape[0])
-            for weight, bias in zip(weights, biases, strict=True)
+def can_native(layer: Any) -> bool:
+    """Whether the compiled kernels multiply with the weights of this layer; int8 asks for a processor with VNNI."""
+    library = native.library()
+    return library is not None and (not isinstance(layer, Int8Linear) or bool(library.warmstart_has_int8()))
+
+
+class Weights:
+    """The weights of some linear layers as the kernels see them; what the pointers are of is held with them."""
+
+    def __init__(self, layers: Sequence[Any]):
+        weights = [layer.weight.detach().contiguous() for layer in layers]
+        biases = [None if layer.bias is None else layer.bias.detach().float().contiguous() for layer in layers]
+        self.held: list[Any] = [weights, biases]
+        scales: list[tuple[Tensor | None, Tensor | None]] = [(None, None)] * len(layers)
+        if isinstance(layers[0], Int8Linear):
+            scales = [(layer.scale.float().contiguous(), layer.sums()) for layer in layers]
+            self.held.append(scales)
+        self.matrices = (native.Matrix * len(layers))(
+            *(
+                native.Matrix(w.data_ptr(), _pointer(bias), len(w), *map(_pointer, more))
+                for w, bias, more in zip(weights, biases, scales, strict=True)
+            )
         )
-    )
-    kind, inputs, outputs = _KINDS[weights[0].dtype], weights[0].shape[1], sum(len(weight) for weight in weights)
-    held = weights, biases  # the pointers are of these
+        self.type, self.count = native.TYPES[weights[0].dtype], len(layers)
+        self.inputs, self.outputs = weights[0].shape[1], sum(len(weight) for weight in weights)
+
+
+def _native_product(library: ctypes.CDLL, layers: Sequence[Any], activation: str) -> Product:
+    of, which = Weights(layers), native.ACTIVATIONS[activation]
 
     def multiply(x: Tensor) -> Tensor:
-        y = torch.empty(len(x), outputs)
+        y = torch.empty(len(x), of.outputs)
         x = x.contiguous()
-        library.warmstart_linear(x.data_ptr(), len(x), inputs, matrices, len(held[0]), kind, y.data_ptr())
+        library.warmstart_linear(x.data_ptr(), len(x), of.inputs, of.matrices, of.count, of.type, which, y.data_ptr())
         return y
 
     return multiply
@@ -103,8 +123,8 @@ def has_onednn() -> bool:
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def norm(module: nn.Module | None) -> tuple[Tensor, Tensor | None, float, bool] | None:
-    """A norm's weight, bias, epsilon, and whether it is one of root mean squares; in float32."""
+def norm(module: nn.Module | None) -> NormParts | None:
+    """A norm's parts in float32."""
     if module is None:
         return None
     weight = module.weight.detach().float().contiguous()  # type: ignore[operator]
@@ -115,24 +135,15 @@ def norm(module: nn.Module | None) -> tuple[Tensor, Tensor | None, float, bool] 
     return weight, None, module.epsilon, True  # type: ignore[return-value]
 
 
-def add_norm(x: Tensor, y: Tensor | None, of: tuple[Tensor, Tensor | None, float, bool]) -> tuple[Tensor, Tensor]:
+def add_norm(x: Tensor, y: Tensor | None, of: NormParts) -> tuple[Tensor, Tensor]:
     """The sum of x and y (r, h), and its norm."""
     weight, bias, epsilon, is_rms = of
     library = native.library()
     if library is not None:
         x, out = x.contiguous(), torch.empty_like(x)
         total = x if y is None else torch.empty_like(x)
-        library.warmstart_norm(
-            x.data_ptr(),
-            _pointer(y),
-            *x.shape,
-            weight.data_ptr(),
-            _pointer(bias),
-            epsilon,
-            is_rms,
-            total.data_ptr(),
-            out.data_ptr(),
-        )
+        how = ctypes.byref(native.Norm(weight.data_ptr(), _pointer(bias), epsilon, is_rms))
+        library.warmstart_norm(x.data_ptr(), _pointer(y), *x.shape, how, total.data_ptr(), out.data_ptr())
         return total, out
     total = x if y is None else x + y
     if is_rms:

@@ -12,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from warmstart.torch.engine.memory import Memory, cross_heads, own_heads
+from warmstart.torch.engine import native
+from warmstart.torch.engine.memory import Memory, NativeMemory, cross_heads, own_heads
 from warmstart.torch.engine.products import add_norm, norm, product
+from warmstart.torch.engine.program import HeadProgram, StackProgram, can_program
 from warmstart.torch.layers import ACTIVATIONS, MLP, Attention, rotate
 
 
@@ -27,8 +29,11 @@ class Step:
         self.final_norm = norm(decoder.final_norm)
         self.embedding_norm = norm(decoder.embeddings.norm)
         head = decoder.head
-        self.dense = None if head.dense is None else product(head.dense)
+        self.dense = None if head.dense is None else product(head.dense, activation=head.activation)
         self.head_norm, self.output = norm(head.norm), product(head.output)
+        self.program: tuple[StackProgram, HeadProgram] | None = None
+        if can_program(decoder):
+            self.program = StackProgram(decoder, self.layers, self.final_norm), HeadProgram(head, self.head_norm)
 
     def states(self, ids: Tensor, memory: Memory) -> Tensor:
         """New ids (r, t) to their states (r * t, h); the memory then holds them."""
@@ -36,6 +41,10 @@ class Step:
         positions = memory.before.long()[:, None] + torch.arange(tokens)
         positions = (positions - memory.first.long()[:, None]).clamp_min_(0)
         x = self._embed(ids, positions)
+        if self.program is not None and isinstance(memory, NativeMemory):
+            h = self.program[0].states(x, memory, tokens)
+            memory.advance(tokens)
+            return h
         rotation = self._rotation(positions)
         h = x
         if self.before:
@@ -67,9 +76,10 @@ class Step:
 
     def logits(self, states: Tensor) -> Tensor:
         """States (n, h) to logits (n, v)."""
+        if self.program is not None and (library := native.library()) is not None:
+            return self.program[1].logits(library, states)
         if self.dense is not None and self.head_norm is not None:
-            states = ACTIVATIONS[self.decoder.head.activation](self.dense(states))
-            states = add_norm(states, None, self.head_norm)[1]
+            states = add_norm(self.dense(states), None, self.head_norm)[1]
         return self.output(states)
 
     def _embed(self, ids: Tensor, positions: Tensor) -> Tensor:
@@ -101,14 +111,14 @@ class Step:
 
 class _Layer:
     def __init__(self, layer: Any, spec: Any, index: int):
-        self.attention = _Attention(layer.attention, own_heads(spec, index).count)
+        self.own_heads, self.cross_heads = own_heads(spec, index), cross_heads(spec, index)
+        self.attention = _Attention(layer.attention, self.own_heads.count)
         self.attention_norm = norm(layer.attention_norm)
         self.cross: _Attention | None = None
         self.cross_norm: Any = None
         if layer.cross_attention is not None:
-            heads = cross_heads(spec, index)
-            assert heads is not None
-            self.cross = _Attention(layer.cross_attention, heads.count)
+            assert self.cross_heads is not None
+            self.cross = _Attention(layer.cross_attention, self.cross_heads.count)
             self.cross_norm = norm(layer.cross_attention_norm)
         self.mlp, self.mlp_norm = feed_forward(layer.mlp), norm(layer.mlp_norm)
 
@@ -155,10 +165,11 @@ def by_heads(x: Tensor, of: Any, size: int, rotation: tuple[Tensor, Tensor] | No
 
 def feed_forward(mlp: MLP) -> Any:
     """One MLP, gate and value in one product."""
-    activation, down = ACTIVATIONS[mlp.activation], product(mlp.down)
+    down = product(mlp.down)
     if mlp.gate is None:
-        up = product(mlp.up)
-        return lambda x: down(activation(up(x)))
+        up = product(mlp.up, activation=mlp.activation)
+        return lambda x: down(up(x))
+    activation = ACTIVATIONS[mlp.activation]
     both = product(mlp.gate, mlp.up)
 
     def gated(x: Tensor) -> Tensor:

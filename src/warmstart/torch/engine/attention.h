@@ -1,0 +1,281 @@
+// Attention of new tokens over what rows hold, and over their sources.
+//
+// Shapes: r rows, t new tokens of a row, m key-value heads, g query heads for each, d head size, c capacity (tokens that
+// a cache slot holds).
+#pragma once
+
+#include "few.h"
+
+namespace {
+
+struct Query {  // one query of a head: what it is, which tokens it sees, where its result goes
+    const float* from;
+    float* to;
+    long first, end;
+};
+
+template <typename T, int SIZE>
+inline float dot(const float* query, const T* key, long size) {
+    long d = SIZE ? SIZE : size, at = 0;
+    Vector total[2] = {Vector{}, Vector{}};
+    for (; at + 2 * LANES <= d; at += 2 * LANES) {
+        total[0] += load(query + at) * load(key + at);
+        total[1] += load(query + at + LANES) * load(key + at + LANES);
+    }
+    float result = sum(total[0] + total[1]);
+    for (; at < d; ++at) result += query[at] * number(key[at]);
+    return result;
+}
+
+// All queries of one key-value head over its tokens; token t lies at offsets[t], or at t * size.
+template <typename T, int SIZE>
+void attend_head(const Query* queries, long count, const T* keys, const T* values, const int64_t* offsets, long size,
+                 float scale) {
+    static thread_local std::vector<float> scores;
+    long d = SIZE ? SIZE : size, first = queries[0].first, end = 0;
+    for (long q = 0; q < count; ++q) first = std::min(first, queries[q].first), end = std::max(end, queries[q].end);
+    long length = end - first, width = (length + LANES - 1) / LANES * LANES;
+    if (static_cast<long>(scores.size()) < count * width) scores.resize(count * width);
+    constexpr long CHUNK = 64;  // keys that stay in the first cache for all queries
+    for (long from = first; from < end; from += CHUNK) {
+        long to = std::min(end, from + CHUNK);
+        for (long q = 0; q < count; ++q)
+            for (long t = std::max(from, queries[q].first); t < std::min(to, queries[q].end); ++t)
+                scores[q * width + t - first] =
+                    scale * dot<T, SIZE>(queries[q].from, keys + (offsets ? offsets[t] : t * d), d);
+    }
+    for (long q = 0; q < count; ++q) {
+        float* row = scores.data() + q * width;
+        long low = queries[q].first - first, high = queries[q].end - first;
+        float most = row[low];
+        for (long t = low; t < high; ++t) most = std::max(most, row[t]);
+        for (long t = 0; t < width; ++t) row[t] = t >= low && t < high ? row[t] - most : -100.0f;
+        Vector total = Vector{};
+        for (long t = 0; t < width; t += LANES) {
+            Vector weight = power_of_e(load(row + t));
+            *reinterpret_cast<Vector*>(row + t) = weight;
+            total += weight;
+        }
+        float inverse = 1.0f / sum(total);
+        for (long t = 0; t < width; ++t) row[t] *= inverse;
+        for (long at = 0; at < d; ++at) queries[q].to[at] = 0;
+    }
+    for (long from = first; from < end; from += CHUNK) {
+        long to = std::min(end, from + CHUNK);
+        for (long q = 0; q < count; ++q) {
+            const float* row = scores.data() + q * width - first;
+            long low = std::max(from, queries[q].first), high = std::min(to, queries[q].end), at = 0;
+            if constexpr (SIZE > 0) {
+                constexpr int PARTS = SIZE / LANES;
+                Vector out[PARTS];
+                for (int part = 0; part < PARTS; ++part) out[part] = load(queries[q].to + part * LANES);
+                for (long t = low; t < high; ++t) {
+                    const T* value = values + (offsets ? offsets[t] : t * d);
+                    for (int part = 0; part < PARTS; ++part) out[part] += row[t] * load(value + part * LANES);
+                }
+                for (int part = 0; part < PARTS; ++part)
+                    *reinterpret_cast<Vector*>(queries[q].to + part * LANES) = out[part];
+                at = SIZE;
+            }
+            for (long t = low; t < high && at < d; ++t) {
+                const T* value = values + (offsets ? offsets[t] : t * d);
+                for (long i = at; i < d; ++i) queries[q].to[i] += row[t] * number(value[i]);
+            }
+        }
+    }
+}
+
+#if defined(WARMSTART_WIDE)
+
+template <typename T>
+struct BlockOf;
+template <>
+struct BlockOf<float> {
+    typedef FloatBlock type;
+};
+template <>
+struct BlockOf<Brain> {
+    typedef BrainBlock type;
+};
+
+inline __m512 load16(const float* x) { return _mm512_loadu_ps(x); }
+inline __m512 load16(const Brain* x) {
+    __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
+
+// The sums of values (length, 64) by the weights of QUERIES queries (each `width` from the next).
+template <typename T, int QUERIES>
+inline void weigh(const float* weights, long width, long length, const T* values, long size, float* const* to) {
+    __m512 sums[QUERIES][4];
+    for (int q = 0; q < QUERIES; ++q)
+        for (int part = 0; part < 4; ++part) sums[q][part] = _mm512_setzero_ps();
+    for (long t = 0; t < length; ++t) {
+        __m512 value[4];
+        for (int part = 0; part < 4; ++part) value[part] = load16(values + t * size + 16 * part);
+        for (int q = 0; q < QUERIES; ++q) {
+            __m512 weight = _mm512_set1_ps(weights[q * width + t]);
+            for (int part = 0; part < 4; ++part) sums[q][part] = _mm512_fmadd_ps(weight, value[part], sums[q][part]);
+        }
+    }
+    for (int q = 0; q < QUERIES; ++q)
+        for (int part = 0; part < 4; ++part) _mm512_storeu_ps(to[q] + 16 * part, sums[q][part]);
+}
+
+// All queries of one key-value head over keys and values (length, size) that they all see; sizes of 64 and 128.
+template <typename T>
+void attend_all(const Query* queries, long count, const T* keys, const T* values, long size, float scale) {
+    typedef typename BlockOf<T>::type Block;
+    static thread_local std::vector<float> kept;
+    long length = queries[0].end, width = (length + 15) / 16 * 16;
+    kept.resize(count * (width + size));
+    float *scores = kept.data(), *inputs = scores + count * width;
+    for (long q = 0; q < count; ++q) {
+        if (Block::STEP == 32)
+            part(queries[q].from, size, size, inputs + q * size);
+        else
+            std::memcpy(inputs + q * size, queries[q].from, 4 * size);
+    }
+    few<Block>({inputs, nullptr, size}, count, size, {keys, nullptr, length, nullptr, nullptr}, 0, length, scores, width);
+    for (long q = 0; q < count; ++q) {
+        float* row = scores + q * width;
+        for (long t = length; t < width; ++t) row[t] = row[0];
+        __m512 most = _mm512_loadu_ps(row);
+        for (long t = 16; t < width; t += 16) most = _mm512_max_ps(most, _mm512_loadu_ps(row + t));
+        Vector top = Vector{} + _mm512_reduce_max_ps(most) * scale, total = Vector{};
+        for (long t = 0; t < width; t += 16) {
+            Vector weight = power_of_e(load(row + t) * scale - top);
+            if (t + 16 > length) weight = (Vector)_mm512_maskz_mov_ps(first(length - t), (__m512)weight);
+            *reinterpret_cast<Vector*>(row + t) = weight;
+            total += weight;
+        }
+        float inverse = 1.0f / sum(total);
+        for (long t = 0; t < width; ++t) row[t] *= inverse;
+    }
+    for (long q = 0; q < count; q += 4)
+        for (long from = 0; from < size; from += 64) {
+            float* to[4];
+            for (long i = 0; i < std::min<long>(4, count - q); ++i) to[i] = queries[q + i].to + from;
+            const float* row = scores + q * width;
+            if (count - q >= 4)
+                weigh<T, 4>(row, width, length, values + from, size, to);
+            else if (count - q == 3)
+                weigh<T, 3>(row, width, length, values + from, size, to);
+            else if (count - q == 2)
+                weigh<T, 2>(row, width, length, values + from, size, to);
+            else
+                weigh<T, 1>(row, width, length, values + from, size, to);
+        }
+}
+
+#endif
+
+template <typename T>
+void attend_any(const Query* queries, long count, const void* keys, const void* values, const int64_t* offsets,
+                long size, float scale) {
+    const T *k = static_cast<const T*>(keys), *v = static_cast<const T*>(values);
+#if defined(WARMSTART_WIDE)
+    if (!offsets && (size == 64 || size == 128) && scale > 0)
+        return attend_all<T>(queries, count, k, v, size, scale);
+#endif
+    if (size == 64)
+        attend_head<T, 64>(queries, count, k, v, offsets, size, scale);
+    else if (size == 128)
+        attend_head<T, 128>(queries, count, k, v, offsets, size, scale);
+    else
+        attend_head<T, 0>(queries, count, k, v, offsets, size, scale);
+}
+
+struct Heads {
+    int64_t heads, group, size, window;
+    float scale;
+};
+
+// What is remembered. keys and values of each layer (slots, m, c, d); table (r, c): in which slot each token of a row's
+// past lies; slots (r,): where its new ones go; before (r,): tokens held; first (r,): the first that is seen. Sources'
+// keys and values (m, s, d) for each layer and source, and their lengths s. Types: 0 float, 1 bfloat16.
+struct Held {
+    int64_t rows, tokens, capacity, type, sources;
+    void *const *keys, *const *values;
+    const int32_t *table, *slots, *before, *first;
+    const void *const *source_keys, *const *source_values;
+    const int64_t* lengths;
+};
+
+// Attention of t new tokens of each row over what the row holds and themselves; their keys and values are stored first.
+// query (r * t, m * g * d), key and value (r * t, m * d), each with its stride; out (r * t, m * g * d).
+void attend_own(const float* query, const float* key, const float* value, long query_stride, long key_stride,
+                long value_stride, const Heads& of, int64_t layer, const Held& held, float* out) {
+    long rows = held.rows, tokens = held.tokens, heads = of.heads, group = of.group, size = of.size;
+    long capacity = held.capacity, window = of.window;
+    float scale = of.scale;
+    void *keys = held.keys[layer], *values = held.values[layer];
+    const int32_t *table = held.table, *slots = held.slots, *before = held.before, *first = held.first;
+    int64_t kind = held.type;
+#pragma omp for schedule(dynamic, 4)
+    for (long task = 0; task < rows * heads; ++task) {
+        static thread_local std::vector<int64_t> offsets;
+        static thread_local std::vector<Query> queries;
+        long row = task / heads, head = task % heads, end = before[row] + tokens;
+        offsets.resize(end);
+        for (long t = 0; t < end; ++t) {
+            int64_t slot = t < before[row] ? table[row * capacity + t] : slots[row];
+            offsets[t] = ((slot * heads + head) * capacity + t) * size;
+        }
+        for (long j = 0; j < tokens; ++j) {
+            const float *k = key + (row * tokens + j) * key_stride + head * size,
+                        *v = value + (row * tokens + j) * value_stride + head * size;
+            int64_t at = offsets[before[row] + j];
+            for (long i = 0; i < size; ++i) {
+                if (kind == 0) {
+                    static_cast<float*>(keys)[at + i] = k[i], static_cast<float*>(values)[at + i] = v[i];
+                } else {
+                    put(static_cast<Brain*>(keys) + at + i, k[i]), put(static_cast<Brain*>(values) + at + i, v[i]);
+                }
+            }
+        }
+        queries.clear();
+        for (long j = 0; j < tokens; ++j) {
+            long position = before[row] + j, from = std::min<long>(first[row], position);
+            if (window > 0) from = std::max<long>(from, position - window + 1);
+            for (long g = 0; g < group; ++g) {
+                long column = (head * group + g) * size, line = row * tokens + j;
+                queries.push_back({query + line * query_stride + column, out + line * heads * group * size + column,
+                                   from, position + 1});
+            }
+        }
+        if (kind == 0)
+            attend_any<float>(queries.data(), queries.size(), keys, values, offsets.data(), size, scale);
+        else
+            attend_any<Brain>(queries.data(), queries.size(), keys, values, offsets.data(), size, scale);
+    }
+}
+
+// Attention of each source's lines, of which each has as many, over the source.
+void attend_source(const float* query, long query_stride, const Heads& of, int64_t layer, const Held& held, float* out) {
+    long sources = held.sources, heads = of.heads, group = of.group, size = of.size;
+    long lines = held.rows * held.tokens / sources;
+    float scale = of.scale;
+    int64_t kind = held.type, bytes = kind == 0 ? 4 : 2;
+#pragma omp for schedule(dynamic, 1)
+    for (long task = 0; task < sources * heads; ++task) {
+        static thread_local std::vector<Query> queries;
+        long source = task / heads, head = task % heads, length = held.lengths[source];
+        queries.clear();
+        for (long line = source * lines; line < (source + 1) * lines; ++line)
+            for (long g = 0; g < group; ++g) {
+                long column = (head * group + g) * size;
+                queries.push_back(
+                    {query + line * query_stride + column, out + line * heads * group * size + column, 0, length});
+            }
+        if (queries.empty()) continue;
+        const char *k = static_cast<const char*>(held.source_keys[layer * sources + source]) + head * length * size * bytes,
+                   *v = static_cast<const char*>(held.source_values[layer * sources + source]) + head * length * size * bytes;
+        if (kind == 0)
+            attend_any<float>(queries.data(), queries.size(), k, v, nullptr, size, scale);
+        else
+            attend_any<Brain>(queries.data(), queries.size(), k, v, nullptr, size, scale);
+    }
+}
+
+}  // namespace

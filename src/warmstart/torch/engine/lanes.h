@@ -1,0 +1,128 @@
+// Numbers side by side in a vector register: loads of float and bfloat16, sums across lanes, e to a power.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <vector>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
+#else
+constexpr int LANES = 8;
+#endif
+
+typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint16_t Halves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
+typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
+
+struct Brain {  // bfloat16: the upper half of a float
+    uint16_t bits;
+};
+
+inline Vector load(const float* x) { return *reinterpret_cast<const Vector*>(x); }
+inline Vector load(const Brain* x) {
+    Words wide = __builtin_convertvector(*reinterpret_cast<const Halves*>(x), Words) << 16;
+    return reinterpret_cast<Vector&>(wide);
+}
+inline float number(float x) { return x; }
+inline float number(Brain x) {
+    uint32_t wide = static_cast<uint32_t>(x.bits) << 16;
+    float result;
+    std::memcpy(&result, &wide, 4);
+    return result;
+}
+inline void put(float* to, float x) { *to = x; }
+inline void put(Brain* to, float x) {  // rounded to nearest, ties to even; not a number stays so
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    to->bits = x != x ? 0x7fc0 : static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+inline float sum(Vector x) {  // by halves: one after another, each addition would wait for the last
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_ps(reinterpret_cast<__m512&>(x));
+#elif defined(__AVX2__)
+    __m256 all = reinterpret_cast<__m256&>(x);
+    __m128 half = _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
+    half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
+#else
+    float lanes[LANES];
+    std::memcpy(lanes, &x, sizeof lanes);
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
+    return lanes[0];
+#endif
+}
+
+// e to the power of x <= 0: 2^n times a polynomial, the coefficients of Cephes' expf (Moshier 1992).
+inline Vector power_of_e(Vector x) {
+    x = x > -87.0f ? x : Vector{} - 87.0f;
+    Vector scaled = x * 1.44269504f - 0.5f;
+    typedef int32_t Integers __attribute__((vector_size(4 * LANES)));
+    Integers whole = __builtin_convertvector(scaled, Integers);  // towards zero: the nearest, for x <= 0
+    Vector count = __builtin_convertvector(whole, Vector);
+    Vector rest = x - count * 0.693359375f + count * 2.12194440e-4f;
+    Vector y = Vector{} + 1.9875691500e-4f;
+    y = y * rest + 1.3981999507e-3f;
+    y = y * rest + 8.3334519073e-3f;
+    y = y * rest + 4.1665795894e-2f;
+    y = y * rest + 1.6666665459e-1f;
+    y = y * rest + 5.0000001201e-1f;
+    y = y * rest * rest + rest + 1.0f;
+    Integers bits = (whole + 127) << 23;
+    return y * reinterpret_cast<Vector&>(bits);
+}
+
+// Activations, by the numbers that `native.py` gives them.
+enum Activation : int64_t { LINEAR, RELU, GELU, GELU_TANH, SILU, QUICK_GELU };
+
+inline Vector sigmoid(Vector x) {
+    Vector size = x > 0.0f ? x : -x, power = power_of_e(-size), small = power / (power + 1.0f);
+    return x > 0.0f ? 1.0f - small : small;
+}
+
+// The error function within 1.5e-7: formula 7.1.26 of Abramowitz and Stegun (1964).
+inline Vector error_function(Vector x) {
+    Vector size = x > 0.0f ? x : -x, t = 1.0f / (size * 0.3275911f + 1.0f);
+    Vector y = t * 1.061405429f - 1.453152027f;
+    y = y * t + 1.421413741f;
+    y = y * t - 0.284496736f;
+    y = (y * t + 0.254829592f) * t * power_of_e(-size * size);
+    return x > 0.0f ? 1.0f - y : y - 1.0f;
+}
+
+inline Vector activated(Vector x, int64_t which) {
+    switch (which) {
+        case RELU: return x > 0.0f ? x : Vector{};
+        case GELU: return x * 0.5f * (error_function(x * 0.70710678f) + 1.0f);
+        case GELU_TANH: return x * sigmoid((x + x * x * x * 0.044715f) * 1.59576912f);
+        case SILU: return x * sigmoid(x);
+        case QUICK_GELU: return x * sigmoid(x * 1.702f);
+        default: return x;
+    }
+}
+
+// An activation over the numbers of some rows, in place.
+inline void activate(float* y, long rows, long count, long stride, int64_t which) {
+    if (which == LINEAR) return;
+    for (long row = 0; row < rows; ++row, y += stride) {
+        long at = 0;
+        for (; at + LANES <= count; at += LANES) *reinterpret_cast<Vector*>(y + at) = activated(load(y + at), which);
+        if (at < count) {
+            float rest[LANES] = {};
+            std::memcpy(rest, y + at, 4 * (count - at));
+            Vector result = activated(load(rest), which);
+            std::memcpy(y + at, &result, 4 * (count - at));
+        }
+    }
+}
+
+}  // namespace

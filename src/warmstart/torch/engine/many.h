@@ -1,0 +1,214 @@
+// Products with many rows: strips of weights are turned into panels that stay in the first cache; bound by arithmetic.
+#pragma once
+
+#include "few.h"
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int TILE_ROWS = 12;  // 24 of 32 registers hold sums
+#else
+constexpr int TILE_ROWS = 6;  // 12 of 16
+#endif
+constexpr int PANEL = 2 * LANES;   // outputs of a tile
+constexpr long DEPTH = 256;        // inputs of a panel (of int8 four at a time): it stays in the first cache
+constexpr long BLOCK_ROWS = 240;   // with them, the rows that stay in the second cache
+constexpr long STRIP = 8 * PANEL;  // outputs of one task
+
+#if defined(__AVX2__)
+inline __m256 load8(const float* x) { return _mm256_loadu_ps(x); }
+inline __m256 load8(const Brain* x) {
+    __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(x));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+}
+template <typename T>
+inline void turn8(const T* weight, long k, float* panel) {  // 8 outputs x 8 inputs
+    __m256 a[8], b[8];
+    for (int i = 0; i < 8; ++i) a[i] = load8(weight + i * k);
+    for (int i = 0; i < 8; i += 2) {
+        b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
+        b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int j = 0; j < 2; ++j) {
+            a[i + 2 * j] = _mm256_shuffle_ps(b[i + j], b[i + j + 2], 0x44);
+            a[i + 2 * j + 1] = _mm256_shuffle_ps(b[i + j], b[i + j + 2], 0xee);
+        }
+    for (int i = 0; i < 4; ++i) {
+        _mm256_storeu_ps(panel + i * PANEL, _mm256_permute2f128_ps(a[i], a[i + 4], 0x20));
+        _mm256_storeu_ps(panel + (i + 4) * PANEL, _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
+    }
+}
+#endif
+
+template <typename T>
+void turn(const T* weight, long k, long depth, long outputs, float* panel) {  // (outputs, depth) -> (depth, PANEL)
+    long done = 0;
+#if defined(__AVX2__)
+    if (outputs == PANEL)
+        for (; done + 8 <= depth; done += 8)
+            for (long j = 0; j < PANEL; j += 8) {
+                turn8(weight + j * k + done, k, panel + done * PANEL + j);
+                for (int i = 0; i < 8; ++i) __builtin_prefetch(weight + (PANEL + j + i) * k + done, 0, 2);
+            }
+#endif
+    for (long at = done; at < depth; ++at)
+        for (long j = 0; j < PANEL; ++j) panel[at * PANEL + j] = j < outputs ? number(weight[j * k + at]) : 0.0f;
+}
+
+struct Edge {  // where a tile's sums go
+    float* y;
+    long stride, outputs;
+    bool first, last;
+    const float* bias;
+};
+
+template <int ROWS>
+inline void tile(const float* x, long width, long depth, const float* panel, const Edge& edge) {
+    Vector low[ROWS], high[ROWS];
+    for (int i = 0; i < ROWS; ++i) low[i] = high[i] = Vector{};
+#pragma GCC unroll 4
+    for (long at = 0; at < depth; ++at) {
+        Vector a = load(panel + at * PANEL), b = load(panel + at * PANEL + LANES);
+        for (int i = 0; i < ROWS; ++i) {
+            float value = x[i * width + at];
+            low[i] += value * a;
+            high[i] += value * b;
+        }
+    }
+    const float* bias = edge.bias;
+    for (int i = 0; i < ROWS; ++i) {
+        float* to = edge.y + i * edge.stride;
+        if (edge.outputs == PANEL) {
+            Vector start[2];
+            for (int j = 0; j < 2; ++j)
+                start[j] = !edge.first ? load(to + j * LANES) : bias ? load(bias + j * LANES) : Vector{};
+            *reinterpret_cast<Vector*>(to) = low[i] + start[0];
+            *reinterpret_cast<Vector*>(to + LANES) = high[i] + start[1];
+        } else {
+            for (long j = 0; j < edge.outputs; ++j) {
+                float value = j < LANES ? low[i][j] : high[i][j - LANES];
+                to[j] = value + (!edge.first ? to[j] : bias ? bias[j] : 0.0f);
+            }
+        }
+    }
+}
+
+template <int ROWS>
+void tile_of(long rows, const float* x, long width, long depth, const float* panel, const Edge& edge) {
+    if constexpr (ROWS > 0) {
+        if (rows == ROWS)
+            tile<ROWS>(x, width, depth, panel, edge);
+        else
+            tile_of<ROWS - 1>(rows, x, width, depth, panel, edge);
+    }
+}
+
+constexpr long WIDTH = DEPTH + LANES;  // rows apart in the cache's sets
+
+inline float* near_rows() {
+    static thread_local std::unique_ptr<float[]> held(new float[BLOCK_ROWS * WIDTH]);
+    return held.get();
+}
+
+template <typename T>
+void many(const float* x, long rows, long k, const Matrix& matrix, long strip, long end, float* y, long stride) {
+    const T* weight = static_cast<const T*>(matrix.data) + strip * k;
+    long tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;  // of like height: a low one costs as much as a high one
+    alignas(64) float panel[DEPTH * PANEL];
+    float* near = near_rows();
+    for (long from = 0; from < k; from += DEPTH) {
+        long depth = std::min(DEPTH, k - from);
+        for (long row = 0; row < rows; ++row) std::memcpy(near + row * WIDTH, x + row * k + from, 4 * depth);
+        for (long output = strip; output < end; output += PANEL) {
+            long count = std::min<long>(PANEL, end - output);
+            turn(weight + (output - strip) * k + from, k, depth, count, panel);
+            const float* bias = matrix.bias ? matrix.bias + output : nullptr;
+            for (long t = 0, row = 0; t < tiles; ++t) {
+                long height = rows / tiles + (t < rows % tiles);
+                Edge edge{y + row * stride + output, stride, count, from == 0, from + depth == k, bias};
+                tile_of<TILE_ROWS>(height, near + row * WIDTH, WIDTH, depth, panel, edge);
+                row += height;
+            }
+        }
+    }
+}
+
+#if defined(WARMSTART_INT8)
+
+// The same over int8, four inputs in each number of a panel; sums stay whole numbers in y until the last.
+template <int ROWS>
+void tile8(const int32_t* x, long width, long depth, const int32_t* panel, const Edge& edge, const Matrix& matrix,
+           long output, const float* scales) {
+    __m512i low[ROWS], high[ROWS];
+    for (int i = 0; i < ROWS; ++i) low[i] = high[i] = _mm512_setzero_si512();
+#pragma GCC unroll 4
+    for (long at = 0; at < depth; ++at) {
+        __m512i a = _mm512_loadu_si512(panel + at * PANEL), b = _mm512_loadu_si512(panel + at * PANEL + 16);
+        for (int i = 0; i < ROWS; ++i) {
+            __m512i value = _mm512_set1_epi32(x[i * width + at]);
+            low[i] = _mm512_dpbusd_epi32(low[i], value, a);
+            high[i] = _mm512_dpbusd_epi32(high[i], value, b);
+        }
+    }
+    for (int half = 0; half < 2; ++half) {
+        __mmask16 mask = edge.outputs > 16 * half ? first(edge.outputs - 16 * half) : 0;
+        long at = output + 16 * half;
+        __m512 scale = _mm512_maskz_loadu_ps(mask, matrix.scales + at);
+        __m512i shift = _mm512_slli_epi32(_mm512_maskz_loadu_epi32(mask, matrix.sums + at), 7);
+        __m512 bias = matrix.bias ? _mm512_maskz_loadu_ps(mask, matrix.bias + at) : _mm512_setzero_ps();
+        for (int i = 0; i < ROWS; ++i) {
+            float* to = edge.y + i * edge.stride + 16 * half;
+            __m512i total = half ? high[i] : low[i];
+            if (!edge.first) total = _mm512_add_epi32(total, _mm512_maskz_loadu_epi32(mask, to));
+            if (!edge.last) {
+                _mm512_mask_storeu_epi32(to, mask, total);
+                continue;
+            }
+            __m512 value = _mm512_cvtepi32_ps(_mm512_sub_epi32(total, shift));
+            value = _mm512_fmadd_ps(value, _mm512_mul_ps(scale, _mm512_set1_ps(scales[i])), bias);
+            _mm512_mask_storeu_ps(to, mask, value);
+        }
+    }
+}
+
+template <int ROWS>
+void tile8_of(long rows, const int32_t* x, long width, long depth, const int32_t* panel, const Edge& edge,
+              const Matrix& matrix, long output, const float* scales) {
+    if constexpr (ROWS > 0) {
+        if (rows == ROWS)
+            tile8<ROWS>(x, width, depth, panel, edge, matrix, output, scales);
+        else
+            tile8_of<ROWS - 1>(rows, x, width, depth, panel, edge, matrix, output, scales);
+    }
+}
+
+inline void many_int8(const Rows& x, long first_row, long rows, long k, const Matrix& matrix, long strip, long end,
+                      float* y, long stride) {
+    const float* weight = reinterpret_cast<const float*>(static_cast<const int8_t*>(matrix.data)) + strip * (k / 4);
+    long tiles = (rows + TILE_ROWS - 1) / TILE_ROWS, words = k / 4;
+    alignas(64) int32_t panel[DEPTH * PANEL];
+    auto* near = reinterpret_cast<int32_t*>(near_rows());
+    for (long from = 0; from < words; from += DEPTH) {
+        long depth = std::min(DEPTH, words - from);
+        for (long row = 0; row < rows; ++row)
+            std::memcpy(near + row * WIDTH,
+                        static_cast<const uint8_t*>(x.data) + (first_row + row) * x.stride + 4 * from, 4 * depth);
+        for (long output = strip; output < end; output += PANEL) {
+            long count = std::min<long>(PANEL, end - output);
+            // moved as floats are, bit by bit
+            turn(weight + (output - strip) * words + from, words, depth, count, reinterpret_cast<float*>(panel));
+            for (long t = 0, row = 0; t < tiles; ++t) {
+                long height = rows / tiles + (t < rows % tiles);
+                Edge edge{y + row * stride + output, stride, count, from == 0, from + depth == words, nullptr};
+                tile8_of<TILE_ROWS>(height, near + row * WIDTH, WIDTH, depth, panel, edge, matrix, output,
+                                    x.scales + first_row + row);
+                row += height;
+            }
+        }
+    }
+}
+
+#endif
+
+}  // namespace
