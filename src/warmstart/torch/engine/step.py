@@ -25,7 +25,7 @@ class Step:
     def __init__(self, decoder: Any):
         self.decoder, self.spec = decoder, decoder.spec
         self.before = self.spec.norm.before
-        self.layers = [_Layer(layer, decoder.spec, index) for index, layer in enumerate(decoder.layers)]
+        self.layers = [_Layer(layer, decoder.spec, index) for index, layer in enumerate(decoder.layers_in_order())]
         self.final_norm = norm(decoder.final_norm)
         self.embedding_norm = norm(decoder.embeddings.norm)
         head = decoder.head
