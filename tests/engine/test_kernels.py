@@ -25,7 +25,7 @@ def kernels(request, monkeypatch):
     return request.param
 
 
-ROWS = [1, 2, 3, 4, 5, 8, 10, 11, 13, 32, 250]
+ROWS = [1, 2, 3, 4, 5, 8, 10, 11, 13, 32, 250, 270]
 SHAPES = [(8, 3), (24, 17), (31, 1), (260, 40), (768, 130)]
 
 

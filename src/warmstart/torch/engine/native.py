@@ -115,6 +115,12 @@ def load(processor: str) -> ctypes.CDLL | None:
     return loaded
 
 
+@functools.cache
+def has_fast_library() -> bool:
+    """Whether torch's float32 products come from a library that the processor's maker made for it."""
+    return torch.backends.mkl.is_available() and "Intel" in _processor()
+
+
 def _place(processor: str) -> Path:
     """Where the compiled kernels lie: by source, torch and processor, since they are made for this one."""
     told = hashlib.sha256(_SOURCE.read_bytes())

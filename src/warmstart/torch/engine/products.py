@@ -19,6 +19,7 @@ from warmstart.torch.layers import ACTIVATIONS, RMSNormFromOne
 
 Product = Callable[[Tensor], Tensor]
 """Rows (r, k) in float32 to all outputs side by side (r, n), in float32."""
+_MANY = 256  # from so many rows on torch's own float32 products are faster, if they are made for the processor
 NormParts = tuple[Tensor, Tensor | None, float, bool]
 """A norm's weight, bias, epsilon, and whether it is one of root mean squares."""
 
@@ -65,8 +66,11 @@ class Weights:
 
 def _native_product(library: ctypes.CDLL, layers: Sequence[Any], activation: str) -> Product:
     of, which = Weights(layers), native.ACTIVATIONS[activation]
+    large = _library_product(layers, of.outputs) if of.type == 0 and native.has_fast_library() else None
 
     def multiply(x: Tensor) -> Tensor:
+        if large is not None and len(x) >= _MANY:
+            return ACTIVATIONS[activation](large(x))
         y = torch.empty(len(x), of.outputs)
         x = x.contiguous()
         library.warmstart_linear(x.data_ptr(), len(x), of.inputs, of.matrices, of.count, of.type, which, y.data_ptr())
@@ -102,6 +106,21 @@ def _int8_product(layers: Sequence[Int8Linear]) -> Product:
 
 def _scales_and_biases(layers: Sequence[Int8Linear]) -> list[tuple[Tensor, Tensor | None]]:
     return [(layer.scale, layer.bias) for layer in layers]
+
+
+def _library_product(layers: Sequence[Any], outputs: int) -> Product:
+    def multiply(x: Tensor) -> Tensor:
+        y = torch.empty(len(x), outputs)
+        parts = y.split([len(layer.weight) for layer in layers], 1)
+        for layer, part in zip(layers, parts, strict=True):
+            turned = layer.weight.detach().T
+            if layer.bias is None:
+                torch.mm(x, turned, out=part)
+            else:
+                torch.addmm(layer.bias.detach(), x, turned, out=part)
+        return y
+
+    return multiply
 
 
 def _torch_product(layers: Sequence[Any]) -> Product:
