@@ -29,7 +29,7 @@ def main(words: list[str] | None = None) -> list[float]:
     )
     data = rows(examples)
     trainer = transformers.Seq2SeqTrainer(
-        model=model, args=settings, data_collator=pad(model), train_dataset=data, eval_dataset=data[:8]
+        model=model, args=settings, data_collator=pad(model.config), train_dataset=data, eval_dataset=data[:8]
     )
     trainer.train()
     ids = trainer.predict(data[:2], max_new_tokens=16).predictions
@@ -46,9 +46,9 @@ def rows(examples: Examples) -> list[dict[str, list[int]]]:
     ]
 
 
-def pad(model: Any) -> Any:
+def pad(config: Any) -> Any:
     """A collator: sources are filled up with the encoder's pad id under a mask, labels with -100."""
-    fill = {"input_ids": model.config.encoder.pad_token_id or 0, "attention_mask": 0, "labels": -100}
+    fill = {"input_ids": config.encoder.pad_token_id or 0, "attention_mask": 0, "labels": -100}
 
     def collate(features: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
         full = [one | {"attention_mask": [1] * len(one["input_ids"])} for one in features]

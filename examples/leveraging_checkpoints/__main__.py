@@ -36,6 +36,9 @@ def main() -> None:
     texts = [*train.sources, *([tokenizer.cls_token_id, *row] for row in train.labels)]
     folders = {kind: arguments.output / kind for kind in ("bert", "roberta", "gpt")}
     for kind, folder in folders.items():
+        if (folder / "config.json").is_file():
+            print(f"{kind}: {folder} is there already", flush=True)
+            continue
         trained = systems.pretrain(kind, tokenizer, texts, recipe, arguments.pretraining_steps, folder)
         print(f"{kind}: {trained.steps} steps, {trained.seconds:.0f} s, loss {trained.loss:.2f}", flush=True)
     results: dict[str, list[dict[str, float]]] = {name: [] for name in systems.SYSTEMS}
@@ -48,6 +51,7 @@ def main() -> None:
             found |= {"loss": systems.loss_of(model, test, tokenizer.pad_token_id), "seconds": trained.seconds}
             found["different"] = len(set(written))
             results[name].append(found)
+            (arguments.output / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
             print(f"seed {seed} {name}: ROUGE-L {found['rougeL']:.2f}, loss {found['loss']:.3f}", flush=True)
     said = {
         "train": len(split.train),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from warmstart.spec import AttentionSpec, EmbeddingSpec, MLPSpec, NormSpec, StackSpec, sinusoids
 from warmstart.torch.cache import LayerCache
+from warmstart.torch.dropped_attention import dropped_attention, is_dropped_apart
 
 ACTIVATIONS = {
     "gelu": F.gelu,
@@ -138,6 +139,8 @@ def attend(
         weights = scores_to_weights(scores if soft_cap is None else capped(scores, soft_cap), mask)
         weights = F.dropout(weights, dropout, training=dropout > 0)
         out = weights @ value
+    elif dropout > 0 and mask.bias is None and is_dropped_apart(query, key, value):
+        out = dropped_attention(query, key, value, mask.allowed, dropout, mask.causal, scale)
     else:
         seen = mask.allowed if mask.bias is None else mask.bias
         out = F.scaled_dot_product_attention(query, key, value, seen, dropout, mask.causal, scale=scale)

@@ -1,0 +1,248 @@
+"""`python -m benchmarks.train`: fine-tuning beside transformers 5's Seq2SeqTrainer with its best settings.
+
+The same base-size bert2bert, the same pairs (random ids; lengths as CNN/DailyMail's or XSum's about are), AdamW,
+dropout 0.1, padding as batches need it: ours by token budget, theirs by groups of like length and dynamic padding.
+Each contender has a process of its own, and they alternate. Speed is target tokens per second over the steps after the
+first; memory is the highest that was resident in them, beyond what the process had before the model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import probes
+
+# Medians and spreads of log-normal lengths in word pieces, and the longest source that is kept.
+LENGTHS = {"cnn": ((780, 0.48), (61, 0.35)), "xsum": ((430, 0.75), (25, 0.25))}
+LONGEST = (512, 128)
+ROWS = 8  # of a batch of theirs; ours holds as many tokens
+TRAINERS = ("warmstart", "transformers")
+
+
+def lengths(kind: str, count: int) -> np.ndarray:
+    """Tokens of sources and targets (count, 2)."""
+    draw = np.random.default_rng(0)
+    sides = [
+        draw.lognormal(np.log(median), spread, count).round().clip(8, longest)
+        for (median, spread), longest in zip(LENGTHS[kind], LONGEST, strict=True)
+    ]
+    return np.stack(sides, 1).astype(int)
+
+
+def make_pairs(kind: str, steps: int, vocabulary: int) -> list[dict[str, list[int]]]:
+    """Enough pairs of random ids for so many steps."""
+    draw = np.random.default_rng(1)
+    return [
+        {"input_ids": draw.integers(5, vocabulary, s).tolist(), "labels": draw.integers(5, vocabulary, t).tolist()}
+        for s, t in lengths(kind, (steps + 1) * ROWS).tolist()
+    ]
+
+
+def model_of(library: str, size: str, dropout: float) -> Any:
+    """A pair of two BERTs from random weights, the same in either library."""
+    import importlib
+
+    import torch
+
+    module = importlib.import_module(library)
+    shape: dict[str, Any] = {} if size == "base" else {"num_hidden_layers": 2, "hidden_size": 64, "vocab_size": 500}
+    shape |= {} if size == "base" else {"num_attention_heads": 4, "intermediate_size": 128}
+    shape |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    sides = [module.BertConfig(**shape) for _ in range(2)]
+    config = module.EncoderDecoderConfig.from_encoder_decoder_configs(*sides)
+    config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = 1, 0, 2
+    torch.manual_seed(0)
+    return module.EncoderDecoderModel(config=config)
+
+
+def ours(pairs: list[dict[str, list[int]]], given: dict[str, Any], folder: str) -> dict[str, Any]:
+    """Our loop, with the recipe of theirs: one rate, no smoothing, no first phase."""
+    from warmstart.training.loop import train
+    from warmstart.training.recipe import Recipe
+    from warmstart.training.run import Run
+
+    budget = int(ROWS * np.percentile(lengths(given["kind"], len(pairs)).sum(1), 60))
+    run = Run(
+        Path(folder, "ours"),
+        steps=given["steps"] + 1,
+        batch_tokens=budget,
+        precision=given["precision"],
+        log_every=1,
+        evaluate_every=10**6,
+        cpu=True,
+    )
+    rate = given["rate"]
+    recipe = Recipe(
+        rate,
+        rate,
+        rate,
+        schedule="constant",
+        encoder_warmup=0,
+        decoder_warmup=0,
+        cross_attention_warmup=0,
+        label_smoothing=0,
+        cross_attention_first=0,
+        weight_decay=0,
+    )
+    model, watch = model_of("warmstart", given["size"], given["dropout"]), Watch()
+    train(model, _NoTokenizers(), _examples(pairs), None, [], run, recipe, watch=watch.event)
+    return watch.figures()
+
+
+def theirs(pairs: list[dict[str, list[int]]], given: dict[str, Any], folder: str) -> dict[str, Any]:
+    """Seq2SeqTrainer: groups of like length, dynamic padding, the fused optimizer."""
+    import transformers
+    from examples.trainer import pad
+
+    model, watch = model_of("transformers", given["size"], given["dropout"]), Watch()
+    count = [0]
+    collate = pad(model.config)
+
+    def counting(features: list[dict[str, list[int]]]) -> Any:
+        count[0] = sum(len(one["labels"]) for one in features)
+        return collate([{name: one[name] for name in ("input_ids", "labels")} for one in features])
+
+    class Steps(transformers.TrainerCallback):
+        def on_log(self, arguments: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if "loss" in logs:
+                watch.event({"step": state.global_step, "loss": logs["loss"], "target_tokens": count[0]})
+
+    settings = transformers.Seq2SeqTrainingArguments(
+        output_dir=folder,
+        per_device_train_batch_size=ROWS,
+        max_steps=given["steps"] + 1,
+        learning_rate=given["rate"],
+        lr_scheduler_type="constant",
+        optim="adamw_torch_fused",
+        bf16=given["precision"] == "bf16",
+        train_sampling_strategy="group_by_length",
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+    )
+    trainer = transformers.Seq2SeqTrainer(
+        model=model, args=settings, data_collator=counting, train_dataset=pairs, callbacks=[Steps()]
+    )
+    trainer.train()
+    return watch.figures()
+
+
+class Watch:
+    """Clocks each step, and the memory of those after the first."""
+
+    def __init__(self) -> None:
+        self.before = probes.memory()["resident_mb"]
+        self.losses: list[float] = []
+        self.tokens = 0
+        self.probe: Any = None
+        self.seconds = 0.0
+
+    def event(self, event: dict[str, Any]) -> None:
+        """A step is done."""
+        if "loss" not in event:
+            return
+        self.losses.append(event["loss"])
+        if self.probe is None:  # the first step makes the optimizer's state
+            self.probe, self.start = probes.Probe(), time.perf_counter()
+            probes.reset_peak()
+            return
+        self.tokens += event["target_tokens"]
+        self.seconds = time.perf_counter() - self.start
+        self.peak = probes.memory()["peak_mb"]
+
+    def figures(self) -> dict[str, Any]:
+        """Target tokens per second, megabytes, losses."""
+        others = self.probe.stop()["others"]
+        return {
+            "tokens_per_second": self.tokens / self.seconds,
+            "peak_mb": self.peak - self.before,
+            "losses": self.losses,
+            "others": others,
+        }
+
+
+class _NoTokenizers(tuple):
+    """Two tokenizers that write no files."""
+
+    def __new__(cls) -> Any:
+        return super().__new__(cls, (None, None))
+
+
+def _examples(pairs: list[dict[str, list[int]]]) -> Any:
+    from warmstart.training.examples import Counts, Examples
+
+    columns = {
+        "source_ids": np.concatenate([pair["input_ids"] for pair in pairs]),
+        "target_ids": np.concatenate([pair["labels"] for pair in pairs]),
+        "source_ends": np.cumsum([len(pair["input_ids"]) for pair in pairs]),
+        "target_ends": np.cumsum([len(pair["labels"]) for pair in pairs]),
+        "rows": np.arange(len(pairs)),
+        "source_hashes": np.arange(len(pairs), dtype=np.uint64),
+        "pair_hashes": np.arange(len(pairs), dtype=np.uint64),
+    }
+    return Examples(columns, np.arange(len(pairs)), Counts(rows=len(pairs), pairs=len(pairs)))
+
+
+def main() -> None:
+    """Measure and print, or be one contender."""
+    if len(sys.argv) == 2 and sys.argv[1].startswith("{"):
+        given = json.loads(sys.argv[1])
+        pairs = make_pairs(given["kind"], given["steps"], 500 if given["size"] == "tiny" else 30522)
+        with tempfile.TemporaryDirectory() as folder:
+            found = (ours if given["library"] == "warmstart" else theirs)(pairs, given, folder)
+        print(json.dumps(found))
+        return
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.train", description=__doc__)
+    parser.add_argument("--kinds", nargs="+", choices=LENGTHS, default=list(LENGTHS))
+    parser.add_argument("--precisions", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"])
+    parser.add_argument("--steps", type=int, default=4, help="steps that count, after one that does not (4)")
+    parser.add_argument("--runs", type=int, default=2, help="processes of each contender (2)")
+    parser.add_argument("--size", choices=("base", "tiny"), default="base")
+    parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument("--rate", type=float, default=1e-5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    arguments = parser.parse_args()
+    environment = {**os.environ, "OMP_NUM_THREADS": str(arguments.threads), "TRANSFORMERS_VERBOSITY": "error"}
+    environment |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "ACCELERATE_USE_CPU": "true"}
+    print("| lengths | precision | ours, target tokens/s | theirs | ratio | ours, peak MB | theirs | ratio | losses |")
+    print("| --- " * 9 + "|")
+    for kind in arguments.kinds:
+        for precision in arguments.precisions:
+            given = {name: getattr(arguments, name) for name in ("steps", "size", "dropout", "rate")}
+            row(given | {"kind": kind, "precision": precision}, arguments.runs, environment)
+
+
+def row(given: dict[str, Any], runs: int, environment: dict[str, str]) -> None:
+    """Both contenders in turn; a line of the table."""
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in TRAINERS}
+    for _ in range(runs):
+        for name in TRAINERS:
+            command = [sys.executable, "-m", "benchmarks.train", json.dumps(given | {"library": name})]
+            done = subprocess.run(command, env=environment, capture_output=True, text=True)
+            if done.returncode:
+                raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
+            found[name].append(json.loads(done.stdout.splitlines()[-1]))
+    cells = [given["kind"], given["precision"]]
+    for key, digits in (("tokens_per_second", 1), ("peak_mb", 0)):
+        one, other = (statistics.median(run[key] for run in found[name]) for name in TRAINERS)
+        cells += [f"{one:,.{digits}f}", f"{other:,.{digits}f}", f"{one / other:.2f}"]
+    cells.append(" / ".join(f"{found[name][0]['losses'][-1]:.3f}" for name in TRAINERS))
+    print("| " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

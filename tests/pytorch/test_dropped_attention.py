@@ -1,0 +1,62 @@
+"""Attention with dropout, some rows at a time: the numbers and gradients of the plain formula, without its memory."""
+
+import pytest
+import torch
+
+from warmstart.torch import dropped_attention as module
+from warmstart.torch.dropped_attention import dropped_attention
+
+
+def inputs(rows=3, heads=2, target=5, source=7, size=4):
+    draw = torch.Generator().manual_seed(0)
+    shapes = ((rows, target, heads, size), (rows, source, heads, size), (rows, source, heads, size))
+    return [torch.randn(shape, generator=draw).transpose(1, 2).requires_grad_() for shape in shapes]
+
+
+@pytest.mark.parametrize("at_once", [1, 2**21])
+@pytest.mark.parametrize("seen", ["all", "some of each row", "before"])
+def test_values_and_gradients_are_those_of_the_formula(seen, at_once, monkeypatch):
+    monkeypatch.setattr(module, "_WEIGHTS_AT_ONCE", at_once)
+    query, key, value = tensors = inputs(source=5 if seen == "before" else 7)
+    shape = (3, 2, 5, key.shape[2])
+    stayed = torch.rand(shape, generator=torch.Generator().manual_seed(1)) > 0.3
+    monkeypatch.setattr(module, "_stays", lambda shape, dropout: stayed)
+    allowed = None
+    if seen == "some of each row":
+        allowed = torch.arange(7)[None, None, None] < torch.tensor([7, 4, 1])[:, None, None, None]
+    out = dropped_attention(query, key, value, allowed, 0.3, seen == "before", 0.5)
+    upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(2))
+    ours = torch.autograd.grad(out, tensors, upstream)
+    scores = query @ key.transpose(-1, -2) * 0.5
+    hidden = torch.ones(shape[-2:], dtype=torch.bool).triu(1) if seen == "before" else None
+    if allowed is not None or hidden is not None:
+        scores = scores.masked_fill(hidden if allowed is None else ~allowed, float("-inf"))
+    wanted = (scores.softmax(-1) * stayed / 0.7) @ value
+    assert torch.allclose(out, wanted, atol=1e-6)
+    for one, other in zip(ours, torch.autograd.grad(wanted, tensors, upstream), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("dropout", [0.1, 0.5, 0.9])
+def test_the_share_that_is_dropped(dropout):
+    torch.manual_seed(0)
+    stayed = module._stays((3, 7, 100, 101), dropout)
+    assert stayed.shape == (3, 7, 100, 101) and stayed.float().mean().item() == pytest.approx(1 - dropout, abs=0.005)
+    again = module._stays((3, 7, 100, 101), dropout)
+    assert not torch.equal(stayed, again)
+    torch.manual_seed(0)
+    assert torch.equal(module._stays((3, 7, 100, 101), dropout), stayed)
+
+
+def test_little_is_kept_for_the_backward_pass():
+    sizes = []
+
+    def pack(tensor):
+        sizes.append(tensor.numel() * tensor.element_size())
+        return tensor
+
+    query, key, value = inputs(rows=2, heads=4, target=64, source=64)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        dropped_attention(query, key, value, None, 0.1, False, 0.5)
+    weights = 2 * 4 * 64 * 64
+    assert sum(sizes) == weights + 4 * sum(x.numel() for x in (query, key, value))
