@@ -68,12 +68,6 @@ BAD_GENERATE = {
     "unknown": ({"num_beems": 2}, "did you mean 'num_beams'"),
     "float ids": ({"input_ids": np.ones((1, 3))}, "token ids are integers"),
     "outside": ({"input_ids": [[99]]}, "token id 99 at row 0, column 0"),
-    "time": (
-        {"max_time": 1.0},
-        "max_time=1.0 is not supported in TensorFlow: a compiled loop cannot look at the clock",
-    ),
-    "streamer": ({"streamer": object()}, "does not support 'streamer'"),
-    "states": ({"output_attentions": True, "return_dict_in_generate": True}, "keeps no states"),
     "start": ({"decoder_start_token_id": [1, 2]}, "2 ids for 3 sources"),
     "multiple": ({"pad_to_multiple_of": 0}, "pad_to_multiple_of=0"),
     "right": (

@@ -23,6 +23,9 @@ class Array:
         sizes = tf.shape(self.value)
         return tuple(Array(sizes[axis]) if size is None else size for axis, size in enumerate(known))
 
+    def __int__(self) -> int:
+        return int(self.value)
+
     def __getitem__(self, key: Any) -> Array:
         keys = key if isinstance(key, tuple) else (key,)
         return Array(self.value[tuple(_plain(k) for k in keys)])

@@ -21,7 +21,7 @@ from warmstart.outputs import BaseModelOutput
 from warmstart.pairing import load_pair
 from warmstart.tf import surgery
 from warmstart.tf.cache import KeyValueCache
-from warmstart.tf.generation import generate
+from warmstart.tf.generation import compute_transition_scores, generate
 from warmstart.tf.inputs import as_ids, as_tensor, eager
 from warmstart.tf.layers import linear
 from warmstart.tf.loading import copy_weights, initialise, named_parameters, shared_names
@@ -57,6 +57,7 @@ class TFEncoderDecoderModel(PreTrainedModel):
     config_class = EncoderDecoderConfig
     can_generate_text = True
     generate = generate
+    compute_transition_scores = compute_transition_scores
     export = export
 
     def __init__(

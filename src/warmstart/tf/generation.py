@@ -5,7 +5,7 @@ Shapes: b sources, p prompt length, s source length.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -16,19 +16,24 @@ from warmstart.decoding.outputs import (
     GenerateBeamEncoderDecoderOutput,
     GenerateDecoderOnlyOutput,
     GenerateEncoderDecoderOutput,
+    transition_scores,
 )
 from warmstart.decoding.settings import Plan, lay_over, resolve
 from warmstart.generation_config import GenerationConfig
+from warmstart.tf.arrays import Array, TensorFlowArrays
+from warmstart.tf.cache import KeyValueCache
 from warmstart.tf.generation_inputs import (
     check_arguments,
     check_settings,
     decoder_prompt,
+    negative_tensors,
     prompt_only,
     source_tensors,
 )
-from warmstart.tf.generation_loops import Search
+from warmstart.tf.generation_rules import Strings
 from warmstart.tf.inputs import eager
 from warmstart.tf.layers import size_of
+from warmstart.tf.search import Search
 
 _MOST_TRACES = 32  # kept by a model: the oldest goes
 
@@ -39,12 +44,14 @@ def generate(
     inputs: Any = None,
     generation_config: GenerationConfig | None = None,
     logits_processor: Sequence[Callable[..., Any]] | None = None,
+    stopping_criteria: Sequence[Callable[..., Any]] | None = None,
+    prefix_allowed_tokens_fn: Callable[[int, Any], Any] | None = None,
     seed: Any = None,
     jit_compile: bool = False,
     pad_to_multiple_of: int | None = None,
     **kwargs: Any,
 ) -> Any:
-    """Generate token ids: greedy search, sampling, beam search, diverse beams or beam sampling, as the settings say.
+    """Generate token ids: greedy search, sampling, beams, also diverse or constrained, or contrastive search.
 
     The settings are the model's `generation_config`, under those of the `generation_config` given here, under the
     keyword arguments. The encoder runs once; its states are shared by all sequences of a source. A call is one graph,
@@ -57,12 +64,15 @@ def generate(
         generation_config: settings for this call.
         logits_processor: functions `(ids (rows, max_length), scores (rows, vocabulary), cur_len) -> scores`, traced
             with the rest, applied after those of the settings and before temperature, top_k and the like.
+        stopping_criteria: rules that end rows, `(ids (rows, max_length), cur_len) -> booleans (rows,)` or one, traced.
+        prefix_allowed_tokens_fn: `(source, ids (length,)) -> token ids` that may follow; asked at each step.
         seed: two whole numbers that the random numbers of sampling follow from; drawn anew if None.
         jit_compile: compile with XLA, once for each shape of the inputs. Inside a `tf.function` it says that this is
             compiled itself, and lays the decoder's matrices out for that.
         pad_to_multiple_of: round source lengths up to a multiple of so many tokens, so that few shapes are compiled.
         kwargs: settings; `attention_mask` (derived from the pad id if left out), `inputs_embeds`, `encoder_outputs`,
-            `token_type_ids`; `decoder_input_ids` and `decoder_attention_mask`, a prompt for the decoder.
+            `token_type_ids`; `decoder_input_ids` and `decoder_attention_mask`, a prompt for the decoder;
+            `negative_prompt_ids` and their mask, for `guidance_scale`; `tokenizer`, for `stop_strings`.
 
     Returns:
         Token ids `(batch * num_return_sequences, length)`, prompt included, rows that ended early filled with the pad
@@ -83,8 +93,8 @@ def generate(
     (TensorShape([2, 4]), [1, 1])
     """
     config, arguments = lay_over(model.generation_config, generation_config, kwargs)
-    check_arguments(arguments)
-    check_settings(config)
+    check_arguments(config, arguments)
+    check_settings(config, prefix_allowed_tokens_fn, jit_compile)
     if inputs is not None:
         if arguments.get("input_ids") is not None:
             raise ValueError("the source was given twice, as `inputs` and as `input_ids`; give one of them")
@@ -102,15 +112,56 @@ def generate(
     given["prompt"] = prompt
     if mask is not None and not (eager(mask) and bool(tf.reduce_all(tf.cast(mask, tf.bool)))):
         given["prompt_mask"] = tf.cast(mask, tf.int32)
+    given |= negative_tensors(model, config, arguments, prompt, encoder_decoder)
     if plan.sample:
         given["seed"] = _seed(seed)
-    functions = tuple(logits_processor or ())
+    search = Search(
+        model,
+        config,
+        plan,
+        custom=_listed(logits_processor),
+        rules=_listed(stopping_criteria),
+        prefix=prefix_allowed_tokens_fn,
+        strings=None if config.stop_strings is None else Strings(config.stop_strings, arguments.get("tokenizer")),
+        compiled=jit_compile,
+    )
     if tf.executing_eagerly():
-        result = _traced(model, config, plan, functions, given, jit_compile)(given)
-        result = _cut(result, plan)
+        result = _cut(_traced(search, given)(given), plan)
     else:
-        result = Search(model, config, plan, functions, jit_compile)(given)
-    return _output(result, config, plan, encoder_decoder) if config.return_dict_in_generate else result["sequences"]
+        result = search(given)
+    if not config.return_dict_in_generate:
+        return result["sequences"]
+    return _output(result, search, arguments if encoder_decoder else None)
+
+
+def compute_transition_scores(
+    model: Any,
+    sequences: Any,
+    scores: Sequence[Any],
+    beam_indices: Any = None,
+    normalize_logits: bool = False,
+) -> Any:
+    """The score of each generated token: (b * m, new tokens), 0 behind the end of a beam.
+
+    Args:
+        model: not used; this is a method of models.
+        sequences: what `generate` returned with `return_dict_in_generate=True`, (b * m, n).
+        scores: its `scores`, (r, v) for each step.
+        beam_indices: its `beam_indices` (b * m, new tokens), with beams.
+        normalize_logits: make log-probabilities of the scores first.
+
+    Raises:
+        ValueError: there are more steps than tokens, or no scores.
+    """
+    indices = None if beam_indices is None else Array(beam_indices)
+    found = transition_scores(
+        TensorFlowArrays(), Array(sequences), [Array(x) for x in scores], indices, normalize_logits
+    )
+    return found.value
+
+
+def _listed(functions: Any) -> tuple[Any, ...]:
+    return () if functions is None else tuple(functions) if isinstance(functions, Iterable) else (functions,)
 
 
 def _plan(
@@ -141,30 +192,24 @@ def _seed(seed: Any) -> Any:
     return tf.cast(seed, tf.int32)
 
 
-def _traced(
-    model: Any,
-    config: GenerationConfig,
-    plan: Plan,
-    functions: tuple[Callable[..., Any], ...],
-    given: dict[str, Any],
-    jit_compile: bool,
-) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def _traced(search: Search, given: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """The graph of this kind of call; its batch and its source may have any size."""
-    kind = (repr(config), plan, functions, tuple(given), jit_compile, model.compute_dtype)
+    model, strings = search.model, search.strings
+    settings = repr(search.config), search.plan, search.compiled, None if strings is None else strings.key
+    signature = {name: _any_batch(name, x) for name, x in given.items()}
+    kind = (*settings, search.custom, search.rules, search.prefix, *signature.items(), model.compute_dtype)
     traces = model.__dict__.setdefault("_generate_traces", {})
     if kind not in traces:
         while len(traces) >= _MOST_TRACES:
             traces.pop(next(iter(traces)))
-        signature = {name: _any_batch(name, x) for name, x in given.items()}
-        search = Search(model, config, plan, functions, jit_compile)
         traces[kind] = tf.function(
-            search.__call__, input_signature=[signature], jit_compile=jit_compile, autograph=False
+            search.__call__, input_signature=[signature], jit_compile=search.compiled, autograph=False
         )
     return traces[kind]
 
 
 def _any_batch(name: str, x: Any) -> tf.TensorSpec:
-    fixed = {"prompt": 1, "prompt_mask": 1, "seed": 0}.get(name, 2)
+    fixed = {"seed": 0}.get(name, 1 if name.startswith(("prompt", "negative")) else 2)
     shape = [size if axis >= fixed else None for axis, size in enumerate(x.shape)]
     return tf.TensorSpec(shape, x.dtype, name=name)
 
@@ -174,7 +219,7 @@ def _cut(result: dict[str, Any], plan: Plan) -> dict[str, Any]:
     length = int(result["length"])
     new = length - plan.prompt_length
     cut = {**result, "sequences": result["sequences"][:, :length]}
-    if plan.strategy != "rows":
+    if plan.beams > 1:
         best = tf.reshape(result["sequences_scores"], [-1, plan.sequences])[:, 0].numpy()
         if not (best > LOW / 2).all():
             raise ValueError(
@@ -185,17 +230,47 @@ def _cut(result: dict[str, Any], plan: Plan) -> dict[str, Any]:
     return cut
 
 
-def _output(result: dict[str, Any], config: GenerationConfig, plan: Plan, encoder_decoder: bool) -> Any:
-    """The result as one of the output classes."""
-    steps = tf.get_static_value(result["length"])
-    steps = plan.max_length - plan.prompt_length if steps is None else int(steps) - plan.prompt_length
-    fields = {"sequences": result["sequences"]}
-    for name in ("scores", "logits"):
-        if name in result:
-            fields[name] = tuple(tf.unstack(result[name])[:steps])
-    if plan.strategy == "rows":
-        return (GenerateEncoderDecoderOutput if encoder_decoder else GenerateDecoderOnlyOutput)(**fields)
-    fields["beam_indices"] = result["beam_indices"]
-    if config.output_scores:
-        fields["sequences_scores"] = result["sequences_scores"]
-    return (GenerateBeamEncoderDecoderOutput if encoder_decoder else GenerateBeamDecoderOnlyOutput)(**fields)
+def _output(result: dict[str, Any], search: Search, source: dict[str, Any] | None) -> Any:
+    """The result as one of the output classes; inside a `tf.function`, of all steps that there are room for."""
+    plan = search.plan
+    steps = tf.get_static_value(result["held"])
+    steps = (plan.max_length if steps is None else int(steps)) - plan.prompt_length
+    fields: dict[str, Any] = {"sequences": result["sequences"], "past_key_values": _cache(result, search)}
+    if plan.beams > 1:
+        fields["sequences_scores"] = result["sequences_scores"] if search.config.output_scores else None
+        fields["beam_indices"] = result["beam_indices"]
+    for name, kept in result["kept"].items():
+        if name in ("scores", "logits"):
+            fields[name] = tuple(tf.unstack(kept[:steps], steps))
+            continue
+        of_step = [tuple(x[step] for x in kept) for step in range(steps)]
+        if name in result["of_prompt"]:
+            of_step[0] = _joined(result["of_prompt"][name], of_step[0])
+        if name == "attentions":  # over the places that were filled
+            of_step = [tuple(x[..., : plan.prompt_length + i] for x in layers) for i, layers in enumerate(of_step)]
+        own = name if source is None or name.startswith("cross") else f"decoder_{name}"
+        fields[own] = tuple(of_step)
+    if source is None:
+        return (GenerateBeamDecoderOnlyOutput if plan.beams > 1 else GenerateDecoderOnlyOutput)(**fields)
+    for name in ("attentions", "hidden_states"):
+        given = getattr(source.get("encoder_outputs"), name, None)
+        fields[f"encoder_{name}"] = result["encoder"].get(name, given)
+    return (GenerateBeamEncoderDecoderOutput if plan.beams > 1 else GenerateEncoderDecoderOutput)(**fields)
+
+
+def _joined(before: Sequence[Any], after: Sequence[Any]) -> tuple[Any, ...]:
+    """The tokens before the last (b, ..., p - 1, size), for each row of a source, and the last (r, ..., 1, size)."""
+    return tuple(
+        tf.concat([tf.repeat(x, tf.shape(y)[0] // tf.shape(x)[0], 0), y], -2)
+        for x, y in zip(before, after, strict=True)
+    )
+
+
+def _cache(result: dict[str, Any], search: Search) -> KeyValueCache:
+    """The cache of what was read, which a call of the model goes on from."""
+    length = result["held"] - 1
+    cache: KeyValueCache = search.decoder.new_cache()
+    cache = cache.with_own([tuple(x[:, :, :length] for x in pair) for pair in result["cache"]], length)
+    for layer, pair in zip(cache.layers, result["source_cache"], strict=False):
+        layer.source = pair
+    return cache

@@ -23,61 +23,79 @@ _ARGUMENTS = (
     "encoder_outputs",
     "decoder_input_ids",
     "decoder_attention_mask",
+    "negative_prompt_ids",
+    "negative_prompt_attention_mask",
+    "tokenizer",
     *ENCODER_ARGUMENTS,
 )
 # As a batch or an older call may hold them.
-_WITHOUT_EFFECT = ("labels", "return_dict", "use_model_defaults", "tokenizer")
-_UNSUPPORTED = {
-    "streamer": "tokens leave the compiled loop when it ends",
-    "stopping_criteria": "a rule in Python cannot be asked inside the compiled loop",
-    "prefix_allowed_tokens_fn": "a rule in Python cannot be asked inside the compiled loop",
-    "assistant_model": "drafts have no fixed length",
-    "negative_prompt_ids": "guidance_scale is not supported",
-    "negative_prompt_attention_mask": "guidance_scale is not supported",
-    "past_key_values": "generate makes its own cache, of a fixed size",
-    "decoder_inputs_embeds": "give decoder_input_ids",
+_WITHOUT_EFFECT = ("labels", "return_dict", "use_model_defaults")
+_DRAFTS = "each row would accept another number of drafted tokens, and rows of one graph are of one age"
+_REFUSED = {
+    "prompt_lookup_num_tokens": _DRAFTS,
+    "assistant_model": _DRAFTS,
+    "streamer": "a graph gives its tokens when it is done",
+    "past_key_values": "the prompt is read anew; give what came before as decoder_input_ids",
+    "decoder_inputs_embeds": "the decoder's prompt is given as decoder_input_ids",
+    "generator": "random numbers come from seed=",
 }
-# Settings whose loops change their shapes, or ask Python, from step to step.
-_UNFIXED = {
-    "max_time": "a compiled loop cannot look at the clock; set max_new_tokens",
-    "stop_strings": "a compiled loop knows tokens and no text; set eos_token_id",
-    "guidance_scale": "it runs a second source beside the first",
-    "penalty_alpha": "contrastive search carries candidates of changing number",
-    "prompt_lookup_num_tokens": "drafts have no fixed length",
-    "constraints": "constrained search keeps its books in Python",
-    "force_words_ids": "constrained search keeps its books in Python",
-}
+# What is asked out of the loop, as long as it is not compiled.
+_ASKED = ("prefix_allowed_tokens_fn", "stop_strings", "constraints", "force_words_ids", "max_time")
 
 
-def check_settings(config: GenerationConfig) -> None:
-    """Refuse the settings that a loop of fixed shapes cannot honour.
+def check_settings(config: GenerationConfig, prefix: Any, compiled: bool, needs: str = "jit_compile=False") -> None:
+    """Refuse the settings that a graph of fixed shapes cannot honour.
 
     Raises:
         ValueError: names the setting, the reason and what does it.
     """
-    for name, reason in _UNFIXED.items():
-        if getattr(config, name) is not None and not (name == "guidance_scale" and config.guidance_scale == 1):
-            raise ValueError(
-                f"{name}={getattr(config, name)!r} is not supported in TensorFlow: {reason}. The same folder opens in "
-                "EncoderDecoderModel (PyTorch), which has it"
-            )
+    asked = [name for name in _ASKED if (prefix if name.startswith("prefix") else getattr(config, name)) is not None]
+    if compiled and asked:
+        raise ValueError(f"{asked[0]} asks Python, or the clock, at each step, which needs {needs}")
     wants = [name for name in ("output_attentions", "output_hidden_states") if getattr(config, name)]
-    if wants and config.return_dict_in_generate:
+    if config.penalty_alpha and wants and config.return_dict_in_generate:
         raise ValueError(
-            f"{wants[0]}=True: generate in TensorFlow keeps no states of its steps; call the model on the sequences it "
-            "returned, with decoder_input_ids=sequences"
+            f"{wants[0]}: a step of contrastive search reads all candidates; for the states of what was chosen, call "
+            "the model on it: model(input_ids, decoder_input_ids=sequences)"
         )
 
 
-def check_arguments(arguments: Mapping[str, Any]) -> None:
+def check_arguments(config: GenerationConfig, arguments: Mapping[str, Any]) -> None:
     """Refuse the arguments of `generate` that it does not know, and those that it cannot honour."""
-    for name, value in arguments.items():
-        if name in _UNSUPPORTED and value is not None:
-            raise ValueError(f"generate() in TensorFlow does not support {name!r}: {_UNSUPPORTED[name]}")
-        if name not in (*_ARGUMENTS, *_UNSUPPORTED, *_WITHOUT_EFFECT):
+    given = {**arguments, "prompt_lookup_num_tokens": config.prompt_lookup_num_tokens}
+    for name, reason in _REFUSED.items():
+        if given.get(name) is not None:
+            raise ValueError(
+                f"{name} is not supported by generate() in TensorFlow: {reason}; EncoderDecoderModel has it"
+            )
+    for name in arguments:
+        if name not in (*_ARGUMENTS, *_REFUSED, *_WITHOUT_EFFECT):
             near = difflib.get_close_matches(name, [*GenerationConfig.DEFAULTS, *_ARGUMENTS], n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"generate() knows no argument {name!r}{hint}")
+
+
+def negative_tensors(
+    model: Any, config: GenerationConfig, arguments: Mapping[str, Any], prompt: Any, encoder_decoder: bool
+) -> dict[str, Any]:
+    """What `guidance_scale` leads away from: another source, or without an encoder another prompt; for each row."""
+    if arguments.get("negative_prompt_ids") is None:
+        return {}
+    if config.guidance_scale in (None, 1):
+        raise ValueError("negative_prompt_ids are what guidance_scale leads away from: set it to a number above 1")
+    ids = checked_ids(arguments["negative_prompt_ids"], "negative_prompt_ids")
+    mask = as_mask(arguments.get("negative_prompt_attention_mask"), "negative_prompt_attention_mask")
+    rows = prompt.shape[0]
+    if rows is not None and ids.shape[0] not in (1, rows, None):
+        raise ValueError(f"negative_prompt_ids has {ids.shape[0]} rows for {rows} sources; give one, or one each")
+    spec = model.encoder.spec if encoder_decoder else model.spec
+    check_ids(ids, spec.embedding.vocabulary, spec.family)
+    mask = model.encoder_attention_mask(ids, mask)
+    if not encoder_decoder:
+        check_left_padded(mask)
+    sizes = [tf.shape(prompt)[0], ids.shape[1]]
+    found = {"negative_ids": ids} | ({} if mask is None else {"negative_mask": tf.cast(mask, tf.int32)})
+    return {name: tf.broadcast_to(x, sizes) for name, x in found.items()}
 
 
 def source_tensors(model: Any, arguments: dict[str, Any], multiple: int | None) -> dict[str, Any]:

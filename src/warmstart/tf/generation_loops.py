@@ -1,177 +1,115 @@
-"""The loops of `generate` as TensorFlow traces them: the encoder once, then a `tf.while_loop` over tokens.
+"""The loops of `generate` in TensorFlow: the decoding algorithms in a `tf.while_loop`, a token at each turn.
 
-Shapes: b sources, k decoder rows for each (beams, or sequences asked for), r = b * k rows, p prompt length, n length, c
-places in the cache, v vocabulary.
+Shapes: b sources, k beams, m sequences asked for, r rows (b * k, or b * m), p prompt length, n longest length, s source
+length, h hidden size, v vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
-from warmstart.decoding import beams, groups, sampling
-from warmstart.decoding.processors import Processor, process, processors_for
+from warmstart.decoding import beams, constrained_arrays, contrastive, groups, sampling
+from warmstart.decoding.processors import Processor, process
 from warmstart.decoding.settings import Plan
-from warmstart.decoding.stopping import stopping
+from warmstart.decoding.stopping import Stop, stopping
+from warmstart.decoding.warpers import guided
 from warmstart.generation_config import GenerationConfig
 from warmstart.tf.arrays import Array, TensorFlowArrays
 from warmstart.tf.cache import KeyValueCache
-from warmstart.tf.layers import turned
-from warmstart.tf.stack import flat_source
+from warmstart.tf.runner import Runner
+from warmstart.tf.stack import States
 
 XP = TensorFlowArrays()
+Caches = Sequence[KeyValueCache]
+"""The cache of the model, and that of what it would write without its source, where it is guided."""
+Turn = Callable[[Any, Caches, Any], tuple[Any, Caches, Any, dict[str, Any]]]
 
 
-class Turn(NamedTuple):
-    """What one turn of the loop hands to the next: the search's state, the cache's tensors, what is to be returned."""
+class Carried(NamedTuple):
+    """What one turn hands to the next: the search's state, the caches' tensors, what else a search carries, and what is
+    to be returned of each step.
+    """
 
     state: Any
-    cache: list[tuple[Any, Any]]
+    own: list[list[tuple[Any, Any]]]
+    more: Any
     kept: dict[str, Any]
 
 
-class Search:
-    """One way to generate, worked out; `__call__` is what is traced, over tensors whose batch may be of any size."""
+@dataclass
+class Call:
+    """One call of `generate`, as it is traced."""
 
-    def __init__(
-        self,
-        model: Any,
-        config: GenerationConfig,
-        plan: Plan,
-        custom: Sequence[Callable[..., Any]] = (),
-        compiled: bool = False,
-    ) -> None:
-        self.model, self.config, self.plan, self.custom = model, config, plan, custom
-        self.compiled = compiled  # by XLA
-        self.decoder = getattr(model, "decoder", model)
-        wanted = ("scores", "logits") if config.return_dict_in_generate else ()
-        self.wanted = [name for name in wanted if getattr(config, f"output_{name}")]
-        self.places = max(plan.max_length - 1, 1)  # the last token is not read
+    plan: Plan
+    config: GenerationConfig
+    runner: Runner
+    unguided: Runner | None
+    processors: list[Processor]
+    rules: Sequence[Stop]  # what may end a row beside an end token and the length
+    constraints: Sequence[Any]
+    wants: tuple[str, ...]
+    prompt: Any  # (b, p)
+    of_prompt: States | None  # what was seen of its tokens but the last
+    before: Any  # (b, 1) what the model without its source begins with, if not with the prompt's last token
+    source: Any  # (r, s) the source's ids, -1 where there is padding
+    seed: Any  # (2,) what random numbers follow from
 
-    def __call__(self, given: dict[str, Any]) -> dict[str, Any]:
-        """From the prompt (b, p), its mask, the source and a seed (2,) to sequences and what belongs to them."""
-        prompt, plan = given["prompt"], self.plan
-        source, source_mask = self._source(given)
-        cache = self.decoder.new_cache(self.places, shared=plan.rows)
+    @property
+    def stop(self) -> Stop:
+        """When rows end."""
+        return stopping(XP, self.plan.eos, self.plan.max_length, self.rules)
+
+    def read(self, ids: Any, at: Any, caches: Caches) -> tuple[States, Any, Caches]:
+        """What follows the first `at` of `ids` (r, n): the states, the scores (r, v) before processing, the caches."""
+        newest = tf.slice(ids, [0, at - 1], [-1, 1])
+        states, logits = self.runner.read(newest, caches[0], at - 1)
+        states.logits = logits
+        scores = XP.log_softmax(Array(logits)) if self.plan.beams > 1 else Array(logits)
+        if self.unguided is None:
+            return states, scores.value, [states.cache]
+        if self.before is not None:
+            newest = tf.where(at == self.plan.prompt_length, tf.repeat(self.before, self.runner.rows, 0), newest)
+        without, its_logits = self.unguided.read(newest, caches[1], at - 1)
+        scores = guided(XP, scores, Array(its_logits), self.config.guidance_scale)
+        return states, scores.value, [states.cache, without.cache]
+
+    def processed(
+        self, scores: Array, ids: Array, at: Array, rows: Array | None = None, chosen: Array | None = None
+    ) -> Array:
+        """Scores (r, v) after the processors; `rows` are those that `scores` are of, if not all."""
+        source = self.source
         if source is not None:
-            read = flat_source(source)
-            for block, layer in zip(self.decoder.blocks, cache.layers, strict=True):
-                block.cross_attention.source_pair(read, layer)
-        mask = given.get("prompt_mask")
-        if mask is not None:  # what comes after the prompt is real
-            mask = tf.pad(tf.cast(mask, tf.int32), [[0, 0], [0, self.places - plan.prompt_length]], constant_values=1)
-        cache = self._with_prompt(prompt, mask, cache, source_mask)
-        if mask is not None:
-            mask = tf.repeat(mask, plan.rows, 0)
+            source = Array(source if rows is None else tf.gather(source, rows.value))
+        return process(XP, self.processors, scores, ids, at, source, chosen)
 
-        def logits(ids: Any, at: Any, held: KeyValueCache) -> tuple[Any, KeyValueCache]:
-            last = tf.slice(ids, [0, at - 1], [-1, 1])
-            states = self.decoder.states(last, mask, source_attention_mask=source_mask, cache=held)
-            return tf.cast(self.decoder.head(states.last), tf.float32)[:, 0], states.cache
+    def seen(self, states: States, scores: Any) -> dict[str, Any]:
+        """What is to be returned of a step."""
+        all_of = {"logits": states.logits, "scores": scores, "attentions": states.attentions}
+        all_of |= {"cross_attentions": states.cross_attentions, "hidden_states": states.hidden}
+        return {name: all_of[name] for name in self.rooms()}
 
-        loops = {"rows": self._rows, "beams": self._beams, "groups": self._groups}
-        with turned(self.decoder.blocks if self.compiled else ()):
-            return loops[plan.strategy](given, cache, logits)
+    def rooms(self) -> dict[str, Any]:
+        """The shape of what is to be returned of a step, by its name."""
+        spec, room = self.runner.decoder.spec, self.runner.room
+        vocabulary, layers = [None, spec.embedding.vocabulary], range(spec.layers)
+        shapes: dict[str, Any] = {
+            "scores": vocabulary,
+            "logits": vocabulary,
+            "attentions": tuple([None, spec.attention.heads_of(i)[0], 1, room] for i in layers),
+            "hidden_states": tuple([None, 1, spec.hidden_size] for _ in range(spec.layers + 1)),
+        }
+        found = {name: shapes[name] for name in self.wants}
+        if "attentions" in found and spec.cross_attention is not None:
+            found["cross_attentions"] = tuple([None, spec.cross_attention.heads, 1, None] for _ in layers)
+        return found
 
-    # The model --------------------------------------------------------------------------------------------------
-
-    def _source(self, given: dict[str, Any]) -> tuple[Any, Any]:
-        """The states that cross-attention reads (b, s, h), and their mask (b, s)."""
-        if self.decoder is self.model:
-            return None, None
-        states, mask = given.get("states"), given.get("attention_mask")
-        if states is None:
-            names = ("input_ids", "inputs_embeds", "token_type_ids", "position_ids")
-            more = {name: given[name] for name in names if name in given}
-            states = self.model.encoder(**more, attention_mask=mask, use_cache=False).last_hidden_state
-        return self.model.source(states), mask
-
-    def _with_prompt(self, prompt: Any, mask: Any, cache: KeyValueCache, source_mask: Any) -> KeyValueCache:
-        """The cache (r rows) with all of the prompt in it but its last token, which the loop begins with."""
-        rows, length = self.plan.rows, self.plan.prompt_length - 1
-        if length == 0:
-            return _emptied(cache, tf.shape(prompt)[0] * rows, self.decoder)
-        alone = cache.copied()
-        for layer in alone.layers:
-            layer.shared = 1
-        # while the prompt is read, the places behind it stay hidden: causal attention sees to that
-        states = self.decoder.states(prompt[:, :length], mask, source_attention_mask=source_mask, cache=alone)
-        own = [(tf.repeat(keys, rows, 0), tf.repeat(values, rows, 0)) for keys, values in states.cache.own()]
-        return cache.with_own(own, length)
-
-    # The searches -----------------------------------------------------------------------------------------------
-
-    def _rows(self, given: dict[str, Any], cache: KeyValueCache, logits: Any) -> dict[str, Any]:
-        """Greedy search and sampling."""
-        plan = self.plan
-        stop = stopping(XP, plan.eos, plan.max_length)
-        prompt = Array(tf.repeat(given["prompt"], plan.rows, 0))
-        state = sampling.start(XP, prompt, plan.max_length, plan.pad)
-        processed = self._processed(given)
-
-        def turn(state: Any, raw: Any, kept: dict[str, Any]) -> tuple[Any, Any]:
-            scores = processed(Array(raw), state.ids, state.at)
-            choose = self._draw_one(given["seed"], state.at) if plan.sample else XP.argmax
-            kept = self._keep(kept, state.at, logits=raw, scores=scores.value)
-            return sampling.step(XP, state, scores, choose, stop, plan.pad), kept
-
-        def goes_on(state: Any) -> Any:
-            return tf.logical_not(tf.reduce_all(state.done.value))
-
-        state, kept = self._loop(state, cache, logits, lambda state: state.ids.value, turn, goes_on)
-        return {"sequences": state.ids.value, "length": state.at.value, **kept}
-
-    def _beams(self, given: dict[str, Any], cache: KeyValueCache, logits: Any) -> dict[str, Any]:
-        """Beam search and beam sampling."""
-        plan, settings = self.plan, self._beam_settings(self.plan.beams)
-        stop = stopping(XP, plan.eos, plan.max_length)
-        state = beams.start(XP, Array(given["prompt"]), settings)
-        processed = self._processed(given)
-
-        def turn(state: Any, raw: Any, kept: dict[str, Any]) -> tuple[Any, Any]:
-            scores = processed(XP.log_softmax(Array(raw)), _flat(state.ids), state.at)
-            select = self._draw_some(given["seed"], state.at) if plan.sample else XP.top_k
-            kept = self._keep(kept, state.at, logits=raw, scores=scores.value)
-            return beams.step(XP, state, scores, settings, select, stop), kept
-
-        state, kept = self._loop(
-            state, cache, logits, lambda state: _flat(state.ids).value, turn, lambda state: state.going.value
-        )
-        return self._found(beams.finish(XP, state, plan.sequences), kept)
-
-    def _groups(self, given: dict[str, Any], cache: KeyValueCache, logits: Any) -> dict[str, Any]:
-        """Diverse beam search."""
-        plan = self.plan
-        count = plan.beams // plan.groups
-        settings = self._beam_settings(count)
-        ends = stopping(XP, plan.eos, plan.max_length + 1)
-        state = groups.start(XP, Array(given["prompt"]), settings, plan.groups)
-        processed = self._processed(given)
-
-        def turn(state: Any, raw: Any, kept: dict[str, Any]) -> tuple[Any, Any]:
-            parts: list[Any] = []
-
-            def score(log: Array, ids: Array, rows: Array, chosen: Array | None) -> Array:
-                scores = processed(log, ids, state.at, rows, chosen)
-                parts.append(tf.reshape(scores.value, [-1, count, raw.shape[-1]]))
-                return scores
-
-            new = groups.step(XP, state, XP.log_softmax(Array(raw)), settings, score, ends)
-            of_all = tf.reshape(tf.concat(parts, 1), [-1, raw.shape[-1]])
-            return new, self._keep(kept, state.at, logits=raw, scores=of_all)
-
-        def goes_on(state: Any) -> Any:
-            return tf.logical_and(state.going.value, state.at.value < plan.max_length)
-
-        def ids(state: Any) -> Any:
-            return groups.ids_of(XP, state).value
-
-        state, kept = self._loop(state, cache, logits, ids, turn, goes_on)
-        return self._found(groups.finish(XP, state, settings, plan.sequences), kept)
-
-    def _beam_settings(self, count: int) -> beams.BeamSettings:
+    def settings(self, count: int) -> beams.BeamSettings:
+        """What stays the same through a search with `count` beams."""
         return beams.BeamSettings(
             beams=count,
             prompt_length=self.plan.prompt_length,
@@ -183,94 +121,248 @@ class Search:
             early_stopping=self.config.early_stopping,
         )
 
-    def _found(self, result: tuple[Array, Array, Array, Array], kept: dict[str, Any]) -> dict[str, Any]:
-        ids, scores, origins, longest = (part.value for part in result)
-        length = longest + self.plan.prompt_length
-        return {"sequences": ids, "sequences_scores": scores, "beam_indices": origins, "length": length, **kept}
 
-    # The loop ---------------------------------------------------------------------------------------------------
+def looped(
+    call: Call, turn: Turn, goes_on: Callable[[Any, Any], Any], state: Any, caches: Caches, more: Any = ()
+) -> tuple[Any, Caches, Any, dict[str, Any]]:
+    """Run `turn` until `goes_on` says no: the last of what is carried, and what was seen, a step on each first axis."""
+    begin, steps = call.plan.prompt_length, call.plan.max_length - call.plan.prompt_length
+    kept = {name: _arrays(shape, call, name, steps) for name, shape in call.rooms().items()}
+    state = state._replace(at=Array(tf.constant(state.at)))
+    first = Carried(tf.nest.map_structure(_value, state), [cache.own() for cache in caches], more, kept)
+    shapes = tf.nest.map_structure(lambda x: x.shape, tuple(first[:3]))
 
-    def _loop(
-        self, state: Any, cache: KeyValueCache, logits: Any, ids_of: Any, turn: Any, goes_on: Any
-    ) -> tuple[Any, Any]:
-        """Run `turn` until `goes_on` says no; beams take their keys and values along."""
-        plan = self.plan
-        steps = plan.max_length - plan.prompt_length
-        reorders = plan.strategy != "rows"
-        size = self.decoder.spec.embedding.vocabulary
-        arrays = {
-            name: tf.TensorArray(tf.float32, steps, element_shape=[None, size], clear_after_read=False)
-            for name in self.wanted
+    def body(was: Carried) -> tuple[Carried]:
+        state = tf.nest.map_structure(Array, was.state)
+        held = [cache.with_own(own, 0) for cache, own in zip(caches, was.own, strict=True)]
+        at = was.state.at - begin
+        state, held, more, seen = turn(state, held, was.more)
+        kept = {
+            name: tf.nest.map_structure(lambda array, x: array.write(at, x), was.kept[name], seen[name])
+            for name in was.kept
         }
-        state = state._replace(at=Array(tf.constant(state.at)))
-        shapes = tf.nest.map_structure(lambda x: x.value.shape, state)
-        first = Turn(tf.nest.map_structure(lambda x: x.value, state), cache.own(), arrays)
+        now = tf.nest.map_structure(_value, state), [cache.own() for cache in held], more
+        return (Carried(*tf.nest.map_structure(tf.ensure_shape, now, shapes), kept),)
 
-        def body(was: Turn) -> tuple[Turn]:
-            state = tf.nest.map_structure(Array, was.state)
-            at = state.at.value
-            raw, new_cache = logits(ids_of(state), at, cache.with_own(was.cache, at - 1))
-            state, kept = turn(state, raw, was.kept)
-            if reorders:
-                new_cache = new_cache.reordered(state.rows.value)
-            values = tf.nest.map_structure(lambda x, shape: tf.ensure_shape(x.value, shape), state, shapes)
-            own = [
-                tuple(tf.ensure_shape(x, y.shape) for x, y in zip(pair, before, strict=True))
-                for pair, before in zip(new_cache.own(), was.cache, strict=True)
-            ]
-            return (Turn(values, own, kept),)
+    def condition(was: Carried) -> Any:
+        return goes_on(tf.nest.map_structure(Array, was.state), was.more)
 
-        def condition(was: Turn) -> Any:
-            return goes_on(tf.nest.map_structure(Array, was.state))
+    (last,) = tf.while_loop(condition, body, (first,), maximum_iterations=steps)
+    kept = tf.nest.map_structure(lambda array: array.stack(), last.kept)
+    held = [cache.with_own(own, last.state.at - 1) for cache, own in zip(caches, last.own, strict=True)]
+    return tf.nest.map_structure(Array, last.state), held, last.more, kept
 
-        (last,) = tf.while_loop(condition, body, (first,), maximum_iterations=steps)
-        kept = {name: array.stack() for name, array in last.kept.items()}
-        return tf.nest.map_structure(Array, last.state), kept
 
-    def _keep(self, kept: dict[str, Any], at: Array, **values: Any) -> dict[str, Any]:
-        return {name: array.write(at.value - self.plan.prompt_length, values[name]) for name, array in kept.items()}
+def _arrays(shape: Any, call: Call, name: str, steps: int) -> Any:
+    """Room for what is seen of so many steps."""
+    if isinstance(shape, tuple):
+        return tuple(_arrays(of_layer, call, name, steps) for of_layer in shape)
+    dtype = tf.float32 if name in ("scores", "logits") else call.runner.decoder.compute_dtype
+    return tf.TensorArray(dtype, steps, element_shape=shape, clear_after_read=False)
 
-    def _processed(self, given: dict[str, Any]) -> Callable[..., Array]:
-        """The function that puts scores (r, v) through the processors that the settings ask for."""
-        vocabulary = self.decoder.spec.embedding.vocabulary
-        custom = [_own(function) for function in self.custom]
-        chain = processors_for(XP, self.config, self.plan, vocabulary, custom=custom)
-        source = self._source_ids(given, {processor.name for processor in chain if processor.reads == "source"})
 
-        def processed(
-            scores: Array, ids: Array, at: Array, rows: Array | None = None, chosen: Array | None = None
-        ) -> Array:
-            own = source if source is None or rows is None else Array(tf.gather(source.value, rows.value))
-            return process(XP, chain, scores, ids, at, own, chosen)
+def one_by_one(call: Call, caches: Caches) -> dict[str, Any]:
+    """Greedy search and sampling."""
+    plan, stop = call.plan, call.stop
+    first = sampling.start(XP, Array(tf.repeat(call.prompt, plan.rows, 0)), plan.max_length, plan.pad)
 
-        return processed
+    def turn(state: Any, caches: Caches, more: Any) -> Any:
+        states, raw, caches = call.read(state.ids.value, state.at.value, caches)
+        scores = call.processed(Array(raw), state.ids, state.at)
+        choose = _draw_one(call.seed, state.at) if plan.sample else XP.argmax
+        return sampling.step(XP, state, scores, choose, stop, plan.pad), caches, more, call.seen(states, scores.value)
 
-    def _source_ids(self, given: dict[str, Any], names: set[str]) -> Array | None:
-        """The source's ids for each row (r, s), -1 where there is padding, if a processor looks at them."""
-        if not names:
-            return None
-        ids, mask = given.get("input_ids"), given.get("attention_mask")
-        if self.decoder is self.model:
-            ids, mask = given["prompt"], given.get("prompt_mask")
-        if ids is None:
-            raise ValueError(f"{min(names)} looks at the source's ids: give input_ids")
-        ids = ids if mask is None else tf.where(tf.cast(mask, tf.bool), ids, -1)
-        return Array(tf.repeat(ids, self.plan.rows, 0))
+    state, caches, _, kept = looped(call, turn, _not_all_done, first, caches)
+    return {"sequences": state.ids.value, **_lengths(state), "kept": kept, "cache": caches[0].own()}
 
-    # Chance -----------------------------------------------------------------------------------------------------
 
-    def _draw_one(self, seed: Any, at: Array) -> Callable[[Array], Array]:
-        """A function that draws the token of each row: (r, v) to (r,)."""
-        return lambda scores: XP.argmax(Array(scores.value + _gumbel(scores.value, seed, at.value)))
+def _not_all_done(state: Any, more: Any) -> Any:
+    return tf.logical_not(tf.reduce_all(state.done.value))
 
-    def _draw_some(self, seed: Any, at: Array) -> Callable[[Array, int], tuple[Array, Array]]:
-        """A function that draws so many different candidates of each source (Kool et al. 2019, "Gumbel-top-k")."""
 
-        def draw(scores: Array, count: int) -> tuple[Array, Array]:
-            _, index = tf.math.top_k(scores.value + _gumbel(scores.value, seed, at.value), count)
-            return Array(tf.gather(scores.value, index, batch_dims=1)), Array(index)
+def _lengths(state: Any) -> dict[str, Any]:
+    """How many tokens the longest result holds, and the sequences that were searched."""
+    return {"length": state.at.value, "held": state.at.value}
 
-        return draw
+
+def beam_search(call: Call, caches: Caches) -> dict[str, Any]:
+    """Beam search and beam sampling."""
+    plan, settings, stop = call.plan, call.settings(call.plan.beams), call.stop
+
+    def turn(state: Any, caches: Caches, more: Any) -> Any:
+        ids = _flat(state.ids)
+        states, raw, caches = call.read(ids.value, state.at.value, caches)
+        scores = call.processed(Array(raw), ids, state.at)
+        select = _draw_some(call.seed, state.at) if plan.sample else XP.top_k
+        state = beams.step(XP, state, scores, settings, select, stop)
+        return state, _reordered(caches, state.rows), more, call.seen(states, scores.value)
+
+    first = beams.start(XP, Array(call.prompt), settings)
+    state, caches, _, kept = looped(call, turn, lambda state, _: state.going.value, first, caches)
+    return _found(call, state, beams.finish(XP, state, plan.sequences), kept, caches)
+
+
+def _found(call: Call, state: Any, result: Sequence[Any], kept: dict[str, Any], caches: Caches) -> dict[str, Any]:
+    ids, scores, origins, longest = (_value(part) for part in result)
+    return {
+        "sequences": ids,
+        "sequences_scores": scores,
+        "beam_indices": origins,
+        "length": longest + call.plan.prompt_length,
+        "held": state.at.value,
+        "kept": kept,
+        "cache": caches[0].own(),
+    }
+
+
+def group_search(call: Call, caches: Caches) -> dict[str, Any]:
+    """Beam search in groups that differ from one another."""
+    plan, count = call.plan, call.plan.beams // call.plan.groups
+    settings = call.settings(count)
+    ends = stopping(XP, plan.eos, plan.max_length + 1)  # the length is no end of a sequence here
+
+    def turn(state: Any, caches: Caches, more: Any) -> Any:
+        parts: list[Any] = []
+        states, raw, caches = call.read(groups.ids_of(XP, state).value, state.at.value, caches)
+
+        def score(log: Array, ids: Array, rows: Array, chosen: Array | None) -> Array:
+            scores = call.processed(log, ids, state.at, rows, chosen)
+            parts.append(tf.reshape(scores.value, [-1, count, raw.shape[-1]]))
+            return scores
+
+        new = groups.step(XP, state, Array(raw), settings, score, ends)
+        of_all = tf.reshape(tf.concat(parts, 1), [-1, raw.shape[-1]])
+        return (
+            new,
+            _reordered(caches, new.rows),
+            _ruled(call, groups.ids_of(XP, new), new.at),
+            call.seen(states, of_all),
+        )
+
+    def goes_on(state: Any, ended: Any) -> Any:
+        return state.going.value & (state.at.value < plan.max_length) & tf.logical_not(ended)
+
+    first = groups.start(XP, Array(call.prompt), settings, plan.groups)
+    state, caches, _, kept = looped(call, turn, goes_on, first, caches, tf.constant(False))
+    return _found(call, state, groups.finish(XP, state, settings, plan.sequences), kept, caches)
+
+
+def _ruled(call: Call, ids: Array, at: Array) -> Any:
+    """Whether the caller's rules end all rows."""
+    if not call.rules:
+        return tf.constant(False)
+    newest = tf.slice(ids.value, [0, at.value - 1], [-1, 1])[:, 0]
+    return tf.reduce_all(stopping(XP, (), 2**30, call.rules)(ids, Array(newest), at).value)
+
+
+def contrastive_search(call: Call, caches: Caches) -> dict[str, Any]:
+    """Contrastive search: each step reads all candidates, each as a row of its own, and keeps one."""
+    plan, stop, count = call.plan, call.stop, call.runner.rows
+    places = tf.range(plan.max_length)
+    sources = tf.shape(call.prompt)[0]
+    each = tf.range(sources)[:, None] * count + tf.range(count)
+    real = tf.ones([sources, plan.max_length], tf.bool)
+    if call.runner.mask is not None:
+        real = tf.concat([call.runner.mask[::count] > 0, real], 1)[:, : plan.max_length]
+
+    def last_of(states: States) -> Any:
+        return tf.reshape(states.hidden[-1], [-1, count, states.hidden[-1].shape[-1]])
+
+    def turn(state: Any, caches: Caches, more: Any) -> Any:
+        raw, context = more
+        scores = call.processed(Array(raw), state.ids, state.at)
+        likely, tokens = XP.top_k(XP.softmax(scores), count)
+        at = state.at.value
+        longer = tf.where(places == at, tf.reshape(tokens.value, [-1, 1]), tf.repeat(state.ids.value, count, 0))
+        states, after, caches = call.read(longer, at + 1, caches)
+        candidates, seen = last_of(states), Array(real & (places < at))
+        alpha = call.config.penalty_alpha
+        chosen = contrastive.choose(XP, likely, Array(candidates), Array(context), seen, alpha).value[:, None]
+        token = tf.gather(tokens.value, chosen, batch_dims=1)[:, 0]
+        picked = tf.gather(each, chosen, batch_dims=1)
+        state = sampling.step(XP, state, scores, lambda _: Array(token), stop, plan.pad)
+        held = tf.gather(candidates, chosen, batch_dims=1)
+        context = tf.where((places == at)[None, :, None], held, context)
+        caches = _reordered(caches, Array(tf.reshape(tf.repeat(picked, count, 1), [-1])))
+        return state, caches, (tf.gather(after, picked[:, 0]), context), call.seen(states, scores.value)
+
+    first = sampling.start(XP, Array(call.prompt), plan.max_length, plan.pad)
+    at = tf.constant(plan.prompt_length)
+    states, scores, caches = call.read(tf.repeat(first.ids.value, count, 0), at, caches)
+    context = last_of(states)[:, :1]
+    if call.of_prompt is not None:
+        context = tf.concat([call.of_prompt.hidden[-1], context], 1)
+    room = [[0, 0], [0, plan.max_length - plan.prompt_length], [0, 0]]
+    more = tf.gather(scores, each[:, 0]), tf.pad(context, room, constant_values=1)
+    state, caches, _, kept = looped(call, turn, _not_all_done, first, caches, more)
+    return {"sequences": state.ids.value, **_lengths(state), "kept": kept, "cache": caches[0].own()}
+
+
+def constrained_search(call: Call, caches: Caches) -> dict[str, Any]:
+    """Beam search whose sequences must hold what the constraints ask for; which beams go on is worked out in Python."""
+    plan, settings = call.plan, call.settings(call.plan.beams)
+    vocabulary = call.runner.decoder.spec.embedding.vocabulary
+    words = tf.constant(constrained_arrays.words_of(call.constraints), tf.int32)
+    first = constrained_arrays.start(XP, Array(call.prompt), settings)
+    types = [tf.int32 if isinstance(x, int) else x.value.dtype for x in first]
+
+    def on_host(*given: Any) -> Any:
+        *state, best, index, of_words = (x.tolist() for x in given)
+        held = type(first)(*state)
+        new = constrained_arrays.on_host(held, best, index, of_words, vocabulary, settings, call.constraints, plan.eos)
+        return [np.asarray(x, kind.as_numpy_dtype) for x, kind in zip(new, types, strict=True)]
+
+    def turn(state: Any, caches: Caches, more: Any) -> Any:
+        ids = _flat(state.ids)
+        states, raw, caches = call.read(ids.value, state.at.value, caches)
+        scores = call.processed(Array(raw), ids, state.at)
+        total = tf.reshape(scores.value, [-1, plan.beams, vocabulary]) + state.scores.value[:, :, None]
+        best, index = tf.math.top_k(tf.reshape(total, [-1, plan.beams * vocabulary]), settings.candidates)
+        given = [*tf.nest.map_structure(_value, state), best, index, tf.gather(total, words, axis=2)]
+        new = tf.numpy_function(on_host, given, types)
+        state = type(first)(*(Array(tf.ensure_shape(x, y.value.shape)) for x, y in zip(new, state, strict=True)))
+        ended = _ruled(call, _flat(state.ids), state.at)
+        return state, _reordered(caches, state.rows), ended, call.seen(states, scores.value)
+
+    def goes_on(state: Any, ended: Any) -> Any:
+        return (state.at.value < plan.max_length) & tf.logical_not(tf.reduce_all(state.done.value) | ended)
+
+    def finished(*given: Any) -> Any:
+        state = type(first)(*(x.tolist() for x in given))
+        found = constrained_arrays.finish_on_host(state, settings, call.constraints, plan.sequences)
+        return [np.asarray(x, kind) for x, kind in zip(found, (np.int32, np.float32, np.int32), strict=True)]
+
+    state, caches, _, kept = looped(call, turn, goes_on, first, caches, tf.constant(False))
+    found = tf.numpy_function(finished, [_value(x) for x in state], [tf.int32, tf.float32, tf.int32])
+    longest = tf.reduce_max(tf.reduce_sum(tf.cast(found[2] >= 0, tf.int32), 1))
+    return _found(call, state, (*found, longest), kept, caches)
+
+
+SEARCHES: dict[str, Callable[[Call, Caches], dict[str, Any]]] = {
+    "rows": one_by_one,
+    "beams": beam_search,
+    "groups": group_search,
+    "contrastive": contrastive_search,
+    "constrained": constrained_search,
+}
+
+
+# Chance ---------------------------------------------------------------------------------------------------------------
+
+
+def _draw_one(seed: Any, at: Array) -> Callable[[Array], Array]:
+    """A function that draws the token of each row: (r, v) to (r,)."""
+    return lambda scores: XP.argmax(Array(scores.value + _gumbel(scores.value, seed, at.value)))
+
+
+def _draw_some(seed: Any, at: Array) -> Callable[[Array, int], tuple[Array, Array]]:
+    """A function that draws so many different candidates of each source (Kool et al. 2019, "Gumbel-top-k")."""
+
+    def draw(scores: Array, count: int) -> tuple[Array, Array]:
+        _, index = tf.math.top_k(scores.value + _gumbel(scores.value, seed, at.value), count)
+        return Array(tf.gather(scores.value, index, batch_dims=1)), Array(index)
+
+    return draw
 
 
 def _gumbel(like: Any, seed: Any, at: Any) -> Any:
@@ -287,29 +379,9 @@ def _flat(ids: Array) -> Array:
     return XP.reshape(ids, (ids.shape[0] * ids.shape[1], ids.shape[2]))
 
 
-def _own(function: Callable[..., Any]) -> Processor:
-    """The caller's processor, `(ids (r, n), scores (r, v), cur_len) -> scores`, its result checked."""
-    name = getattr(function, "__name__", type(function).__name__)
-
-    def apply(scores: Array, ids: Array, at: Array) -> Array:
-        new = tf.convert_to_tensor(function(ids.value, scores.value, at.value))
-        if not new.shape.is_compatible_with(scores.value.shape):
-            raise ValueError(
-                f"the logits processor {name} must return scores {tuple(scores.value.shape)}; it returned "
-                f"{tuple(new.shape)}"
-            )
-        return Array(new)
-
-    return Processor(name, apply)
+def _value(x: Any) -> Any:
+    return x.value if isinstance(x, Array) else x
 
 
-def _emptied(cache: KeyValueCache, rows: Any, decoder: Any) -> KeyValueCache:
-    """The cache with room for so many rows and nothing in it."""
-    attention, places = decoder.spec.attention, cache.capacity
-    own = []
-    for layer in range(decoder.spec.layers):
-        _, heads = attention.heads_of(layer)
-        room = tf.zeros([rows, heads, places, attention.head_size], decoder.compute_dtype)
-        room = tf.ensure_shape(room, [None, heads, places, attention.head_size])
-        own.append((room, room))
-    return cache.with_own(own, 0)
+def _reordered(caches: Caches, rows: Array) -> Caches:
+    return [cache.reordered(rows.value) for cache in caches]

@@ -22,7 +22,7 @@ from warmstart.outputs import (
 )
 from warmstart.tf import surgery
 from warmstart.tf.cache import KeyValueCache
-from warmstart.tf.generation import generate
+from warmstart.tf.generation import compute_transition_scores, generate
 from warmstart.tf.inputs import as_ids, as_tensor
 from warmstart.tf.layers import Head
 from warmstart.tf.loss import counted_losses
@@ -202,6 +202,7 @@ class TFAutoModelForCausalLM(StackModel):
     side = "decoder"
     can_generate_text = True
     generate = generate
+    compute_transition_scores = compute_transition_scores
     export = export
 
     def call(

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from warmstart.decoding.settings import lay_over, resolve, start_ids
 from warmstart.tf.generation_inputs import check_settings
-from warmstart.tf.generation_loops import Search
+from warmstart.tf.search import Search
 
 
 def export(model: Any, folder: str | Path, *, verbose: bool = False, **settings: Any) -> None:
@@ -31,7 +31,7 @@ def export(model: Any, folder: str | Path, *, verbose: bool = False, **settings:
     config, unknown = lay_over(model.generation_config, None, {**settings, "return_dict_in_generate": False})
     if unknown:
         raise ValueError(f"export() knows no settings {sorted(unknown)}")
-    check_settings(config)
+    check_settings(config, None, compiled=True, needs="a process with this library: call generate() there")
     pair = hasattr(model, "encode")
     plan = resolve(
         config,

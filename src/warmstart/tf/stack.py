@@ -20,13 +20,17 @@ from warmstart.tf.pretrained import PreTrainedModel
 
 @dataclass
 class States:
-    """What a stack computes: `last` (r, t, h), the cache, and the states and attentions of each layer."""
+    """What a stack computes: `last` (r, t, h), the cache, and the states and attentions of each layer.
+
+    `logits` (r, v) are those of the last position, where a search has asked for them.
+    """
 
     last: Any
     cache: KeyValueCache | None = None
     hidden: tuple[Any, ...] | None = None
     attentions: tuple[Any, ...] | None = None
     cross_attentions: tuple[Any, ...] | None = None
+    logits: Any = None
 
 
 class Stack(PreTrainedModel):
