@@ -60,6 +60,8 @@ _NAMES_BY_MODULE = {
         "Qwen2Config",
         "Qwen3Config",
     ],
+    "families.mpnet": ["MPNetConfig"],
+    "families.t5": ["MT5Config", "T5Config"],
     "families.xglm": ["TrOCRConfig", "XGLMConfig"],
     "families.roberta": [
         "CamembertConfig",

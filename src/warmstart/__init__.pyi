@@ -31,12 +31,15 @@ from warmstart.families.llama import LlamaConfig as LlamaConfig
 from warmstart.families.llama import MistralConfig as MistralConfig
 from warmstart.families.llama import Qwen2Config as Qwen2Config
 from warmstart.families.llama import Qwen3Config as Qwen3Config
+from warmstart.families.mpnet import MPNetConfig as MPNetConfig
 from warmstart.families.roberta import CamembertConfig as CamembertConfig
 from warmstart.families.roberta import Data2VecTextConfig as Data2VecTextConfig
 from warmstart.families.roberta import RobertaConfig as RobertaConfig
 from warmstart.families.roberta import RobertaPreLayerNormConfig as RobertaPreLayerNormConfig
 from warmstart.families.roberta import XLMRobertaConfig as XLMRobertaConfig
 from warmstart.families.roberta import XLMRobertaXLConfig as XLMRobertaXLConfig
+from warmstart.families.t5 import MT5Config as MT5Config
+from warmstart.families.t5 import T5Config as T5Config
 from warmstart.families.xglm import TrOCRConfig as TrOCRConfig
 from warmstart.families.xglm import XGLMConfig as XGLMConfig
 from warmstart.flax.encoder_decoder import FlaxEncoderDecoderModel as FlaxEncoderDecoderModel

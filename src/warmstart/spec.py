@@ -40,6 +40,18 @@ class RotarySpec:
 
 
 @dataclass(frozen=True)
+class RelativeSpec:
+    """What a head adds to scores by how far a key stands from the query, in buckets (Raffel et al. 2020, section 2.1).
+
+    One table (buckets, heads) serves all layers.
+    """
+
+    buckets: int
+    distance: int  # from here on all distances share a bucket
+    both_ways: bool  # half of the buckets are for keys after the query
+
+
+@dataclass(frozen=True)
 class AttentionSpec:
     """One attention layer: heads, biases, scale, and what acts on queries and keys."""
 
@@ -57,6 +69,7 @@ class AttentionSpec:
     whole_norm: bool = False  # RMSNorm over all heads of the queries, and over all of the keys (OLMo 2)
     alibi: float = 0.0  # distance lowers scores (Press et al. 2022, "ALiBi"), by slopes times this; 0 is no such thing
     rotary: RotarySpec | None = None
+    relative: RelativeSpec | None = None
     rotaries: tuple[RotarySpec | None, ...] = ()  # per layer, where they differ; () is `rotary` in every layer
     windows: tuple[int | None, ...] = ()  # per layer: how far back a token sees; () is everywhere without bound
     pruned: dict[int, tuple[int, ...]] = field(default_factory=dict, hash=False)  # layer -> heads taken out
@@ -161,6 +174,7 @@ class HeadSpec:
     bias: bool = False
     fixed_bias: bool = False  # which is not trained (Marian's)
     tied: bool = True  # the output matrix is the embedding matrix
+    scale: float = 1.0  # of the states that it reads (T5)
     soft_cap: float | None = None  # logits become cap * tanh(logit / cap) (Gemma 2)
     size: int = 0  # what the transform gives; 0 is the size of the embeddings
 
@@ -230,6 +244,25 @@ def sinusoids(spec: EmbeddingSpec) -> np.ndarray:
     if spec.sinusoids == "stretched" and spec.padding_id is not None and spec.padding_id < len(table):
         table[spec.padding_id] = 0.0
     return table
+
+
+def relative_buckets(relative: RelativeSpec) -> np.ndarray:
+    """The bucket of each distance from `-relative.distance` to `relative.distance`, a key's place less the query's.
+
+    Half of the buckets are for small distances, one each; the others grow with the logarithm.
+
+    >>> relative_buckets(RelativeSpec(buckets=8, distance=6, both_ways=False)).tolist()
+    [7, 6, 4, 3, 2, 1, 0, 0, 0, 0, 0, 0, 0]
+    """
+    away = np.arange(-relative.distance, relative.distance + 1)
+    buckets = relative.buckets // 2 if relative.both_ways else relative.buckets
+    first = (away > 0) * buckets if relative.both_ways else np.zeros_like(away)
+    away = np.abs(away) if relative.both_ways else -np.minimum(away, 0)
+    exact = buckets // 2
+    near = away < exact
+    times = np.maximum(away, 1).astype(np.float32) / np.float32(exact)
+    far = np.log(times) / np.float32(math.log(relative.distance / exact)) * np.float32(buckets - exact)
+    return first + np.where(near, away, np.minimum(exact + np.where(near, 0, far).astype(int), buckets - 1))
 
 
 def inverse_frequencies(rotary: RotarySpec) -> tuple[np.ndarray, float]:

@@ -25,8 +25,11 @@ CASES = {
             "pegasus",
             "bigbird_pegasus",
             "marian",
+            "t5",
+            "mt5",
         )
     },
+    "t5-gated": ("t5", {"feed_forward_proj": "gated-silu", "tie_word_embeddings": False}),
     "marian-apart": ("marian", {"share_encoder_decoder_embeddings": False}),  # and a smaller vocabulary of targets
 }
 

@@ -74,6 +74,18 @@ _LLAMA = {
 _PEGASUS = {**_BART, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 0}
 _CAPPED = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0, "query_pre_attn_scalar": 5}
 _MIXED = {"layer_types": ["sliding_attention", "full_attention"], "rope_theta": 100.0, "rope_local_base_freq": 10.0}
+_T5 = {
+    "vocab_size": VOCABULARY,
+    "d_model": 16,
+    "d_kv": 6,
+    "d_ff": 24,
+    "num_layers": 3,
+    "num_decoder_layers": 2,
+    "num_heads": 2,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 6,
+    "dropout_rate": 0.0,
+}
 TINY = {
     "bert": {**_BERT, "pad_token_id": 3},
     "roberta": _BERT,
@@ -90,6 +102,9 @@ TINY = {
     "pegasus": {**_PEGASUS, "d_model": 20},
     "bigbird_pegasus": {**_PEGASUS, "attention_type": "original_full"},
     "marian": {**_PEGASUS, "activation_function": "swish", "scale_embedding": True},
+    "mpnet": _BERT,
+    "t5": _T5,
+    "mt5": {**_T5, "feed_forward_proj": "gated-gelu"},
     "xglm": {
         "vocab_size": VOCABULARY,
         "d_model": 20,
@@ -144,13 +159,17 @@ SINUSOIDAL = ("pegasus", "marian")  # positions that the reference computes, and
 COUNTS_PADDING = ("roberta", "xlm-roberta", "camembert", "data2vec-text", "roberta-prelayernorm", "xlm-roberta-xl")
 # Halves of a whole: the reference's stack is its encoder.
 HALVES = ("bart", "mbart", "plbart", "mvp", "blenderbot", "blenderbot-small", "pegasus", "bigbird_pegasus", "marian")
-ONLY_DECODERS, ONLY_ENCODERS = ("trocr",), ("distilbert", "albert")
+HALVES += ("t5", "mt5")
+# The reference has no decoder of T5 that stands alone; `test_wholes.py` has it as half of a whole.
+ONLY_DECODERS, ONLY_ENCODERS = ("trocr",), ("distilbert", "albert", "mpnet", "t5", "mt5")
 ENCODERS = tuple(name for name in TINY if name not in ONLY_DECODERS)
 DECODERS = tuple(name for name in TINY if name not in ONLY_ENCODERS)
 MASKED = (
     "bert",
     *COUNTS_PADDING,
-    *ONLY_ENCODERS,
+    "distilbert",
+    "albert",
+    "mpnet",
     "electra",
     "ernie",
     "rembert",

@@ -48,7 +48,8 @@ def kind_of(ours: str) -> str:
     module, _, _ = ours.rpartition(".")
     if module.endswith("norm"):
         return "scale"
-    return "embedding" if ".embeddings." in f".{module}" and not module.endswith("projection") else "kernel"
+    is_table = ".embeddings." in f".{module}" and not module.endswith("projection")
+    return "embedding" if is_table or module.endswith("relative_bias") else "kernel"
 
 
 class FlaxFile:

@@ -160,7 +160,7 @@ def _family_keys(family: Family, config: PretrainedConfig) -> Callable[[str, str
     relative: list[str] = []
     absolute: list[str] = []
     for entry in (*family.names.values(), *family.encoder_names.values()):
-        names = (entry,) if isinstance(entry, str) else (entry.name, entry.untied, *entry.aliases)
+        names = (entry,) if isinstance(entry, str) else (entry.name, entry.untied, entry.ungated, *entry.aliases)
         for name in filter(None, names):
             target = absolute if name.startswith("/") else relative
             target.append(re.escape(name.lstrip("/")).replace(r"\{\}", r"(\d+)"))

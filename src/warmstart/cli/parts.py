@@ -12,7 +12,7 @@ from warmstart.warm_start import PROJECTION
 
 # part -> the names that are its, as they are in memory; in the order in which parts are shown
 PARTS = {
-    "embeddings": r"embeddings\.",
+    "embeddings": r"(embeddings\.|relative_bias\b)",
     "self-attention": r"layers\.\S+?\.attention(_norm)?\b",
     "cross-attention": r"layers\.\S+?\.cross_attention(_norm)?\b",
     "MLP": r"layers\.\S+?\.mlp(_norm)?\b",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from warmstart.config import PretrainedConfig
 from warmstart.spec import StackSpec
@@ -18,7 +18,8 @@ class Stored:
     `transposed`, (in, out). `aliases` are other names that real files use; `name` is the one that is written.
     `untied` is a second name that a head of its own weights has: read before `name`, and written beside it, because
     newer releases of the reference compute with that one alone. `alone` is the name that is written for a stack that is
-    saved by itself, where it is another. A `row` is stored as a matrix of one row.
+    saved by itself, where it is another. A `row` is stored as a matrix of one row. `ungated` is the name
+    where the MLP has no gate.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Stored:
     untied: str = ""
     alone: str = ""
     row: bool = False
+    ungated: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,4 +69,10 @@ class Family:
 
     def names_of(self, spec: StackSpec) -> Mapping[str, str | Stored]:
         """The file's names for a stack: a decoder's, or an encoder's."""
-        return self.names if spec.causal else {**self.names, **self.encoder_names}
+        names = self.names if spec.causal else {**self.names, **self.encoder_names}
+        ungated = {
+            ours: replace(stored, name=stored.ungated)
+            for ours, stored in names.items()
+            if isinstance(stored, Stored) and stored.ungated and not spec.mlp.gated
+        }
+        return {**names, **ungated}

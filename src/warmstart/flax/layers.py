@@ -445,7 +445,7 @@ class Head(nn.Module):
         assert spec is not None
         if spec.transform:
             x = self.norm(ACTIVATIONS[spec.transform](self.dense(x)))
-        logits = self.output(x, table)
+        logits = self.output(x if spec.scale == 1.0 else x * jnp.asarray(spec.scale, self.dtype), table)
         return logits if spec.soft_cap is None else capped(logits, spec.soft_cap)
 
 

@@ -5,6 +5,8 @@ Shapes: r rows, t new tokens, l a cache's capacity, s keys in all (t, or l), k b
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,8 +68,21 @@ def leaning(slopes: Array, tokens: int, cache: KeyValueCache | None) -> Array:
     """What lowers scores by the distance times the head's slope (n,), either way: (1, n, t, s), or (1, n, t, l * k)."""
     past, total = (0, tokens) if cache is None else (cache.length, cache.capacity)
     distance = jnp.abs(past + jnp.arange(tokens)[:, None] - jnp.arange(total))
-    bias = -slopes[:, None, None] * distance
-    return jnp.repeat(bias, 1 if cache is None else cache.beams, -1)[None]  # the keys of all k buffers, side by side
+    return _for_beams(-slopes[:, None, None] * distance, cache)
+
+
+def leaning_by(table: Any, buckets: np.ndarray, tokens: int, cache: KeyValueCache | None) -> Array:
+    """What a table says of the bucket of each distance (see `relative_buckets`): (1, n, t, s), or (1, n, t, l * k)."""
+    past, total = (0, tokens) if cache is None else (cache.length, cache.capacity)
+    most = len(buckets) // 2
+    distance = jnp.arange(total) - past - jnp.arange(tokens)[:, None]
+    rows = jnp.asarray(buckets)[jnp.clip(distance, -most, most) + most]
+    return _for_beams(table(rows).transpose(2, 0, 1), cache)
+
+
+def _for_beams(bias: Array, cache: KeyValueCache | None) -> Array:
+    """A bias (n, t, l) for the keys of all k buffers, side by side."""
+    return jnp.repeat(bias, 1 if cache is None else cache.beams, -1)[None]
 
 
 def position_rows(

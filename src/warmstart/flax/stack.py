@@ -15,9 +15,9 @@ import numpy as np
 from jax import Array
 
 from warmstart.flax.cache import KeyValueCache, Pair
-from warmstart.flax.layers import Embeddings, Head, Layer, make_norm
-from warmstart.flax.masks import counted, eager, leaning, position_rows, self_mask, source_mask
-from warmstart.spec import RotarySpec, StackSpec, alibi_slopes, inverse_frequencies
+from warmstart.flax.layers import Embeddings, Head, Layer, make_norm, normal
+from warmstart.flax.masks import counted, eager, leaning, leaning_by, position_rows, self_mask, source_mask
+from warmstart.spec import RotarySpec, StackSpec, alibi_slopes, inverse_frequencies, relative_buckets
 
 
 class States(NamedTuple):
@@ -69,6 +69,11 @@ class Stack(nn.Module):
         spec, shared = self.spec, self.shared
         if shared is None:
             self.embeddings = Embeddings(spec, self.dtype, self.tokens)
+        if (relative := spec.attention.relative) is not None and shared is None:
+            start = normal(spec.initializer_range)
+            self.relative_bias = nn.Embed(
+                relative.buckets, spec.attention.heads, embedding_init=start, dtype=self.dtype
+            )
         self.layers = Layers(spec, self.dtype, self.remat, None if shared is None else shared.layers)
         if spec.norm.final and shared is None:
             self.final_norm = make_norm(spec.norm, self.dtype)
@@ -114,6 +119,8 @@ class Stack(nn.Module):
         if spec.attention.alibi:
             slopes = jnp.asarray(alibi_slopes(spec.attention.heads) * spec.attention.alibi, self.dtype)
             bias = leaning(slopes, tokens, cache)
+        if spec.attention.relative is not None:
+            bias = leaning_by(own.relative_bias, relative_buckets(spec.attention.relative), tokens, cache)
         source_seen = source_mask(source_attention_mask)
         hidden, attentions, cross_attentions, caches = [], [], [], []
         for index in range(spec.layers):

@@ -488,12 +488,12 @@ class Head(Block):
         self.output_layer = Output(
             tokens if spec.tied else None, size, stack.embedding.vocabulary, spec.bias, spec.fixed_bias
         )
-        self.soft_cap = spec.soft_cap
+        self.soft_cap, self.scale = spec.soft_cap, spec.scale
 
     def call(self, x: Any) -> Any:
         flat = tf.reshape(x, [-1, x.shape[-1]])
         if self.activation is not None and self.dense is not None and self.norm is not None:
             flat = self.norm(ACTIVATIONS[self.activation](self.dense(flat)))
-        logits = self.output_layer(flat)
+        logits = self.output_layer(flat if self.scale == 1.0 else flat * tf.cast(self.scale, flat.dtype))
         logits = logits if self.soft_cap is None else capped(logits, self.soft_cap)
         return tf.reshape(logits, [-1, size_of(x, 1), logits.shape[1]])

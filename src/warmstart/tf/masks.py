@@ -50,6 +50,14 @@ def leaning(slopes: Any, length: Any, past: Any, places: Any) -> Any:
     return (-slopes[:, None, None] * tf.cast(distance, slopes.dtype))[None]
 
 
+def leaning_by(table: Any, buckets: Any, length: Any, past: Any, places: Any) -> Any:
+    """What a table says of the bucket of each distance (see `relative_buckets`): (1, n, t, c)."""
+    most = len(buckets) // 2
+    distance = tf.range(places) - past - tf.range(length)[:, None]
+    rows = tf.gather(tf.constant(buckets, tf.int32), tf.clip_by_value(distance, -most, most) + most)
+    return tf.transpose(table(rows), [2, 0, 1])[None]
+
+
 def position_rows(ids: Any, attention_mask: Any, length: Any, past: Any, causal: bool, spec: EmbeddingSpec) -> Any:
     """The row of the position table for each new token: (r, t), or (1, t) where all rows agree.
 

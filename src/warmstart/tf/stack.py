@@ -10,11 +10,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from warmstart.spec import RotarySpec, StackSpec, alibi_slopes, inverse_frequencies
+from warmstart.spec import RotarySpec, StackSpec, alibi_slopes, inverse_frequencies, relative_buckets
 from warmstart.tf.cache import KeyValueCache
 from warmstart.tf.inputs import as_ids, as_mask, as_tensor, check_ids, check_mask, check_rows
-from warmstart.tf.layers import Embeddings, Source, TransformerLayer, make_norm, size_of
-from warmstart.tf.masks import counted, leaning, position_rows, self_mask, source_mask
+from warmstart.tf.layers import Embeddings, Source, TransformerLayer, make_norm, size_of, table
+from warmstart.tf.masks import counted, leaning, leaning_by, position_rows, self_mask, source_mask
 from warmstart.tf.pretrained import PreTrainedModel
 
 
@@ -43,6 +43,8 @@ class Stack(PreTrainedModel):
         self.spec = spec
         self.embeddings = Embeddings(spec.embedding, spec.norm, spec.hidden_size)
         self.blocks = [TransformerLayer(spec, layer) for layer in range(spec.distinct_layers)]
+        relative = spec.attention.relative
+        self.relative_bias: Any = table(relative.buckets, spec.attention.heads) if relative else None
         self.final_norm = make_norm(spec.hidden_size, spec.norm) if spec.norm.final else None
 
     def states(
@@ -85,6 +87,9 @@ class Stack(PreTrainedModel):
         if spec.attention.alibi:
             slopes = tf.cast(alibi_slopes(spec.attention.heads) * spec.attention.alibi, x.dtype)
             bias = leaning(slopes, length, past, places)
+        if self.relative_bias is not None and spec.attention.relative is not None:
+            buckets = relative_buckets(spec.attention.relative)
+            bias = tf.cast(leaning_by(self.relative_bias, buckets, length, past, places), x.dtype)
         seen = source_mask(as_mask(source_attention_mask, "the source's attention_mask"))
         new_cache = None if cache is None else cache.copied()
         read = None if source is None else flat_source(source)

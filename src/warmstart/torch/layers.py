@@ -391,7 +391,7 @@ class Head(nn.Module):
         self.output = nn.Linear(size, stack.embedding.vocabulary, spec.bias)
         if spec.fixed_bias:
             self.output.bias.requires_grad_(False)
-        self.soft_cap = spec.soft_cap
+        self.soft_cap, self.scale = spec.soft_cap, spec.scale
 
     def forward(self, x: Tensor) -> Tensor:
         logits = self.output(self.transformed(x))
@@ -401,4 +401,4 @@ class Head(nn.Module):
         """What the last layer reads: hidden states, through the transform where the head has one."""
         if self.activation is not None and self.dense is not None and self.norm is not None:
             x = self.norm(ACTIVATIONS[self.activation](self.dense(x)))
-        return x
+        return x if self.scale == 1.0 else x * self.scale

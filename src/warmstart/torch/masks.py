@@ -63,9 +63,20 @@ def leaning(mask: Mask, slopes: Tensor, length: int, past: int, dtype: torch.dty
     """A mask whose bias (r or 1, n, t, s) lowers scores by the distance times the head's slope (n,), either way."""
     key = torch.arange(past + length, device=slopes.device)
     distance = (key[past:, None] - key).abs()
-    bias = (-slopes[:, None, None] * distance)[None].to(dtype)
-    allowed = _order(length, past, True, None, slopes.device) if mask.causal else mask.allowed
-    return Mask(bias=bias if allowed is None else bias.masked_fill(~allowed, torch.finfo(dtype).min))
+    return _biased(mask, (-slopes[:, None, None] * distance)[None].to(dtype), length, past)
+
+
+def leaning_by(mask: Mask, table: torch.nn.Embedding, buckets: Tensor, length: int, past: int) -> Mask:
+    """A mask whose bias (r or 1, n, t, s) is what a table says of each distance's bucket; see `relative_buckets`."""
+    key = torch.arange(past + length, device=buckets.device)
+    most = len(buckets) // 2
+    rows = buckets[(key - key[past:, None]).clamp(-most, most) + most]
+    return _biased(mask, table(rows).permute(2, 0, 1)[None], length, past)
+
+
+def _biased(mask: Mask, bias: Tensor, length: int, past: int) -> Mask:
+    allowed = _order(length, past, True, None, bias.device) if mask.causal else mask.allowed
+    return Mask(bias=bias if allowed is None else bias.masked_fill(~allowed, torch.finfo(bias.dtype).min))
 
 
 def position_rows(

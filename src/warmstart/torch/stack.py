@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from warmstart.spec import RotarySpec, StackSpec, alibi_slopes, inverse_frequencies
+from warmstart.spec import RotarySpec, StackSpec, alibi_slopes, inverse_frequencies, relative_buckets
 from warmstart.torch.cache import KeyValueCache
 from warmstart.torch.layers import Embeddings, Layer, make_norm
-from warmstart.torch.masks import counted, eager, leaning, position_rows, self_mask, source_mask
+from warmstart.torch.masks import counted, eager, leaning, leaning_by, position_rows, self_mask, source_mask
 from warmstart.torch.pretrained import PreTrainedModel
 
 
@@ -42,6 +42,8 @@ class Stack(PreTrainedModel):
         self.spec = spec
         self.embeddings = Embeddings(spec.embedding, spec.norm, spec.hidden_size)
         self.layers = nn.ModuleList(Layer(spec, layer) for layer in range(spec.distinct_layers))
+        relative = spec.attention.relative
+        self.relative_bias = nn.Embedding(relative.buckets, spec.attention.heads) if relative else None
         self.final_norm = make_norm(spec.hidden_size, spec.norm) if spec.norm.final else None
         self.checkpoint_layers = False
         self.rotary_kinds, self.rotation_factors = spec.attention.rotary_kinds(), []
@@ -91,6 +93,11 @@ class Stack(PreTrainedModel):
         if spec.attention.alibi:
             slopes = torch.tensor(alibi_slopes(spec.attention.heads) * spec.attention.alibi, device=x.device)
             masks = {window: leaning(mask, slopes, shape[1], past, x.dtype) for window, mask in masks.items()}
+        if self.relative_bias is not None and spec.attention.relative is not None:
+            buckets = torch.tensor(relative_buckets(spec.attention.relative), device=x.device)
+            masks = {
+                window: leaning_by(mask, self.relative_bias, buckets, shape[1], past) for window, mask in masks.items()
+            }
         source_seen = source_mask(source_attention_mask)
         hidden, attentions, cross_attentions = [], [], []
         for index, layer in enumerate(self.layers_in_order()):

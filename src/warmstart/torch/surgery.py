@@ -73,8 +73,8 @@ def prune_heads(model: Any, heads_to_prune: Mapping[int, list[int]]) -> None:
         raise ValueError(
             f"{model.config.model_type} shares keys and values between heads, so that none can be taken out"
         )
-    if spec.alibi:
-        raise ValueError(f"{model.config.model_type} has a slope for each of its heads, so that none can be taken out")
+    if spec.alibi or spec.relative:
+        raise ValueError(f"{model.config.model_type} has a bias for each of its heads, so that none can be taken out")
     before = {int(layer): set(heads) for layer, heads in model.config.pruned_heads.items()}
     after = {layer: set(heads) for layer, heads in before.items()}
     for layer, heads in heads_to_prune.items():

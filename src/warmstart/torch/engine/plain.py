@@ -58,11 +58,12 @@ def knows(spec: StackSpec) -> bool:
         attention.soft_cap
         or attention.whole_norm
         or attention.alibi
+        or attention.relative
         or attention.rotaries
         or (attention.rotary is not None and attention.rotary.interleaved)
         or norm.output
         or spec.parallel
-        or (spec.head is not None and spec.head.soft_cap)
+        or (spec.head is not None and (spec.head.soft_cap or spec.head.scale != 1.0))
     )
 
 
