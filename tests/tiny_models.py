@@ -35,6 +35,16 @@ _BART = {
     "dropout": 0.0,
     "attention_dropout": 0.0,
 }
+_T5 = {
+    "d_model": 16,
+    "d_kv": 6,
+    "d_ff": 24,
+    "num_layers": 2,
+    "num_heads": 2,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 6,
+    "dropout_rate": 0.0,
+}
 _PEGASUS = {**_BART, "pad_token_id": PAD, "bos_token_id": START, "eos_token_id": END, "decoder_start_token_id": PAD}
 _FIELDS = {
     "bert": _BERT,
@@ -79,6 +89,9 @@ _RELATIVES = {
         "dropout": 0.0,
         "attention_dropout": 0.0,
     },
+    "mpnet": {**_BERT, "max_position_embeddings": POSITIONS + 2},
+    "t5": _T5,
+    "mt5": {**_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
     "trocr": {
         **{name: value for name, value in _BART.items() if not name.startswith("encoder_")},
         "use_learned_position_embeddings": False,

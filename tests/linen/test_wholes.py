@@ -10,7 +10,7 @@ import tiny_models
 from warmstart import EncoderDecoderConfig, EncoderDecoderModel, FlaxEncoderDecoderModel
 
 
-@pytest.mark.parametrize("family", ["marian", "mbart"])
+@pytest.mark.parametrize("family", ["marian", "t5"])
 def test_whole_is_the_same_as_in_torch(family, tmp_path, assert_close):
     config = EncoderDecoderConfig.from_whole(tiny_models.config(family))
     config.decoder_start_token_id, config.eos_token_id, config.pad_token_id = 1, 2, 0
@@ -33,7 +33,8 @@ def test_whole_is_the_same_as_in_torch(family, tmp_path, assert_close):
     (wanted * torch.linspace(-1, 1, wanted.shape[-1])).mean().backward()
     table = gradients["encoder"]["embeddings"]["token"]["embedding"]
     assert_close(table, ours.encoder.embeddings.token.weight.grad, "gradient of the embeddings")
-    assert not np.any(gradients["decoder"]["head"]["output"]["bias"])  # it is not trained
+    if family == "marian":
+        assert not np.any(gradients["decoder"]["head"]["output"]["bias"])  # it is not trained
     found = flax.generate(ids, attention_mask=mask, max_new_tokens=5).sequences
     tokens = ours.generate(inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=5)
     assert np.array_equal(np.asarray(found)[:, : tokens.shape[1]], tokens)

@@ -17,6 +17,8 @@ RELATIVES = [
     ("bigbird_pegasus", "xglm"),
     ("mbart", "plbart"),
     ("blenderbot", "mvp"),
+    ("mpnet", "t5"),
+    ("t5", "mt5"),
 ]
 FIELDS = (
     "logits",

@@ -394,6 +394,10 @@ class Embeddings(nn.Module):
         x = self.dropout(x, deterministic=not train)
         return x if self.projection is None else self.projection(x)
 
+    def table(self) -> Any:
+        """The table of token embeddings."""
+        return self.token if self.tokens is None else self.tokens.embeddings.token
+
 
 class Beside(nn.Module):
     """Tables whose row 0 stands beside every token's vector (r, t, h): (r, t, h and their sizes)."""
@@ -411,10 +415,6 @@ class Beside(nn.Module):
             row = _looked_up(table, first, spec.padding_id)
             parts.append(jnp.broadcast_to(row, (*x.shape[:2], size)))
         return jnp.concatenate(parts, -1)
-
-    def table(self) -> Any:
-        """The table of token embeddings."""
-        return self.token if self.tokens is None else self.tokens.embeddings.token
 
 
 def _looked_up(table: Any, ids: Any, fixed: int | None) -> Array:
