@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from warmstart.torch.arrays import TorchArrays
 from warmstart.torch.engine import native
 from warmstart.torch.engine.int8 import Int8Linear, quantised
 from warmstart.torch.engine.memory import Heads, NativeMemory, TorchMemory
@@ -172,3 +173,16 @@ def test_no_row_writes_beyond_its_room():
         memory.own(0, torch.randn(8, 48), torch.randn(8, 16), torch.randn(8, 16))
     with pytest.raises(ValueError, match="3 rows for 2 slots"):
         memory.take(torch.tensor([0, 1, 1]))
+
+
+@pytest.mark.parametrize("width", [9000, 4096, 122088])
+def test_the_largest_of_many_are_torchs(width):
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(3, width, generator=draw)
+    x[1] = float("-inf")
+    x[1, [5, 70, width - 1]] = torch.tensor([1.0, 3.0, 2.0])
+    x[2, -10:] += 9
+    values, index = TorchArrays().top_k(x, 8)
+    wanted = torch.topk(x, 8)
+    assert torch.equal(values, wanted[0]) and torch.equal(index[[0, 2]], wanted[1][[0, 2]])
+    assert index[1, :3].tolist() == [70, width - 1, 5] and len(set(index[1].tolist())) == 8
