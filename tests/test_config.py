@@ -27,7 +27,7 @@ from warmstart.config import PretrainedConfig
 from warmstart.families import MODULES, family
 
 VERSION_4 = transformers.__version__.startswith("4.")
-FAMILIES = sorted(MODULES)
+FAMILIES = sorted(name for name in MODULES if name in transformers.CONFIG_MAPPING)  # version 4 has no EuroBERT
 # Fields of the reference's base class that speak of classifiers, of itself, or of TensorFlow.
 NOT_OURS = {"id2label", "label2id", "num_labels", "transformers_version", "tf_legacy_loss", "use_bfloat16"}
 
@@ -76,7 +76,8 @@ def test_other_names_of_fields_are_the_references(model_type):
 @pytest.mark.v5
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_the_family_name_is_the_references(model_type):
-    assert family(model_type).config.model_type == theirs(model_type).model_type == model_type
+    written = {"gpt-sw3": "gpt2"}.get(model_type, model_type)
+    assert family(model_type).config.model_type == theirs(model_type).model_type == written
     assert set(family(model_type).architectures.values()) <= set(dir(transformers))
 
 

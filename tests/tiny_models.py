@@ -45,6 +45,15 @@ _T5 = {
     "relative_attention_max_distance": 6,
     "dropout_rate": 0.0,
 }
+_FEW = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 24,
+    "max_position_embeddings": POSITIONS,
+    "bos_token_id": START,
+    "eos_token_id": END,
+}
 _PEGASUS = {**_BART, "pad_token_id": PAD, "bos_token_id": START, "eos_token_id": END, "decoder_start_token_id": PAD}
 _FIELDS = {
     "bert": _BERT,
@@ -96,6 +105,24 @@ _RELATIVES = {
         **{name: value for name, value in _BART.items() if not name.startswith("encoder_")},
         "use_learned_position_embeddings": False,
     },
+    "gptj": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": POSITIONS, "rotary_dim": 4},
+    "gpt_neox": {**_FEW, "rotary_pct": 0.5},
+    "phi": {**_FEW, "num_key_value_heads": 2},
+    "stablelm": {**_FEW, "num_key_value_heads": 2, "partial_rotary_factor": 0.5},
+    "starcoder2": {**_FEW, "num_key_value_heads": 2, "sliding_window": 4},
+    "olmo2": {**_FEW, "num_key_value_heads": 2, "pad_token_id": PAD},
+    "smollm3": {**_FEW, "num_key_value_heads": 2, "no_rope_layer_interval": 2, "pad_token_id": PAD},
+    "eurobert": {**_FEW, "num_key_value_heads": 2, "pad_token_id": PAD},
+    "opt": {**_FEW, "ffn_dim": 24, "dropout": 0.0},
+    "gpt_neo": {
+        **{name: value for name, value in _FEW.items() if "num_" not in name},
+        "num_layers": 2,
+        "num_heads": 4,
+        "attention_types": [[["local", "global"], 1]],
+        "window_size": 3,
+    },
+    "bloom": {"hidden_size": 16, "n_layer": 2, "n_head": 4, "bos_token_id": START, "eos_token_id": END},
+    "falcon": {**_FEW, "num_kv_heads": 2, "new_decoder_architecture": True},
     "gemma": _LLAMA,
     "gemma2": {**_LLAMA, "sliding_window": 4, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
     "gemma3_text": {**_LLAMA, "sliding_window": 4, "sliding_window_pattern": 2},

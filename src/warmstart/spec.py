@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -82,6 +82,10 @@ class AttentionSpec:
     def window(self, layer: int) -> int | None:
         """How many positions, itself included, a token of this layer sees backwards."""
         return self.windows[layer] if self.windows else None
+
+    def for_source(self) -> AttentionSpec:
+        """The same heads over a source: what is added where a family has no cross-attention. It has no positions."""
+        return replace(self, rotary=None, rotaries=(), windows=(), alibi=0.0)
 
     def rotary_kinds(self) -> tuple[RotarySpec, ...]:
         """The different rotary positions of the layers: none, mostly one."""

@@ -41,6 +41,13 @@ def assert_same_outputs(ours, theirs, names=OUTPUTS, bound=BOUND):
         assert_close(ours[name], theirs[name], name, bound)
 
 
+def on_tokens(value, mask):
+    """A tensor, or a tuple of them, without what stands in padding: there it sees nothing, and nothing sees it."""
+    if isinstance(value, tuple):
+        return tuple(on_tokens(x, mask) for x in value)
+    return (value.transpose(1, 2) if value.dim() == 4 else value)[mask.bool()]
+
+
 def gradients(model):
     """Our gradients under the checkpoint's names: what would be written if they were the weights."""
     found = {}

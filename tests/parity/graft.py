@@ -31,6 +31,14 @@ class Place:
 
 
 PLACES = {
+    "gptj": Place("transformer.h", "attn", "ln_1", output="out_proj"),
+    "gpt_neox": Place("gpt_neox.layers", "attention", output="dense"),
+    "phi": Place(output="dense"),
+    "olmo2": Place(norm="", output_norm="post_attention_layernorm"),
+    "opt": Place("model.decoder.layers", norm="self_attn_layer_norm", output="out_proj"),
+    "gpt_neo": Place("transformer.h", "attn.attention", "ln_1", output="out_proj"),
+    "bloom": Place("transformer.h", "self_attention", output="dense"),
+    "falcon": Place("transformer.h", "self_attention", output="dense"),
     "gemma2": Place(output_norm="post_attention_layernorm"),
     "gemma3_text": Place(output_norm="post_attention_layernorm"),
 }
@@ -39,15 +47,26 @@ PLACES = {
 class CrossAttention(nn.Module):
     def __init__(self, attention, place, config):
         super().__init__()
+        self.size = config.hidden_size // config.num_attention_heads
+        self.size = getattr(config, "head_dim", None) or self.size
         for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
-            like = getattr(attention, place.output if name == "o_proj" else name)
-            self.add_module(name, nn.Linear(like.in_features, like.out_features, like.bias is not None))
+            self.add_module(name, self._like(attention, place.output if name == "o_proj" else name, config))
         for name in ("q_norm", "k_norm"):
             self.add_module(name, copy.deepcopy(getattr(attention, name, None)))
-        self.size = attention.head_dim
         self.scale = getattr(attention, "scaling", 1 / math.sqrt(self.size))
+        self.scale = 1.0 if config.model_type == "gpt_neo" else self.scale
         self.cap = getattr(config, "attn_logit_softcapping", None)
         self.source = self.allowed = self.weights = None
+
+    def _like(self, attention, name, config):
+        """A projection like that of self-attention, or like its part of one that makes all three."""
+        if hasattr(attention, name):
+            like = getattr(attention, name)
+            return nn.Linear(like.in_features, like.out_features, like.bias is not None)
+        like = attention.query_key_value
+        shared = (like.out_features // self.size - config.num_attention_heads) // 2
+        heads = config.num_attention_heads if name == "q_proj" else shared
+        return nn.Linear(like.in_features, heads * self.size, like.bias is not None)
 
     def forward(self, x):
         query, key = self._heads(self.q_proj(x), self.q_norm), self._heads(self.k_proj(self.source), self.k_norm)
@@ -60,6 +79,8 @@ class CrossAttention(nn.Module):
         return self.o_proj(torch.einsum("bnts,bsnd->btnd", self.weights, value).flatten(2))
 
     def _heads(self, x, norm=None):
+        if norm is not None and norm.weight.shape[0] != self.size:  # it is over all heads
+            x, norm = norm(x), None
         x = x.unflatten(-1, (-1, self.size))
         return x if norm is None else norm(x)
 

@@ -86,6 +86,16 @@ _T5 = {
     "relative_attention_max_distance": 6,
     "dropout_rate": 0.0,
 }
+_FEW = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 24,
+    "max_position_embeddings": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 TINY = {
     "bert": {**_BERT, "pad_token_id": 3},
     "roberta": _BERT,
@@ -122,6 +132,23 @@ TINY = {
     "qwen3": {**_LLAMA, "bos_token_id": 1, "eos_token_id": 2, "head_dim": 8, "tie_word_embeddings": True},
     "gemma": {**_LLAMA, "num_key_value_heads": 1, "head_dim": 6},
     "gemma2": {**_LLAMA, **_CAPPED, "head_dim": 8, "sliding_window": 4},
+    "gptj": {**_GPT2, "n_head": 2, "rotary_dim": 6},
+    "gpt_neox": {**_FEW, "rotary_pct": 0.5},
+    "phi": {**_FEW, "num_key_value_heads": 2, "pad_token_id": 3},
+    "stablelm": {**_FEW, "num_key_value_heads": 2, "partial_rotary_factor": 0.5},
+    "starcoder2": {**_FEW, "num_key_value_heads": 2, "sliding_window": 4},
+    "olmo2": {**_FEW, "num_key_value_heads": 2, "eos_token_id": 2},
+    "smollm3": {**_FEW, "num_key_value_heads": 2, "no_rope_layers": [1, 0], "pad_token_id": 3},
+    "opt": {**_FEW, "ffn_dim": 24, "dropout": 0.0},
+    "gpt_neo": {
+        **{name: value for name, value in _FEW.items() if "num_" not in name},
+        "num_layers": 2,
+        "num_heads": 4,
+        "attention_types": [[["global", "local"], 1]],
+        "window_size": 3,
+    },
+    "bloom": {"vocab_size": VOCABULARY, "hidden_size": 16, "n_layer": 2, "n_head": 4},
+    "falcon": {**_FEW, "bos_token_id": 1, "eos_token_id": 2},
     "gemma3_text": {**_LLAMA, "head_dim": 8, "sliding_window": 4, "query_pre_attn_scalar": 12, **_MIXED},
     "electra": {**_BERT, "embedding_size": 12},
     "ernie": {**_BERT, "use_task_id": True},
@@ -179,7 +206,7 @@ MASKED = (
 )
 NEWEST = int(transformers.__version__.split(".")[0]) >= 5
 WIDTH = {
-    "gpt2": "n_embd",
+    **dict.fromkeys(("gpt2", "gptj"), "n_embd"),
     "distilbert": "dim",
     **dict.fromkeys((*HALVES, "xglm", "trocr"), "d_model"),
 }  # where a family calls its hidden size something else

@@ -43,7 +43,7 @@ def locate(
     family = family_of(config)
     names = family.names_of(spec)
     known = {_modern(key[len(side) :], family): key for key in keys if key.startswith(side)}
-    stored = {name: entry for name in parameters if (entry := stored_as(name, names)) is not None}
+    stored = {name: stored_as(name, names, spec) for name in parameters}
     prefixes = _prefixes(family, spec)
 
     def keys_of(entry: Stored, prefix: str) -> Iterator[str]:
@@ -65,7 +65,7 @@ def locate(
     return result
 
 
-def stored_as(parameter: str, names: Mapping[str, str | Stored]) -> Stored:
+def stored_as(parameter: str, names: Mapping[str, str | Stored], spec: StackSpec) -> Stored:
     """How one parameter of ours is stored, under a family's own names (no prefix)."""
     template = re.sub(r"\.\d+\.", ".{}.", parameter, count=1)
     layer = found[1] if (found := re.search(r"\.(\d+)\.", parameter)) else ""
@@ -79,29 +79,47 @@ def stored_as(parameter: str, names: Mapping[str, str | Stored]) -> Stored:
     entry = Stored(entry) if isinstance(entry, str) else entry
     full, *aliases = (name.format(layer) + suffix for name in (entry.name, *entry.aliases))
     transposed = entry.transposed and leaf == "weight"
+    entry = _shared_out(entry, spec) if entry.by_head else entry
     return replace(entry, name=full, aliases=tuple(aliases), transposed=transposed)
+
+
+def _shared_out(entry: Stored, spec: StackSpec) -> Stored:
+    """Where part 0, 1 or 2 (queries, keys, values) lies in a tensor with a row of heads for each key-value head."""
+    queries = spec.attention.heads // spec.attention.key_value_heads
+    part, size = ((0, queries), (queries, 1), (queries + 1, 1))[entry.part]
+    groups = spec.attention.key_value_heads
+    return replace(entry, part=part, size=size, parts=queries + 2, groups=groups, by_head=False)
 
 
 def stored_shape(entry: Stored, shape: Shape) -> Shape:
     """The shape of the stored tensor that holds a parameter of this shape."""
-    whole = (1, *shape) if entry.row else (shape[0] * entry.parts, *shape[1:])
+    whole = (1, *shape) if entry.row else (shape[0] * entry.parts // entry.size, *shape[1:])
     return whole[::-1] if entry.transposed else whole
 
 
 def unpack(entry: Stored, tensor: Any) -> Any:
-    """Our parameter, a view of the stored tensor."""
+    """Our parameter: a view of the stored tensor, but where it is spread over groups."""
     tensor = tensor.T if entry.transposed else tensor[0] if entry.row else tensor
     if entry.parts == 1:
         return tensor
-    size = tensor.shape[0] // entry.parts
-    return tensor[entry.part * size : (entry.part + 1) * size]
+    rows, one = tensor.shape[0] // entry.groups, tensor.shape[0] // (entry.groups * entry.parts)
+    span = slice(entry.part * one, (entry.part + entry.size) * one)
+    if entry.groups == 1:
+        return tensor[span]
+    return tensor.reshape(entry.groups, rows, *tensor.shape[1:])[:, span].reshape(-1, *tensor.shape[1:])
 
 
-def pack(entries: Mapping[str, Stored], tensors: Mapping[str, Any], key: str, join: Callable[[list[Any]], Any]) -> Any:
-    """The tensor stored under `key`, from our parameters; `join` concatenates along the first axis."""
+def pack(entries: Mapping[str, Stored], tensors: Mapping[str, Any], key: str, join: Callable[..., Any]) -> Any:
+    """The tensor stored under `key`, from our parameters; `join` concatenates along an axis, the first unless told."""
     parts = sorted((entry.part, name) for name, entry in entries.items() if key in (entry.name, entry.untied))
-    tensor = join([tensors[name] for _, name in parts]) if len(parts) > 1 else tensors[parts[0][1]]
-    entry = entries[parts[0][1]]
+    entry, first = entries[parts[0][1]], tensors[parts[0][1]]
+    if len(parts) == 1:
+        tensor = first
+    elif entry.groups == 1:
+        tensor = join([tensors[name] for _, name in parts])
+    else:
+        rows = [tensors[name].reshape(entry.groups, -1, *first.shape[1:]) for _, name in parts]
+        tensor = join(rows, 1).reshape(-1, *first.shape[1:])
     return tensor.T if entry.transposed else tensor[None] if entry.row else tensor
 
 
@@ -120,7 +138,7 @@ def written_as(
         second = side + _absolute(entry.untied, prefix) if entry.untied and own_head else ""
         return replace(entry, name=side + _absolute(first, prefix), untied=second)
 
-    return {name: full(stored_as(name, names)) for name in parameters}
+    return {name: full(stored_as(name, names, spec)) for name in parameters}
 
 
 def _absolute(name: str, prefix: str) -> str:

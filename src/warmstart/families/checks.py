@@ -19,6 +19,12 @@ _COUNTS = {
     "encoder_ffn_dim": _SIZE,
     "decoder_ffn_dim": _SIZE,
     "d_ff": _SIZE,
+    "ffn_dim": _SIZE,
+    "ffn_hidden_size": _SIZE,
+    "window_size": _SIZE,
+    "num_kv_heads": _FEW,
+    "no_rope_layer_interval": _FEW,
+    "rotary_dim": _FEW,
     "max_position_embeddings": _SIZE,
     "sliding_window": _SIZE,
     "num_hidden_layers": _FEW,
@@ -33,13 +39,22 @@ _COUNTS = {
     "num_key_value_heads": _FEW,
     "head_dim": _FEW,
 }
-_OPTIONAL = ("sliding_window", "n_inner", "head_dim")
+_OPTIONAL = ("sliding_window", "n_inner", "head_dim", "intermediate_size", "rotary_dim")
+# Options that no released checkpoint needs -> the one value that is supported.
+_ONLY = {
+    "qk_layernorm": False,
+    "apply_residual_connection_post_layernorm": False,
+    "layer_norm_elementwise_affine": True,
+}
 _HEADS = ("num_attention_heads", "encoder_attention_heads", "decoder_attention_heads")
 _SHARES = ("dropout", "dropout_prob", "pdrop", "layerdrop")  # how the names of probabilities end
-_POSITIVE = ("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps", "rope_theta", "rope_local_base_freq")
+_POSITIVE = (
+    *("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps", "norm_epsilon"),
+    *("rope_theta", "rope_local_base_freq", "rotary_emb_base", "partial_rotary_factor", "rotary_pct"),
+)
 _POSITIVE_OR_NONE = ("query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping")
 _NOT_NEGATIVE = ("initializer_range", "init_std", "type_vocab_size")
-_ACTIVATIONS = ("hidden_act", "activation_function", "hidden_activation")
+_ACTIVATIONS = ("hidden_act", "activation_function", "hidden_activation", "activation")
 _LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
@@ -67,6 +82,8 @@ def check(config: PretrainedConfig) -> None:
             _refuse(config, name, ": it must be a number above 0")
         if name in _NOT_NEGATIVE and not (_is_number(value) and value >= 0):
             _refuse(config, name, ": it must be a number, 0 or more")
+        if name in _ONLY and value != _ONLY[name]:
+            _refuse(config, name, f" is not supported; only {_ONLY[name]} is")
         if name in _ACTIVATIONS and value is not None and not (isinstance(value, str) and value in ACTIVATIONS):
             _refuse(config, name, f" is not supported; use one of {', '.join(sorted(ACTIVATIONS))}")
     _check_heads(config)

@@ -104,16 +104,15 @@ GPT2_NAMES: dict[str, str | Stored] = {
 }
 
 
-FAMILIES = {
-    "gpt2": Family(
-        model_type="gpt2",
-        config=GPT2Config,
-        spec=gpt2_spec,
-        names=GPT2_NAMES,
-        head_prefix="transformer.",
-        architectures={"base": "GPT2Model", "causal": "GPT2LMHeadModel"},
-        prefixes=("", "transformer."),
-        left_out=(r"\.(attn|crossattention)\.(bias|masked_bias)$", r"^(score|multiple_choice_head)\."),
-        causal=True,
-    )
-}
+GPT2 = Family(
+    model_type="gpt2",
+    config=GPT2Config,
+    spec=gpt2_spec,
+    names=GPT2_NAMES,
+    head_prefix="transformer.",
+    architectures={"base": "GPT2Model", "causal": "GPT2LMHeadModel"},
+    prefixes=("", "transformer."),
+    left_out=(r"\.(attn|crossattention)\.(bias|masked_bias)$", r"^(score|multiple_choice_head)\."),
+    causal=True,
+)
+FAMILIES = {"gpt2": GPT2, "gpt-sw3": GPT2}  # GPT-SW3 is a GPT-2 with another tokenizer, and says "gpt2" in its files

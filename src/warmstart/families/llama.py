@@ -6,13 +6,12 @@ the self-attention and without positions.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from warmstart.config import PretrainedConfig
 from warmstart.families.checks import check, check_count
-from warmstart.families.entry import Family, Stored
-from warmstart.spec import AttentionSpec, EmbeddingSpec, HeadSpec, MLPSpec, NormSpec, RotarySpec, StackSpec
+from warmstart.families.entry import Family, Stored, added_names, language_model
+from warmstart.spec import AttentionSpec, MLPSpec, NormSpec, RotarySpec, StackSpec
 
 _IDS: dict[str, Any] = {"pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2}
 
@@ -66,6 +65,8 @@ class LlamaConfig(PretrainedConfig):
         if name == "rope_parameters":
             value = dict(value or {})
             self.rope_theta = value.pop("rope_theta", self.rope_theta)
+            if self.has("partial_rotary_factor"):
+                self.partial_rotary_factor = value.pop("partial_rotary_factor", self.partial_rotary_factor)
             name, value = "rope_scaling", None if value in ({}, {"rope_type": "default"}) else value
         super().__setattr__(name, value)
 
@@ -183,7 +184,8 @@ def head_size(config: PretrainedConfig) -> int:
 def rotary_of(config: PretrainedConfig) -> RotarySpec:
     """The rotary positions of a configuration."""
     scaling = getattr(config, "rope_scaling", None) or {}
-    size = int(head_size(config) * scaling.get("partial_rotary_factor", 1.0))
+    share = scaling.get("partial_rotary_factor", getattr(config, "partial_rotary_factor", 1.0))
+    size = int(head_size(config) * share)
     return RotarySpec(size, config.rope_theta, scaling, config.max_position_embeddings)
 
 
@@ -199,7 +201,6 @@ def windows_of(config: PretrainedConfig) -> tuple[int | None, ...]:
 def llama_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
     """The stack of a Llama-like configuration."""
     check(config)
-    pad = config.pad_token_id
     bias = config.model_type == "qwen2" or getattr(config, "attention_bias", False)
     activation = getattr(config, "hidden_act", None) or config.hidden_activation
     attention = AttentionSpec(
@@ -214,34 +215,25 @@ def llama_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
         windows=windows_of(config),
         pruned=config.pruned_heads,
     )
-    return StackSpec(
-        family=config.model_type,
-        hidden_size=config.hidden_size,
-        layers=config.num_hidden_layers,
-        embedding=EmbeddingSpec(config.vocab_size, config.hidden_size, padding_id=None if pad == -1 else pad),
+    return language_model(
+        config,
+        headed,
         attention=attention,
-        cross_attention=replace(attention, rotary=None, windows=()) if config.add_cross_attention else None,
-        cross_attention_size=config.cross_attention_hidden_size or config.hidden_size,
         mlp=MLPSpec(config.intermediate_size, activation, gated=True, bias=getattr(config, "mlp_bias", False)),
         norm=NormSpec("rms", config.rms_norm_eps, before=True, final=True),
-        head=HeadSpec(tied=config.tie_word_embeddings) if headed else None,
-        causal=config.is_decoder or config.is_causal is not False,
-        initializer_range=config.initializer_range,
     )
-
-
-def _attention_names(ours: str, theirs: str) -> dict[str, str | Stored]:
-    parts = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "o_proj"}
-    norms = {"query_norm": "q_norm", "key_norm": "k_norm"}
-    return {f"layers.{{}}.{ours}.{part}": f"layers.{{}}.{theirs}.{name}" for part, name in (parts | norms).items()}
 
 
 LLAMA_NAMES: dict[str, str | Stored] = {
     "embeddings.token": "embed_tokens",
     "layers.{}.attention_norm": "layers.{}.input_layernorm",
-    **_attention_names("attention", "self_attn"),
-    "layers.{}.cross_attention_norm": "layers.{}.cross_attention_layernorm",
-    **_attention_names("cross_attention", "cross_attention"),
+    "layers.{}.attention.query": "layers.{}.self_attn.q_proj",
+    "layers.{}.attention.key": "layers.{}.self_attn.k_proj",
+    "layers.{}.attention.value": "layers.{}.self_attn.v_proj",
+    "layers.{}.attention.output": "layers.{}.self_attn.o_proj",
+    "layers.{}.attention.query_norm": "layers.{}.self_attn.q_norm",
+    "layers.{}.attention.key_norm": "layers.{}.self_attn.k_norm",
+    **added_names("layers.{}"),
     "layers.{}.mlp_norm": "layers.{}.post_attention_layernorm",
     "layers.{}.mlp.gate": "layers.{}.mlp.gate_proj",
     "layers.{}.mlp.up": "layers.{}.mlp.up_proj",

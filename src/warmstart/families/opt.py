@@ -1,0 +1,114 @@
+"""OPT (Zhang et al. 2022): BART's decoder by itself, with its norms before the sub-layers.
+
+Cross-attention is added between self-attention and MLP, with its heads, biases and norm.
+"""
+
+from __future__ import annotations
+
+from warmstart.config import PretrainedConfig
+from warmstart.families.bart import POSITION_OFFSET
+from warmstart.families.checks import check
+from warmstart.families.entry import Family, Stored, added_names, language_model
+from warmstart.spec import AttentionSpec, MLPSpec, NormSpec, StackSpec
+
+
+class OPTConfig(PretrainedConfig):
+    """An OPT's configuration."""
+
+    model_type = "opt"
+    defaults = {
+        "vocab_size": 50272,
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "ffn_dim": 3072,
+        "max_position_embeddings": 2048,
+        "do_layer_norm_before": True,
+        "_remove_final_layer_norm": False,
+        "word_embed_proj_dim": None,
+        "dropout": 0.1,
+        "attention_dropout": 0.0,
+        "num_attention_heads": 12,
+        "activation_function": "relu",
+        "layerdrop": 0.0,
+        "init_std": 0.02,
+        "use_cache": True,
+        "pad_token_id": 1,
+        "bos_token_id": 2,
+        "eos_token_id": 2,
+        "enable_bias": True,
+        "layer_norm_elementwise_affine": True,
+    }
+
+    word_embed_proj_dim: int | None
+
+    def complete(self) -> None:
+        if self.word_embed_proj_dim is None:
+            self.word_embed_proj_dim = self.hidden_size
+        self.__dict__.setdefault("initializer_range", self.init_std)
+
+
+def opt_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
+    """The stack of an OPT.
+
+    Raises:
+        ValueError: its embeddings have another width than its states, as in OPT-350m alone.
+    """
+    check(config)
+    if config.word_embed_proj_dim != config.hidden_size:
+        raise ValueError(
+            f"opt config: word_embed_proj_dim={config.word_embed_proj_dim} is not hidden_size={config.hidden_size}; "
+            "embeddings that are projected are not supported: use another size of OPT than 350m"
+        )
+    before = config.do_layer_norm_before
+    return language_model(
+        config,
+        headed,
+        embedding={"positions": config.max_position_embeddings, "position_offset": POSITION_OFFSET},
+        attention=AttentionSpec(
+            heads=config.num_attention_heads,
+            key_value_heads=config.num_attention_heads,
+            head_size=config.hidden_size // config.num_attention_heads,
+            bias=config.enable_bias,
+            output_bias=config.enable_bias,
+            dropout=config.attention_dropout,
+        ),
+        mlp=MLPSpec(config.ffn_dim, config.activation_function, bias=config.enable_bias),
+        norm=NormSpec("layer", 1e-5, before=before, final=before and not config._remove_final_layer_norm),
+        dropout=config.dropout,
+        layer_drop=config.layerdrop,
+        positions=config.max_position_embeddings,
+    )
+
+
+OPT_NAMES: dict[str, str | Stored] = {
+    "embeddings.token": "embed_tokens",
+    "embeddings.position": "embed_positions",
+    "layers.{}.attention_norm": "layers.{}.self_attn_layer_norm",
+    "layers.{}.attention.query": "layers.{}.self_attn.q_proj",
+    "layers.{}.attention.key": "layers.{}.self_attn.k_proj",
+    "layers.{}.attention.value": "layers.{}.self_attn.v_proj",
+    "layers.{}.attention.output": "layers.{}.self_attn.out_proj",
+    **added_names("layers.{}"),
+    "layers.{}.mlp_norm": "layers.{}.final_layer_norm",
+    "layers.{}.mlp.up": "layers.{}.fc1",
+    "layers.{}.mlp.down": "layers.{}.fc2",
+    "final_norm": "final_layer_norm",
+    "head.output": "/lm_head",
+}
+
+
+FAMILIES = {
+    "opt": Family(
+        model_type="opt",
+        config=OPTConfig,
+        spec=opt_spec,
+        names=OPT_NAMES,
+        head_prefix="model.decoder.",
+        architectures={"base": "OPTModel", "causal": "OPTForCausalLM"},
+        prefixes=("", "decoder.", "model.decoder."),
+        alone_prefix="decoder.",
+        left_out=(r"(^|\.)version$", r"^(score|qa_outputs)\."),
+        causal=True,
+        adds_cross_attention=True,
+    )
+}
