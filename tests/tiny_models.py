@@ -164,6 +164,10 @@ RELATED = [
     ("distilbert", "big_bird"),
     ("megatron-bert", "roberta-prelayernorm"),
 ]
+# Language models and the like to which cross-attention is added: each once on either side of a pair.
+_ADDED = ("gemma", "gemma2", "gemma3_text", "gptj", "gpt_neox", "phi", "stablelm", "starcoder2", "olmo2", "smollm3")
+_ADDED += ("eurobert", "opt", "gpt_neo", "bloom", "falcon")
+RELATED += zip(_ADDED, (*_ADDED[1:], _ADDED[0]), strict=True)
 PAIRS = [("bert", "bert"), ("roberta", "gpt2"), ("gpt2", "bart"), ("bart", "llama"), ("bert-generation", "roberta")]
 
 
@@ -189,6 +193,8 @@ def shallow(encoder, decoder):
         "distilbert": ["n_layers"],
         "albert": [],
     }
+    names = {"gpt2": ["n_layer"], "bart": ["encoder_layers", "decoder_layers"]}
+    names |= {family: [] for family in ("gemma2", "gemma3_text", "smollm3", "gpt_neo")}  # whose layers are not alike
     sides = [config(side, **dict.fromkeys(names.get(side, ["num_hidden_layers"]), 1)) for side in (encoder, decoder)]
     return pair(*sides)
 

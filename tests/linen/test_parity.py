@@ -99,6 +99,18 @@ def test_pair_is_the_same_as_in_torch(encoder, decoder, pair, assert_close):
     assert_same_gradients(gradients, as_arrays(tiny_models.gradients(ours)))
 
 
+@pytest.mark.parametrize("decoder", ["gemma3_text", "gptj", "bloom"])
+def test_beams_of_added_cross_attention_are_those_of_torch(decoder, pair):
+    """Decoding with a cache: two kinds of rotary positions, neighbours that turn, scores that fall with distance."""
+    ours, flax, _ = pair("bert", decoder)
+    inputs = tiny_models.batch(encoder_pad=ours.config.encoder.pad_token_id)
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    options = {"num_beams": 2, "max_new_tokens": 6}
+    wanted = ours.generate(input_ids=ids, attention_mask=mask, **options).numpy()
+    found = np.asarray(flax.generate(ids.numpy(), attention_mask=mask.numpy(), **options).sequences)
+    assert (found[:, : wanted.shape[1]] == wanted).all() and (found[:, wanted.shape[1] :] == 0).all()
+
+
 def test_masked_language_model_is_the_same_as_in_torch(tmp_path, assert_close):
     from warmstart import AutoModelForMaskedLM
 

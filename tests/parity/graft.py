@@ -28,6 +28,7 @@ class Place:
     norm: str = "input_layernorm"  # before self-attention
     output_norm: str = ""  # on what self-attention gives, before it is added to its input
     output: str = "o_proj"
+    residual: bool = False  # what self-attention gives has its input added already
 
 
 PLACES = {
@@ -37,7 +38,7 @@ PLACES = {
     "olmo2": Place(norm="", output_norm="post_attention_layernorm"),
     "opt": Place("model.decoder.layers", norm="self_attn_layer_norm", output="out_proj"),
     "gpt_neo": Place("transformer.h", "attn.attention", "ln_1", output="out_proj"),
-    "bloom": Place("transformer.h", "self_attention", output="dense"),
+    "bloom": Place("transformer.h", "self_attention", output="dense", residual=True),
     "falcon": Place("transformer.h", "self_attention", output="dense"),
     "gemma2": Place(output_norm="post_attention_layernorm"),
     "gemma3_text": Place(output_norm="post_attention_layernorm"),
@@ -102,7 +103,8 @@ def graft(layer, place, config):
 
     def add(_, arguments, output):
         own, rest = (output[0], output[1:]) if isinstance(output, tuple) else (output, None)
-        y = layer.cross_attention(layer.cross_attention_layernorm(held["x"] + own))
+        x = own if place.residual else held["x"] + own
+        y = layer.cross_attention(layer.cross_attention_layernorm(x))
         y = own + (y if output_norm is None else layer.cross_attention_output_layernorm(y))
         return y if rest is None else (y, *rest)
 

@@ -8,6 +8,7 @@ import torch
 import transformers
 
 from parity.compare import (
+    ODD_PADDING,
     POSITIONS,
     UNUSED,
     assert_close,
@@ -104,8 +105,6 @@ CASES = {
 # The reference's classes that take no positions, do not shift labels, and are never without cross-attention.
 HALF = (*HALVES, "trocr")
 FIELDS = ("logits", "hidden_states", "attentions")
-# OPT gives padding another position, and a whole window of GPT-Neo may be padding: what stands there differs.
-ODD_PADDING = ("opt", "gpt_neo")
 
 
 @dataclass

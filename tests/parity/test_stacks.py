@@ -7,6 +7,7 @@ import torch
 import transformers
 
 from parity.compare import (
+    ODD_PADDING,
     POSITIONS,
     UNUSED,
     assert_close,
@@ -70,8 +71,9 @@ def test_states(family, tmp_path):
     batch = {"input_ids": ids, "attention_mask": mask, **EVERYTHING}
     found, wanted = call(ours.train(), **batch), call(theirs.train(), **batch)
     for name in ("last_hidden_state", "hidden_states", "attentions"):
-        odd = family in ("opt", "gpt_neo")  # what stands in padding differs: see `ODD_PADDING` in test_causal.py
-        values = [on_tokens(output[name], mask) if odd else output[name] for output in (found, wanted)]
+        values = [
+            on_tokens(output[name], mask) if family in ODD_PADDING else output[name] for output in (found, wanted)
+        ]
         assert_close(*values, name)
     for states in (found.last_hidden_state, wanted.last_hidden_state):
         (states * torch.linspace(-1, 1, states.shape[-1]) * mask[..., None]).sum().backward()

@@ -52,6 +52,18 @@ def test_outputs_and_gradients_are_those_of_torch(encoder, decoder, zoo):
         zoo.assert_close(tf.transpose(value) if parameters[name].turned else value, wanted_value, name)
 
 
+@pytest.mark.parametrize("decoder", ["gemma3_text", "gptj", "bloom"])
+def test_beams_of_added_cross_attention_are_those_of_torch(decoder, zoo):
+    """Decoding with a cache: two kinds of rotary positions, neighbours that turn, scores that fall with distance."""
+    theirs, ours = zoo.pair("bert", decoder)
+    batch = tiny_models.batch(encoder_pad=theirs.config.encoder.pad_token_id)
+    source = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    options = {"num_beams": 2, "max_new_tokens": 6}
+    wanted = theirs.generate(**source, **options).numpy()
+    found = ours.generate(**zoo.arrays(source), **options).numpy()
+    assert np.array_equal(found[:, : wanted.shape[1]], wanted) and (found[:, wanted.shape[1] :] == 0).all()
+
+
 def test_loss_has_a_value_for_each_label_that_counts(zoo):
     _, model = zoo.pair("bert", "gpt2")
     batch = zoo.arrays(tiny_models.batch())

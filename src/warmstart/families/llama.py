@@ -54,6 +54,7 @@ class LlamaConfig(PretrainedConfig):
     num_key_value_heads: int
     rope_theta: float
     head_dim: int | None
+    partial_rotary_factor: float
 
     def complete(self) -> None:
         if self.num_key_value_heads is None:

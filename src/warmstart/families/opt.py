@@ -39,12 +39,13 @@ class OPTConfig(PretrainedConfig):
         "layer_norm_elementwise_affine": True,
     }
 
+    attribute_map = {"initializer_range": "init_std"}
+
     word_embed_proj_dim: int | None
 
     def complete(self) -> None:
         if self.word_embed_proj_dim is None:
             self.word_embed_proj_dim = self.hidden_size
-        self.__dict__.setdefault("initializer_range", self.init_std)
 
 
 def opt_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
@@ -81,18 +82,18 @@ def opt_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
 
 
 OPT_NAMES: dict[str, str | Stored] = {
-    "embeddings.token": "embed_tokens",
-    "embeddings.position": "embed_positions",
-    "layers.{}.attention_norm": "layers.{}.self_attn_layer_norm",
-    "layers.{}.attention.query": "layers.{}.self_attn.q_proj",
-    "layers.{}.attention.key": "layers.{}.self_attn.k_proj",
-    "layers.{}.attention.value": "layers.{}.self_attn.v_proj",
-    "layers.{}.attention.output": "layers.{}.self_attn.out_proj",
-    **added_names("layers.{}"),
-    "layers.{}.mlp_norm": "layers.{}.final_layer_norm",
-    "layers.{}.mlp.up": "layers.{}.fc1",
-    "layers.{}.mlp.down": "layers.{}.fc2",
-    "final_norm": "final_layer_norm",
+    "embeddings.token": "decoder.embed_tokens",
+    "embeddings.position": "decoder.embed_positions",
+    "layers.{}.attention_norm": "decoder.layers.{}.self_attn_layer_norm",
+    "layers.{}.attention.query": "decoder.layers.{}.self_attn.q_proj",
+    "layers.{}.attention.key": "decoder.layers.{}.self_attn.k_proj",
+    "layers.{}.attention.value": "decoder.layers.{}.self_attn.v_proj",
+    "layers.{}.attention.output": "decoder.layers.{}.self_attn.out_proj",
+    **added_names("decoder.layers.{}"),
+    "layers.{}.mlp_norm": "decoder.layers.{}.final_layer_norm",
+    "layers.{}.mlp.up": "decoder.layers.{}.fc1",
+    "layers.{}.mlp.down": "decoder.layers.{}.fc2",
+    "final_norm": "decoder.final_layer_norm",
     "head.output": "/lm_head",
 }
 
@@ -103,10 +104,9 @@ FAMILIES = {
         config=OPTConfig,
         spec=opt_spec,
         names=OPT_NAMES,
-        head_prefix="model.decoder.",
+        head_prefix="model.",
         architectures={"base": "OPTModel", "causal": "OPTForCausalLM"},
-        prefixes=("", "decoder.", "model.decoder."),
-        alone_prefix="decoder.",
+        prefixes=("", "model."),
         left_out=(r"(^|\.)version$", r"^(score|qa_outputs)\."),
         causal=True,
         adds_cross_attention=True,
