@@ -58,29 +58,41 @@ class Block(keras.layers.Layer):
         self.built = True
 
 
-_turned: ContextVar[dict[int, Any] | None] = ContextVar("turned", default=None)
+_turned: ContextVar[dict[int, list[Any]] | None] = ContextVar("turned", default=None)
 
 
 class Linear(keras.layers.Dense):
     """A dense layer, with one thing more: inside `turned` its matrix is read as it was laid out anew, (out, in).
 
     A token at a time the product is bound by reading the matrix; XLA on a processor reads it faster where it stands on
-    the left and lies so.
+    the left and lies so, and in two pieces, which two cores read at once.
     """
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        matrix = (_turned.get() or {}).get(id(self))
-        if matrix is None:
+        pieces = (_turned.get() or {}).get(id(self))
+        if pieces is None:
             return super().call(inputs, training)
-        y = tf.transpose(tf.matmul(matrix, inputs, transpose_b=True))
+        y = _from_left(pieces, inputs)
         return y if self.bias is None else y + tf.convert_to_tensor(self.bias)
+
+
+def _from_left(pieces: list[Any], x: Any) -> Any:
+    """The product of a matrix in pieces (o, i) with x (r, i), the matrix on the left: (r, o of all)."""
+    return tf.transpose(tf.concat([tf.matmul(piece, x, transpose_b=True) for piece in pieces], 0))
 
 
 @contextmanager
 def turned(layers: Iterable[keras.layers.Layer]) -> Iterator[None]:
     """Inside it, the dense layers in these multiply with their matrices on the left, which are turned now, once."""
-    dense = [x for layer in layers for x in layer._flatten_layers() if isinstance(x, Linear)]
-    token = _turned.set({id(x): tf.transpose(tf.cast(tf.convert_to_tensor(x.kernel), x.compute_dtype)) for x in dense})
+    found = {}
+    for layer in (x for holder in layers for x in holder._flatten_layers()):
+        if isinstance(layer, Output):  # it lies so already
+            found[id(layer)] = [tf.cast(tf.convert_to_tensor(layer.weight), layer.compute_dtype)]
+        elif isinstance(layer, Linear):
+            matrix = tf.cast(tf.convert_to_tensor(layer.kernel), layer.compute_dtype)
+            halves = tf.split(matrix, 2, 1) if matrix.shape[1] % 2 == 0 else [matrix]
+            found[id(layer)] = [tf.transpose(half) for half in halves]
+    token = _turned.set(found)
     try:
         yield
     finally:
@@ -471,7 +483,11 @@ class Output(Block):
 
     def call(self, x: Any) -> Any:
         """(any, h) to (any, v)."""
-        logits = tf.matmul(x, tf.cast(tf.convert_to_tensor(self.weight), x.dtype), transpose_b=True)
+        pieces = (_turned.get() or {}).get(id(self))
+        if pieces is None:
+            logits = tf.matmul(x, tf.cast(tf.convert_to_tensor(self.weight), x.dtype), transpose_b=True)
+        else:
+            logits = _from_left(pieces, x)
         return logits if self.bias is None else logits + tf.convert_to_tensor(self.bias)
 
 

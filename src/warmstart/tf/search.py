@@ -79,7 +79,7 @@ class Search:
             seed=given.get("seed"),
         )
         call.processors, call.source = self._processors(given)
-        with turned(self.decoder.blocks if self.compiled else ()):
+        with turned((*self.decoder.blocks, self.decoder.head) if self.compiled else ()):
             found = SEARCHES[plan.strategy](call, [cache] if its_cache is None else [cache, its_cache])
         sources = [layer.source for layer in cache.layers if layer.source is not None]
         return found | {
