@@ -26,7 +26,6 @@ from benchmarks import probes
 # Medians and spreads of log-normal lengths in word pieces, and the longest source that is kept.
 LENGTHS = {"cnn": ((780, 0.48), (61, 0.35)), "xsum": ((430, 0.75), (25, 0.25))}
 LONGEST = (512, 128)
-ROWS = 8  # of a batch of theirs; ours holds as many tokens
 TRAINERS = ("warmstart", "transformers")
 
 
@@ -40,12 +39,12 @@ def lengths(kind: str, count: int) -> np.ndarray:
     return np.stack(sides, 1).astype(int)
 
 
-def make_pairs(kind: str, steps: int, vocabulary: int) -> list[dict[str, list[int]]]:
-    """Enough pairs of random ids for so many steps."""
+def make_pairs(kind: str, count: int, vocabulary: int) -> list[dict[str, list[int]]]:
+    """So many pairs of random ids."""
     draw = np.random.default_rng(1)
     return [
         {"input_ids": draw.integers(5, vocabulary, s).tolist(), "labels": draw.integers(5, vocabulary, t).tolist()}
-        for s, t in lengths(kind, (steps + 1) * ROWS).tolist()
+        for s, t in lengths(kind, count).tolist()
     ]
 
 
@@ -72,7 +71,7 @@ def ours(pairs: list[dict[str, list[int]]], given: dict[str, Any], folder: str) 
     from warmstart.training.recipe import Recipe
     from warmstart.training.run import Run
 
-    budget = int(ROWS * np.percentile(lengths(given["kind"], len(pairs)).sum(1), 60))
+    budget = int(given["rows"] * np.percentile(lengths(given["kind"], len(pairs)).sum(1), 60))
     run = Run(
         Path(folder, "ours"),
         steps=given["steps"] + 1,
@@ -120,7 +119,7 @@ def theirs(pairs: list[dict[str, list[int]]], given: dict[str, Any], folder: str
 
     settings = transformers.Seq2SeqTrainingArguments(
         output_dir=folder,
-        per_device_train_batch_size=ROWS,
+        per_device_train_batch_size=given["rows"],
         max_steps=given["steps"] + 1,
         learning_rate=given["rate"],
         lr_scheduler_type="constant",
@@ -201,7 +200,7 @@ def main() -> None:
     """Measure and print, or be one contender."""
     if len(sys.argv) == 2 and sys.argv[1].startswith("{"):
         given = json.loads(sys.argv[1])
-        pairs = make_pairs(given["kind"], given["steps"], 500 if given["size"] == "tiny" else 30522)
+        pairs = make_pairs(given["kind"], 50 * given["rows"], 500 if given["size"] == "tiny" else 30522)
         with tempfile.TemporaryDirectory() as folder:
             found = (ours if given["library"] == "warmstart" else theirs)(pairs, given, folder)
         print(json.dumps(found))
@@ -210,6 +209,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=LENGTHS, default=list(LENGTHS))
     parser.add_argument("--precisions", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"])
     parser.add_argument("--steps", type=int, default=4, help="steps that count, after one that does not (4)")
+    parser.add_argument("--rows", type=int, default=8, help="pairs of a batch of theirs; ours holds as many tokens (8)")
     parser.add_argument("--runs", type=int, default=2, help="processes of each contender (2)")
     parser.add_argument("--size", choices=("base", "tiny"), default="base")
     parser.add_argument("--dropout", type=float, default=0.1)
@@ -222,7 +222,7 @@ def main() -> None:
     print("| --- " * 9 + "|")
     for kind in arguments.kinds:
         for precision in arguments.precisions:
-            given = {name: getattr(arguments, name) for name in ("steps", "size", "dropout", "rate")}
+            given = {name: getattr(arguments, name) for name in ("steps", "rows", "size", "dropout", "rate")}
             row(given | {"kind": kind, "precision": precision}, arguments.runs, environment)
 
 

@@ -28,7 +28,7 @@ MEASURES = ("rouge1", "rouge2", "rougeL")
 def main() -> None:
     """Read the command line, run, write."""
     arguments = parse()
-    start, recipe = time.perf_counter(), make.Recipe(**({"hidden": 16, "vocabulary": 300} if arguments.smoke else {}))
+    start, recipe = time.perf_counter(), make.Recipe(hidden=arguments.hidden, vocabulary=arguments.vocabulary)
     torch.set_num_threads(arguments.threads or torch.get_num_threads())
     split = read(arguments)
     tokenizer = make.train_tokenizer(split.train, recipe)
@@ -56,6 +56,7 @@ def main() -> None:
     said = {
         "train": len(split.train),
         "test": len(split.test),
+        "hidden": arguments.hidden,
         "packages": len({pair.package for pair in split.train}),
         "steps": arguments.steps,
         "pretraining_steps": arguments.pretraining_steps,
@@ -73,12 +74,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=250, help="of each fine-tuning (250)")
     parser.add_argument("--pretraining-steps", type=int, default=600, help="of each pre-training (600)")
     parser.add_argument("--test-pairs", type=int, default=200, help="functions of packages not trained on (200)")
+    parser.add_argument("--hidden", type=int, default=128, help="width of every model (128)")
+    parser.add_argument("--vocabulary", type=int, default=2000, help="word pieces (2000)")
     parser.add_argument("--packages", nargs="+", help="read these alone, such as asyncio numpy (all there are)")
     parser.add_argument("--threads", type=int, help="processor cores to use (all)")
     parser.add_argument("--smoke", action="store_true", help="few steps of tiny models, to see that it runs")
     arguments = parser.parse_args()
     if arguments.smoke:
         arguments.packages = ["asyncio", "email", "http", "json", "logging"]
+        arguments.hidden, arguments.vocabulary = 16, 300
         arguments.seeds, arguments.steps, arguments.pretraining_steps, arguments.test_pairs = 1, 2, 2, 10
     return arguments
 
@@ -102,8 +106,9 @@ def table(said: dict[str, Any]) -> str:
     """Means and standard deviations over the seeds, the paper's ROUGE-L, and where the order agrees."""
     results = said["results"]
     lines = [
-        f"{said['train']:,} pairs of {said['packages']} packages, {said['test']} test pairs of others; "
-        f"{said['pretraining_steps']} steps of pre-training, {said['steps']} of fine-tuning; {said['seconds']:,.0f} s.",
+        f"Width {said['hidden']}; {said['train']:,} pairs of {said['packages']} packages, {said['test']} test pairs of "
+        f"others; {said['pretraining_steps']} steps of pre-training, {said['steps']} of fine-tuning; "
+        f"{said['seconds']:,.0f} s.",
         "",
         "| | ROUGE-1 | ROUGE-2 | ROUGE-L | loss | different | " + " | ".join(paper.TABLE) + " |",
         "| --- " * (6 + len(paper.TABLE)) + "|",
