@@ -1,6 +1,7 @@
 """A training in processes of their own, for tests that kill or share it.
 
 Arguments: the folders of the model, the data and the output; the dropout; after which step to leave at once.
+With SHARD in the environment, processes hold the model in shards.
 """
 
 import os
@@ -33,6 +34,7 @@ def main(model: Path, data: Path, output: Path, dropout: str = "0.1", leave: str
         samples=0,
         cpu=True,
         log_every=5,
+        shard="SHARD" in os.environ,
     )
     recipe = Recipe(encoder_rate=5e-3, decoder_rate=5e-3, cross_attention_rate=5e-3, cross_attention_first=0.3)
     config = AutoConfig.from_pretrained(model)

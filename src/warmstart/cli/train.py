@@ -111,6 +111,7 @@ def train(
         bool, _option(MACHINE, None, "Less memory, a third more time.", "--gradient-checkpointing")
     ] = False,
     compile: Annotated[bool, _option(MACHINE, None, "Compile each layer (torch.compile).", "--compile")] = False,
+    shard: Annotated[bool, _option(MACHINE, None, "Several processes: in shards (FSDP2).", "--shard")] = False,
     cpu: Annotated[bool, _option(MACHINE, None, "Use no accelerator.", "--cpu")] = False,
     threads: Annotated[int | None, _option(MACHINE, "N", "Processor cores to use; else all.")] = None,
     seed: Annotated[int, _option(MACHINE, "N", "Seed of the random numbers.")] = 0,

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from warmstart.torch.loss import IGNORED
-from warmstart.training import lora, measure, state
+from warmstart.training import lora, measure, sharding, state
 from warmstart.training.batches import Order, collate, split
 from warmstart.training.checks import check_batch
 from warmstart.training.examples import Examples
@@ -28,7 +28,7 @@ from warmstart.training.extras import needs
 from warmstart.training.log import Event, Log, read_log
 from warmstart.training.loss import PairLoss
 from warmstart.training.pairs import Pair
-from warmstart.training.recipe import Recipe, parameter_groups, set_trained
+from warmstart.training.recipe import Recipe, drop_gradients, parameter_groups, set_trained
 from warmstart.training.report import attention_maps, write_report
 from warmstart.training.run import FREE, PRECISIONS, Run, check_output
 from warmstart.training.stopping import Interrupted, asked_to_stop, memory_named
@@ -126,10 +126,15 @@ class _Loop:
             for stack in model.stacks():
                 for layer in stack.layers:
                     layer.compile(dynamic=True)
-        optimizer = torch.optim.AdamW(parameter_groups(model, recipe), fused=True)
+        self.is_sharded = run.shard and self.accelerator.num_processes > 1
+        self.wrapped: Any = None
+        if self.is_sharded:
+            if recipe.lora:
+                raise ValueError("shard: adapters (lora) are not trained in shards; leave one of the two out")
+            self.wrapped = sharding.shard(PairLoss(model, recipe.label_smoothing))
+        optimizer = torch.optim.AdamW(parameter_groups(model, recipe), fused=not self.is_sharded)
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)
         self.trained: set[str] = set()
-        self.wrapped: Any = None
         self.state = state.State()
         self.summed = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)  # losses since the last line
         self.log: Log | None = None
@@ -156,6 +161,8 @@ class _Loop:
         parts = self.recipe.trained_parts(step, self.steps)
         if parts != self.trained:
             self.trained = parts
+            if self.is_sharded:  # there, what gets a gradient is settled once
+                return
             set_trained(self.model, parts)
             # Wrapped again: what processes exchange is what is trained.
             loss = PairLoss(self.model, self.recipe.label_smoothing)
@@ -171,15 +178,35 @@ class _Loop:
         self.model.train()
         for number, batch in enumerate(parts):
             is_last = number == len(parts) - 1
-            with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.wrapped):
-                loss = self.wrapped(**batch, count=count)
+            with self._exchange(is_last):
+                with self.accelerator.autocast():
+                    loss = self.wrapped(**batch, count=count)
                 self.accelerator.backward(loss * self.accelerator.num_processes)  # gradients are averaged over them
             total += loss.detach().double() * count
+        if self.is_sharded:
+            drop_gradients(self.model, self.trained)
         if self.recipe.clip:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         self._note(total, count)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def _exchange(self, is_last: bool) -> contextlib.AbstractContextManager[Any]:
+        """Processes add up their gradients with the last part of a step."""
+        if self.is_sharded:
+            self.wrapped.set_requires_gradient_sync(is_last)
+        elif not is_last:
+            return self.accelerator.no_sync(self.wrapped)
+        return contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def _plain(self) -> Iterator[Any]:
+        """The model as one process has it: to measure, to generate, to save."""
+        if self.is_sharded:
+            yield sharding.gathered(self.model)
+        else:
+            with lora.merged(self.model) as model:
+                yield model
 
     def _note(self, total: Tensor, count: int) -> None:
         """Add to what is summed for the log; on a CPU, where looking costs nothing, stop before a step is spoilt."""
@@ -240,14 +267,16 @@ class _Loop:
 
     def _check(self) -> None:
         """The first batch is checked in every run."""
-        set_trained(self.model, self.recipe.trained_parts(self.steps, self.steps))
-        batch = next(self._parts(*self.batches.batch(0)))
+        batch, looked = next(self._parts(*self.batches.batch(0))), self.model
+        if self.is_sharded:
+            looked = sharding.gathered(self.model)
+        set_trained(looked, self.recipe.trained_parts(self.steps, self.steps))
         if bool((batch["labels"] != IGNORED).any()):
-            self._log({"step": 0, "checks": check_batch(self.model, batch)})
+            self._log({"step": 0, "checks": check_batch(looked, batch)})
         if self.validation is not None and (count := min(self.run.samples, len(self.references), _SAMPLES_KEPT)):
             some = self.validation.select(np.arange(count))
-            with self.accelerator.autocast(), lora.merged(self.model):
-                texts = measure.written(self.model, some, self.tokenizers[1], self.run.batch_tokens)
+            with self.accelerator.autocast(), self._plain() as model:
+                texts = measure.written(model, some, self.tokenizers[1], self.run.batch_tokens)
             self._log({"step": 0, "samples": texts})
 
     def _evaluate(self) -> Event:
@@ -258,15 +287,15 @@ class _Loop:
             if self.accelerator.is_main_process:
                 write_report(self.run.output, read_log(self.run.output), self.batches.examples, [], [])
             return event
-        with self.accelerator.autocast(), lora.merged(self.model):
-            event["validation_loss"] = measure.held_out_loss(self.model, self.validation, self.run.batch_tokens)
+        with self.accelerator.autocast(), self._plain() as model:
+            event["validation_loss"] = measure.held_out_loss(model, self.validation, self.run.batch_tokens)
             if count := min(self.run.samples, len(self.references)):
                 some = self.validation.select(np.arange(count))
-                texts = measure.written(self.model, some, self.tokenizers[1], self.run.batch_tokens)
+                texts = measure.written(model, some, self.tokenizers[1], self.run.batch_tokens)
                 wanted = [pair.target for pair in self.references[:count]]
                 event |= measure.scores(measure.parts(texts, wanted))
                 event["samples"] = texts[:_SAMPLES_KEPT]
-            maps = attention_maps(self.model, self.validation, self.tokenizers) if count else []
+            maps = attention_maps(model, self.validation, self.tokenizers) if count else []
         self._check_number(event["validation_loss"], self.state.step)
         value = event["validation_loss"] if self.run.best == "loss" else -event[self.run.best]
         is_best = not self.state.best or value < self.state.best[0][0]
@@ -287,8 +316,11 @@ class _Loop:
         lora.fold(self.model)
         held = [state.weights(folder, type(self.model)) for folder in folders]
         mean = {name: torch.stack([one[name].double() for one in held]).mean(0) for name in held[0]}
-        self.model.load_state_dict({name: value.to(held[0][name].dtype) for name, value in mean.items()})
-        loss = measure.held_out_loss(self.model, self.validation, self.run.batch_tokens)
+        with self._plain() as model:
+            model.load_state_dict({name: value.to(held[0][name].dtype) for name, value in mean.items()})
+            loss = measure.held_out_loss(model, self.validation, self.run.batch_tokens)
+        if self.is_sharded:
+            sharding.fill(self.model, model)
         best = min(event["validation_loss"] for event in read_log(self.run.output) if "validation_loss" in event)
         self._log({"step": self.state.step, "averaged": [step for _, step in self.state.best], "averaged_loss": loss})
         if loss < best:
@@ -311,7 +343,14 @@ class _Loop:
         if differ := [name for name in now if before.get(name) != now[name]]:
             said = ", ".join(f"{name} was {before.get(name)} and is {now[name]}" for name in differ)
             raise ValueError(f"{found[-1]} was made with other settings: {said}; give the same, or another folder")
-        self.state, optimizer = state.load(found[-1], self.model)
+        if self.is_sharded:
+            plain = sharding.gathered(self.model)
+            self.state, optimizer = state.load(found[-1], plain)
+            sharding.fill(self.model, plain)
+            parameters = [x for group in self.optimizer.param_groups for x in group["params"]]
+            optimizer["optimizer"] = sharding.scattered_state(optimizer["optimizer"], parameters)
+        else:
+            self.state, optimizer = state.load(found[-1], self.model)
         if isinstance(self.batches, Stream) and self.state.place is not None:
             self.batches.seek(self.state.place)
         return optimizer
@@ -324,26 +363,27 @@ class _Loop:
         self.state.losses = float(total)
         if isinstance(self.batches, Stream):
             self.state.place = self.batches.place
+        saved: dict[str, Any] = {"optimizer": sharding.gathered_state(self.optimizer.state_dict())}
+        model = sharding.gathered(self.model) if self.is_sharded else self.model
         if self.accelerator.is_main_process:
-            saved: dict[str, Any] = {"optimizer": self.optimizer.state_dict()}
             if self.accelerator.scaler is not None:
                 saved["scaler"] = self.accelerator.scaler.state_dict()
-            state.save(self.run.output, self.model, self.tokenizers, saved, self.state, self._settings())
+            state.save(self.run.output, model, self.tokenizers, saved, self.state, self._settings())
             averaged = {step for _, step in self.state.best} if self.run.average > 1 else set()
             state.forget(self.run.output, {self.state.step} | averaged)
         self.accelerator.wait_for_everyone()
 
     def _check_weights(self) -> None:
         """A step may spoil the weights after its loss was well: such weights are not saved."""
-        sums = torch.stack([parameter.detach().sum() for parameter in self.model.parameters()])
+        sums = torch.stack([sharding.whole(parameter.detach().sum()) for parameter in self.model.parameters()])
         self._check_number(float(sums.sum()), self.state.step)
 
     def _keep_model(self) -> None:
         self._check_weights()
-        if self.accelerator.is_main_process:
-            reads, writes = self.tokenizers
-            with lora.merged(self.model):
-                self.model.save_pretrained(self.run.output, encoder_tokenizer=reads, decoder_tokenizer=writes)
+        reads, writes = self.tokenizers
+        with self._plain() as model:
+            if self.accelerator.is_main_process:
+                model.save_pretrained(self.run.output, encoder_tokenizer=reads, decoder_tokenizer=writes)
 
     def _log(self, event: Event) -> None:
         if self.log is not None:

@@ -136,6 +136,13 @@ def set_trained(model: Any, parts: set[str]) -> None:
         parameter.requires_grad_(part in parts)
 
 
+def drop_gradients(model: Any, parts: set[str]) -> None:
+    """Leave what is in no such part as it is in the next step."""
+    for _, parameter, part in _trainable(model):
+        if part not in parts:
+            parameter.grad = None
+
+
 def _trainable(model: Any) -> Iterator[tuple[str, Any, str]]:
     """Name, parameter and part of what may be trained: where there are adapters, these and cross-attention."""
     tied, is_frozen = bool(model.config.tie_encoder_decoder), lora.is_frozen(model)

@@ -11,7 +11,17 @@ from warmstart.training import measure, state
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 # What may differ when a training goes on: it changes how a step is computed, or when something is written.
-FREE = ("output", "accumulate", "gradient_checkpointing", "cpu", "save_every", "patience", "tensorboard", "compile")
+FREE = (
+    "output",
+    "accumulate",
+    "gradient_checkpointing",
+    "cpu",
+    "save_every",
+    "patience",
+    "tensorboard",
+    "compile",
+    "shard",
+)
 
 
 @dataclass(frozen=True)
@@ -24,6 +34,7 @@ class Run:
     one of `measure.METRICS`. After `patience` evaluations without a better one the training ends. Text is written for
     `samples` validation pairs. `average` best checkpoints are averaged at the end, if that is better than the best one.
     `tensorboard` writes the log for TensorBoard too; `compile` compiles each layer (`torch.compile`).
+    With `shard`, several processes hold the model in shards (FSDP2).
     """
 
     output: str | Path
@@ -44,6 +55,7 @@ class Run:
     log_every: int = 10
     tensorboard: bool = False
     compile: bool = False
+    shard: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
