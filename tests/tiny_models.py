@@ -55,6 +55,21 @@ _FEW = {
     "eos_token_id": END,
 }
 _PEGASUS = {**_BART, "pad_token_id": PAD, "bos_token_id": START, "eos_token_id": END, "decoder_start_token_id": PAD}
+_MODERNBERT = {
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": POSITIONS,
+    "global_attn_every_n_layers": 2,
+    "local_attention": 4,
+    "local_rope_theta": 100.0,
+    "pad_token_id": PAD,
+    "bos_token_id": START,
+    "eos_token_id": END,
+    "cls_token_id": START,
+    "sep_token_id": END,
+}
 _FIELDS = {
     "bert": _BERT,
     "bert-generation": _BERT,
@@ -152,6 +167,10 @@ _RELATIVES = {
         "attention_dropout": 0.0,
     },
     "albert": {**_BERT, "embedding_size": 12, "num_hidden_layers": 3},
+    "roformer": {**_BERT, "embedding_size": 12},
+    "modernbert": _MODERNBERT,
+    "modernbert-decoder": _MODERNBERT,
+    "nomic_bert": _BERT,
 }
 RELATIVES = tuple(_RELATIVES)
 # Pairs in which relatives whose stack differs from those above stand once on either side where they can.
@@ -163,6 +182,8 @@ RELATED = [
     ("albert", "ernie"),
     ("distilbert", "big_bird"),
     ("megatron-bert", "roberta-prelayernorm"),
+    ("modernbert", "roformer"),
+    ("nomic_bert", "modernbert-decoder"),
 ]
 # Language models and the like to which cross-attention is added: each once on either side of a pair.
 _ADDED = ("gemma", "gemma2", "gemma3_text", "gptj", "gpt_neox", "phi", "stablelm", "starcoder2", "olmo2", "smollm3")

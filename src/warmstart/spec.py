@@ -155,9 +155,10 @@ class NormSpec:
     before: bool = False  # before each sub-layer (pre-norm) rather than after its residual
     output: bool = False  # on each sub-layer's output: beside the one before it (Gemma 2), else in its place (OLMo 2)
     shared: bool = False  # self-attention and MLP, in parallel, read the same normed states (GPT-J)
+    bias: bool = True  # of layer norm
+    first: bool = True  # before the first layer's self-attention, too; ModernBERT has that of its embeddings there
     from_one: bool = False  # the weight is what is added to 1 (Gemma)
     final: bool = False  # one more after the last layer
-    final_apart: bool = False  # the last of a stack's `hidden_states` is what it reads, not what it gives
 
     @property
     def main(self) -> bool:
@@ -181,6 +182,7 @@ class HeadSpec:
     scale: float = 1.0  # of the states that it reads (T5)
     soft_cap: float | None = None  # logits become cap * tanh(logit / cap) (Gemma 2)
     size: int = 0  # what the transform gives; 0 is the size of the embeddings
+    transform_bias: bool = True
 
 
 @dataclass(frozen=True)

@@ -79,8 +79,13 @@ def test_new_cross_attention_starts_as_the_config_says(encoder, decoder):
         new = [name for name in model.load_report.new if name.startswith("decoder.")]
         assert sorted(new) == sorted(f"decoder.{name}" for name in added)
     assert drawn.load_report.copied == []
-    assert sorted(copied.load_report.copied) == sorted(f"decoder.{name}" for name in added)
-    for name, parameter in added.items():
+    held = dict(copied.decoder.named_parameters())
+    alike = [
+        name for name in added if name.replace(".cross_attention", ".attention") in held
+    ]  # ModernBERT lacks a norm
+    assert sorted(copied.load_report.copied) == sorted(f"decoder.{name}" for name in alike)
+    for name in alike:
+        parameter = added[name]
         source = copied.decoder.get_parameter(name.replace(".cross_attention", ".attention"))
         assert torch.equal(parameter, source) and parameter is not source
     matrices = [x.detach().flatten() for name, x in drawn.decoder.named_parameters() if name in added and x.dim() > 1]

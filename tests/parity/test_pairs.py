@@ -41,7 +41,10 @@ pytestmark = pytest.mark.v5
 
 WIDE = {"width": 24}  # against 16: the encoder's states are projected
 # The first families each with each; the others once on either side.
-NO_PAIR = ("big_bird",)  # its layers there hand the source to self-attention, too: see `test_big_bird_reads_as_bert`
+NO_PAIR = (
+    "big_bird",
+    "modernbert-decoder",
+)  # the former's layers there hand the source to self-attention, too: see `test_big_bird_reads_as_bert`
 BOTH = [
     *itertools.product(GRID, GRID),
     *((family, "bert") for family in ENCODERS if family not in GRID),

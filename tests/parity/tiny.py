@@ -96,6 +96,21 @@ _FEW = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+_MODERNBERT = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 40,
+    "global_attn_every_n_layers": 2,
+    "local_attention": 4,
+    "pad_token_id": 3,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "cls_token_id": 1,
+    "sep_token_id": 2,
+}
 TINY = {
     "bert": {**_BERT, "pad_token_id": 3},
     "roberta": _BERT,
@@ -177,18 +192,25 @@ TINY = {
         "attention_dropout": 0.0,
     },
     "albert": {**_BERT, "embedding_size": 12, "num_hidden_layers": 4, "num_hidden_groups": 2},
+    "roformer": {**_BERT, "embedding_size": 12},
+    "modernbert": _MODERNBERT,
+    "modernbert-decoder": {**_MODERNBERT, "local_attention": 8},
 }
+if hasattr(transformers, "NomicBertConfig"):
+    TINY["nomic_bert"] = _BERT
 ADDED = tuple(name for name in TINY if family(name).adds_cross_attention)  # no cross-attention of their own
 CROSS = tuple(name for name in TINY if name not in ADDED)
 GRID = ("bert", "roberta", "xlm-roberta", "camembert", "bert-generation", "gpt2", "bart")
 GRID += ("llama", "mistral", "qwen2", "qwen3")  # each with each
-SINUSOIDAL = ("pegasus", "marian")  # positions that the reference computes, and writes all the same
+SINUSOIDAL = ("pegasus", "marian", "roformer")  # positions that the reference computes, and writes all the same
+FORGETFUL = ("modernbert-decoder",)  # version 4 does not write its `local_attention`, and opens nothing but the default
 COUNTS_PADDING = ("roberta", "xlm-roberta", "camembert", "data2vec-text", "roberta-prelayernorm", "xlm-roberta-xl")
 # Halves of a whole: the reference's stack is its encoder.
 HALVES = ("bart", "mbart", "plbart", "mvp", "blenderbot", "blenderbot-small", "pegasus", "bigbird_pegasus", "marian")
 HALVES += ("t5", "mt5")
 # The reference has no decoder of T5 that stands alone; `test_wholes.py` has it as half of a whole.
-ONLY_DECODERS, ONLY_ENCODERS = ("trocr",), ("distilbert", "albert", "mpnet", "t5", "mt5")
+ONLY_DECODERS = ("trocr",)
+ONLY_ENCODERS = ("distilbert", "albert", "mpnet", "t5", "mt5", "modernbert", "nomic_bert")
 ENCODERS = tuple(name for name in TINY if name not in ONLY_DECODERS)
 DECODERS = tuple(name for name in TINY if name not in ONLY_ENCODERS)
 MASKED = (
@@ -197,6 +219,9 @@ MASKED = (
     "distilbert",
     "albert",
     "mpnet",
+    "modernbert",
+    *(["nomic_bert"] if "nomic_bert" in TINY else []),
+    "roformer",
     "electra",
     "ernie",
     "rembert",
@@ -328,4 +353,22 @@ EVERYTHING = {"output_hidden_states": True, "output_attentions": True}
 def call(model, **arguments):
     """The outputs of a model, the reference's or ours."""
     with quiet():
-        return model(**arguments)
+        output = model(**arguments)
+    return output if NEWEST else with_last_normed(model, output)
+
+
+def with_last_normed(model, output):
+    """As version 5 has it: the last of the hidden states is what the stack gives. Version 4 leaves a norm out."""
+    sides = {"": model, "encoder_": getattr(model, "encoder", None), "decoder_": getattr(model, "decoder", None)}
+    for prefix, side in sides.items():
+        states = output.get(f"{prefix}hidden_states") if hasattr(output, "get") else None
+        base = getattr(side, "base_model", None)
+        if states is not None and type(base).__name__ in ("RobertaPreLayerNormModel", "ModernBertModel"):
+            norm = base.final_norm if hasattr(base, "final_norm") else base.LayerNorm
+            output[f"{prefix}hidden_states"] = (*states[:-1], norm(states[-1]))
+    return output
+
+
+with quiet():  # their modules warn when they are imported
+    for _name in ("ModernBertModel", "DebertaV2Model"):
+        getattr(transformers, _name)

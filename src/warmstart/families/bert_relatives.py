@@ -1,4 +1,4 @@
-"""Relatives of BERT, each by what it does otherwise: ELECTRA, ERNIE, RemBERT, Megatron-BERT, BigBird and RoCBert."""
+"""Relatives of BERT, each by what it does otherwise: ELECTRA, ERNIE, RemBERT, Megatron-BERT, BigBird ..."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from warmstart.families.bert import (
 )
 from warmstart.families.checks import check
 from warmstart.families.entry import Family, Stored
-from warmstart.spec import HeadSpec, StackSpec
+from warmstart.spec import HeadSpec, RotarySpec, StackSpec
 
 _SUMMARY = {"type": "first", "use_proj": True, "activation": "gelu", "last_dropout": 0.1}
 
@@ -135,6 +135,29 @@ class RoCBertConfig(PretrainedConfig):
     }
 
 
+class RoFormerConfig(PretrainedConfig):
+    """A RoFormer's configuration (Su et al. 2021).
+
+    >>> RoFormerConfig(hidden_size=384).embedding_size
+    384
+    """
+
+    model_type = "roformer"
+    defaults = {
+        **inserted(_without("position_embedding_type", "use_cache", "classifier_dropout"), "", {"rotary_value": False}),
+        "use_cache": True,
+        "vocab_size": 50000,
+        "max_position_embeddings": 1536,
+    }
+    defaults = inserted(defaults, "hidden_size", {"embedding_size": None})
+
+    embedding_size: int
+
+    def complete(self) -> None:
+        if self.embedding_size is None:
+            self.embedding_size = self.hidden_size
+
+
 def electra_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
     """BERT's stack, and embeddings of a width of their own, which the head has too."""
     spec = bert_spec(config, headed)
@@ -191,6 +214,17 @@ def roc_bert_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
     return replace(spec, embedding=replace(spec.embedding, beside=beside))
 
 
+def roformer_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
+    """BERT's stack with rotary positions in its self-attention, and embeddings that may be narrow."""
+    if config.rotary_value:
+        raise ValueError(f"rotary_value={config.rotary_value} of a roformer is not supported; only False")
+    spec = bert_spec(config, headed)
+    size, attention = config.embedding_size, spec.attention
+    embedding = replace(spec.embedding, size=size, projected=size != config.hidden_size, positions=0)
+    rotary = RotarySpec(attention.head_size, interleaved=True)
+    return replace(spec, embedding=embedding, attention=replace(attention, rotary=rotary))
+
+
 ELECTRA_NAMES: dict[str, str | Stored] = {
     **BERT_STACK,
     "embeddings.projection": "embeddings_project",
@@ -219,8 +253,9 @@ ROC_BERT_NAMES = {
     "embeddings.beside.pronunciation": "embeddings.pronunciation_embed",
     "embeddings.joined_projection": "embeddings.map_inputs_layer",
 }
-# ELECTRA's discriminator has a head that says which tokens were replaced.
-_LEFT_OUT = (*BERT_LEFT_OUT, r"^discriminator_predictions\.")
+ROFORMER_NAMES = {**BERT_NAMES, "embeddings.projection": "embeddings_project"}
+# RoFormer's positions are computed; ELECTRA's discriminator has a head that says which tokens were replaced.
+_LEFT_OUT = (*BERT_LEFT_OUT, r"^discriminator_predictions\.", r"encoder\.embed_positions\.")
 
 
 def _family(
@@ -250,5 +285,6 @@ FAMILIES = {
     "rembert": _family(RemBertConfig, rembert_spec, REMBERT_NAMES, "rembert.", "RemBert"),
     "megatron-bert": _family(MegatronBertConfig, megatron_spec, MEGATRON_NAMES, "bert.", "MegatronBert"),
     "big_bird": _family(BigBirdConfig, big_bird_spec, BERT_NAMES, "bert.", "BigBird"),
+    "roformer": _family(RoFormerConfig, roformer_spec, ROFORMER_NAMES, "roformer.", "RoFormer"),
     "roc_bert": _family(RoCBertConfig, roc_bert_spec, ROC_BERT_NAMES, "roc_bert.", "RoCBert"),
 }

@@ -27,7 +27,14 @@ _COUNTS = {
     "rotary_dim": _FEW,
     "max_position_embeddings": _SIZE,
     "sliding_window": _SIZE,
+    "embedding_size": _SIZE,
+    "input_embedding_size": _SIZE,
+    "output_embedding_size": _SIZE,
+    "hidden_dim": _SIZE,
+    "local_attention": _SIZE,
     "num_hidden_layers": _FEW,
+    "num_hidden_groups": _FEW,
+    "global_attn_every_n_layers": _FEW,
     "encoder_layers": _FEW,
     "decoder_layers": _FEW,
     "num_decoder_layers": _FEW,
@@ -49,12 +56,12 @@ _ONLY = {
 _HEADS = ("num_attention_heads", "encoder_attention_heads", "decoder_attention_heads")
 _SHARES = ("dropout", "dropout_prob", "pdrop", "layerdrop")  # how the names of probabilities end
 _POSITIVE = (
-    *("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps", "norm_epsilon"),
+    *("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps", "norm_epsilon", "norm_eps", "global_rope_theta"),
     *("rope_theta", "rope_local_base_freq", "rotary_emb_base", "partial_rotary_factor", "rotary_pct"),
 )
 _POSITIVE_OR_NONE = ("query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping")
 _NOT_NEGATIVE = ("initializer_range", "init_std", "type_vocab_size")
-_ACTIVATIONS = ("hidden_act", "activation_function", "hidden_activation", "activation")
+_ACTIVATIONS = ("hidden_act", "activation_function", "hidden_activation", "activation", "classifier_activation")
 _LAYER_TYPES = ("full_attention", "sliding_attention")
 
 

@@ -89,7 +89,7 @@ def before_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
     """RoBERTa's stack with its norms before the sub-layers."""
     spec = roberta_spec(config, headed)
     is_xl = config.model_type == "xlm-roberta-xl"
-    norm = replace(spec.norm, before=True, final=True, final_apart=not is_xl)
+    norm = replace(spec.norm, before=True, final=True)
     return replace(spec, embedding=replace(spec.embedding, norm=not is_xl), norm=norm)
 
 

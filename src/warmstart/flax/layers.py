@@ -67,7 +67,7 @@ def make_norm(spec: NormSpec, dtype: Any) -> Any:
     """The norm that a spec asks for, over the last axis."""
     if spec.kind == "rms":
         return make_rms_norm(spec, dtype)
-    return nn.LayerNorm(spec.epsilon, dtype=dtype, use_fast_variance=False)
+    return nn.LayerNorm(spec.epsilon, dtype=dtype, use_bias=spec.bias, use_fast_variance=False)
 
 
 def make_rms_norm(spec: NormSpec, dtype: Any) -> Any:
@@ -284,7 +284,8 @@ class Layer(nn.Module):
 
         if shared is None:
             self.attention = Attention(spec, self.layer, False, self.dtype)
-            self.attention_norm, self.attention_output_norm = made(norm.main), made(norm.output)
+            self.attention_norm = made(norm.main and (norm.first or self.layer > 0))
+            self.attention_output_norm = made(norm.output)
         else:
             self.own_attention, self.own_attention_norm = shared.attention, shared.attention_norm
         if spec.cross_attention is not None:
@@ -327,7 +328,7 @@ class Layer(nn.Module):
         return self._after(x, y, own.mlp_norm, own.mlp_output_norm, train), weights, cross_weights, cache
 
     def _before(self, x: Array, norm: Any) -> Array:
-        return norm(x) if self.stack.norm.before else x
+        return norm(x) if self.stack.norm.before and norm is not None else x
 
     def _after(self, x: Array, y: Array, norm: Any, output_norm: Any, train: bool) -> Array:
         x = x + self.dropout(y if output_norm is None else output_norm(y), deterministic=not train)
@@ -434,7 +435,7 @@ class Head(nn.Module):
         assert spec is not None
         start = normal(stack.initializer_range)
         if spec.transform:
-            self.dense = Linear(stack.head_width, dtype=self.dtype, kernel_init=start)
+            self.dense = Linear(stack.head_width, spec.transform_bias, self.dtype, start)
             self.norm = make_norm(stack.norm, self.dtype)
         self.output = Output(
             stack.embedding.vocabulary, spec.bias, spec.tied, stack.initializer_range, self.dtype, spec.fixed_bias

@@ -135,7 +135,6 @@ class Stack(nn.Module):
             attentions.append(weights)
             cross_attentions.append(cross_weights)
             caches.append(new)
-        before = x
         if spec.norm.final:
             x = own.final_norm(x)
         logits = None
@@ -147,7 +146,7 @@ class Stack(nn.Module):
         return States(
             last=x,
             cache=cache,
-            hidden=(*hidden, before if spec.norm.final_apart else x) if want_hidden else None,
+            hidden=(*hidden, x) if want_hidden else None,
             attentions=tuple(attentions) if want_attentions else None,
             cross_attentions=tuple(cross_attentions) if has_cross else None,
             logits=logits,

@@ -140,7 +140,7 @@ def make_norm(size: int, spec: NormSpec) -> keras.layers.Layer:
     """The norm that a spec asks for, over the last `size` numbers."""
     if spec.kind == "rms":
         return make_rms_norm(size, spec)
-    layer = keras.layers.LayerNormalization(epsilon=spec.epsilon)
+    layer = keras.layers.LayerNormalization(epsilon=spec.epsilon, center=spec.bias)
     layer.build((None, size))
     return layer
 
@@ -337,7 +337,8 @@ class TransformerLayer(Block):
             return make_norm(size, norm) if wanted else None
 
         self.attention = Attention(spec.attention, layer, size, None, norm)
-        self.attention_norm, self.attention_output_norm = made(norm.main), made(norm.output)
+        self.attention_norm = made(norm.main and (norm.first or layer > 0))
+        self.attention_output_norm = made(norm.output)
         self.cross_attention: Attention | None = None
         self.cross_attention_norm: Any = None
         self.cross_attention_output_norm: Any = None
@@ -499,7 +500,7 @@ class Head(Block):
         spec, size = stack.head, stack.head_width
         assert spec is not None
         self.activation = check_activation(spec.transform) if spec.transform else None
-        self.dense = linear(stack.hidden_size, size) if spec.transform else None
+        self.dense = linear(stack.hidden_size, size, spec.transform_bias) if spec.transform else None
         self.norm = make_norm(size, stack.norm) if spec.transform else None
         self.output_layer = Output(
             tokens if spec.tied else None, size, stack.embedding.vocabulary, spec.bias, spec.fixed_bias

@@ -117,7 +117,6 @@ class Stack(PreTrainedModel):
                 x = tf.where(tf.random.uniform([]) < spec.layer_drop, before, x)
             attentions.append(weights)
             cross_attentions.append(cross_weights)
-        before = x
         if self.final_norm is not None:
             x = self.final_norm(x)
         x = _unflat(x, length)
@@ -126,7 +125,7 @@ class Stack(PreTrainedModel):
         return States(
             last=x,
             cache=new_cache,
-            hidden=(*hidden, _unflat(before, length) if spec.norm.final_apart else x) if want_hidden else None,
+            hidden=(*hidden, x) if want_hidden else None,
             attentions=tuple(attentions) if want_attentions else None,
             cross_attentions=tuple(cross_attentions) if want_attentions and cross_attentions[:1] != [None] else None,
         )

@@ -85,7 +85,7 @@ class RMSNormFromOne(RMSNorm):
 
 def make_norm(size: int, spec: NormSpec) -> nn.Module:
     """The norm that a spec asks for, over the last `size` numbers."""
-    return make_rms_norm(size, spec) if spec.kind == "rms" else nn.LayerNorm(size, spec.epsilon)
+    return make_rms_norm(size, spec) if spec.kind == "rms" else nn.LayerNorm(size, spec.epsilon, bias=spec.bias)
 
 
 def make_rms_norm(size: int, spec: NormSpec) -> RMSNorm:
@@ -262,7 +262,8 @@ class Layer(nn.Module):
             return make_norm(size, norm) if wanted else None
 
         self.attention = Attention(spec.attention, layer, size, None, norm)
-        self.attention_norm, self.attention_output_norm = made(norm.main), made(norm.output)
+        self.attention_norm = made(norm.main and (norm.first or layer > 0))
+        self.attention_output_norm = made(norm.output)
         self.cross_attention: Attention | None = None
         self.cross_attention_norm: nn.Module | None = None
         self.cross_attention_output_norm: nn.Module | None = None
@@ -386,7 +387,7 @@ class Head(nn.Module):
         spec, size = stack.head, stack.head_width
         assert spec is not None
         self.activation = check_activation(spec.transform) if spec.transform else None
-        self.dense = nn.Linear(stack.hidden_size, size) if spec.transform else None
+        self.dense = nn.Linear(stack.hidden_size, size, spec.transform_bias) if spec.transform else None
         self.norm = make_norm(size, stack.norm) if spec.transform else None
         self.output = nn.Linear(size, stack.embedding.vocabulary, spec.bias)
         if spec.fixed_bias:

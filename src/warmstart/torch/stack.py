@@ -113,13 +113,12 @@ class Stack(PreTrainedModel):
                 x = torch.where(torch.rand((), device=x.device) < spec.layer_drop, before, x)
             attentions.append(weights)
             cross_attentions.append(cross_weights)
-        before = x
         if self.final_norm is not None:
             x = self.final_norm(x)
         return States(
             last=x,
             cache=cache,
-            hidden=(*hidden, before if spec.norm.final_apart else x) if want_hidden else None,
+            hidden=(*hidden, x) if want_hidden else None,
             attentions=tuple(attentions) if want_attentions else None,
             cross_attentions=tuple(cross_attentions) if want_attentions and cross_attentions[:1] != [None] else None,
         )
