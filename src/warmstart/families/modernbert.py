@@ -111,6 +111,8 @@ class ModernBertDecoderConfig(ModernBertConfig):
         "layer_types": None,
     }
 
+    layer_types: list[str] | None
+
     def complete(self) -> None:
         if self.layer_types is None:
             self.layer_types = layer_types(self)

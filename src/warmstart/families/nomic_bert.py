@@ -57,6 +57,8 @@ class NomicBertConfig(LlamaConfig):
         "attn_pdrop": "attention_probs_dropout_prob",
     }
 
+    hidden_act: str
+
     def complete(self) -> None:
         if self.hidden_act == "swiglu":  # what is gated by what, and by which function
             self.hidden_act = "silu"

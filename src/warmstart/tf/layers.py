@@ -381,7 +381,7 @@ class TransformerLayer(Block):
         return self._after(x, self.mlp(h), self.mlp_norm, self.mlp_output_norm), weights, cross_weights
 
     def _before(self, x: Any, norm: Any) -> Any:
-        return norm(x) if self.norm_before else x
+        return norm(x) if self.norm_before and norm is not None else x
 
     def _after(self, x: Any, y: Any, norm: Any, output_norm: Any) -> Any:
         x = x + self.dropout(y if output_norm is None else output_norm(y))
