@@ -50,7 +50,8 @@ class Search:
     @property
     def vocabulary(self) -> int:
         """How many tokens the decoder knows."""
-        return self.decoder.spec.embedding.vocabulary
+        size: int = self.decoder.spec.embedding.vocabulary
+        return size
 
     def __call__(self, given: dict[str, Any]) -> dict[str, Any]:
         """From the prompt (b, p), its mask, the source and a seed (2,) to sequences and what belongs to them."""

@@ -26,8 +26,8 @@ class States:
     """
 
     last: Any
-    cache: KeyValueCache | None = None
-    hidden: tuple[Any, ...] | None = None
+    cache: Any = None
+    hidden: Any = None
     attentions: tuple[Any, ...] | None = None
     cross_attentions: tuple[Any, ...] | None = None
     logits: Any = None
