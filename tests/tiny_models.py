@@ -113,6 +113,7 @@ _RELATIVES = {
         "dropout": 0.0,
         "attention_dropout": 0.0,
     },
+    "gpt-sw3": _FIELDS["gpt2"],
     "mpnet": {**_BERT, "max_position_embeddings": POSITIONS + 2},
     "t5": _T5,
     "mt5": {**_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},

@@ -35,7 +35,9 @@ def test_every_family_has_a_tiny_model():
 def side(name, kind):
     """A model of one layer, made once: it stands in every pair of its row or column."""
     fields = type(tiny_models.config(name)).defaults
-    config = tiny_models.config(name, **{field: 1 for field in LAYERS if field in fields})
+    shallow = {field: 1 for field in LAYERS if field in fields}
+    shallow |= {"attention_types": [[["global"], 1]]} if "attention_types" in fields else {}
+    config = tiny_models.config(name, **shallow)
     set_side(config, kind)
     torch.manual_seed(0)
     return (AutoModel if kind == "encoder" else AutoModelForCausalLM)(config)
