@@ -134,7 +134,7 @@ def looped(
 
     def body(was: Carried) -> tuple[Carried]:
         state = tf.nest.map_structure(Array, was.state)
-        held = [cache.with_own(own, 0) for cache, own in zip(caches, was.own, strict=True)]
+        held: Caches = [cache.with_own(own, 0) for cache, own in zip(caches, was.own, strict=True)]
         at = was.state.at - begin
         state, held, more, seen = turn(state, held, was.more)
         kept = {
@@ -142,7 +142,8 @@ def looped(
             for name in was.kept
         }
         now = tf.nest.map_structure(_value, state), [cache.own() for cache in held], more
-        return (Carried(*tf.nest.map_structure(tf.ensure_shape, now, shapes), kept),)
+        values, own, more = tf.nest.map_structure(tf.ensure_shape, now, shapes)
+        return (Carried(values, own, more, kept),)
 
     def condition(was: Carried) -> Any:
         return goes_on(tf.nest.map_structure(Array, was.state), was.more)
