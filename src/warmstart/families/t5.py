@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from warmstart.config import PretrainedConfig
 from warmstart.families.checks import check
@@ -66,7 +65,7 @@ class MT5Config(T5Config):
     """An mT5's configuration."""
 
     model_type = "mt5"
-    defaults: dict[str, Any] = {
+    defaults = {
         **{name: value for name, value in T5Config.defaults.items() if not name.endswith(("_token_id", "_dropout"))},
         "vocab_size": 250112,
         "d_ff": 1024,
