@@ -198,7 +198,10 @@ TINY = {
 }
 if hasattr(transformers, "NomicBertConfig"):
     TINY["nomic_bert"] = _BERT
-ADDED = tuple(name for name in TINY if family(name).adds_cross_attention)  # no cross-attention of their own
+if hasattr(transformers, "EuroBertConfig"):
+    TINY["eurobert"] = {**_LLAMA, "pad_token_id": 3, "bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": False}
+# No cross-attention of their own; of EuroBERT the reference has no decoder at all.
+ADDED = tuple(name for name in TINY if family(name).adds_cross_attention and name != "eurobert")
 CROSS = tuple(name for name in TINY if name not in ADDED)
 GRID = ("bert", "roberta", "xlm-roberta", "camembert", "bert-generation", "gpt2", "bart")
 GRID += ("llama", "mistral", "qwen2", "qwen3")  # each with each
@@ -210,7 +213,7 @@ HALVES = ("bart", "mbart", "plbart", "mvp", "blenderbot", "blenderbot-small", "p
 HALVES += ("t5", "mt5")
 # The reference has no decoder of T5 that stands alone; `test_wholes.py` has it as half of a whole.
 ONLY_DECODERS = ("trocr",)
-ONLY_ENCODERS = ("distilbert", "albert", "mpnet", "t5", "mt5", "modernbert", "nomic_bert")
+ONLY_ENCODERS = ("distilbert", "albert", "mpnet", "t5", "mt5", "modernbert", "nomic_bert", "eurobert")
 ENCODERS = tuple(name for name in TINY if name not in ONLY_DECODERS)
 DECODERS = tuple(name for name in TINY if name not in ONLY_ENCODERS)
 MASKED = (
@@ -220,7 +223,7 @@ MASKED = (
     "albert",
     "mpnet",
     "modernbert",
-    *(["nomic_bert"] if "nomic_bert" in TINY else []),
+    *(name for name in ("nomic_bert", "eurobert") if name in TINY),
     "roformer",
     "electra",
     "ernie",
