@@ -174,7 +174,10 @@ def test_causal_model_reads_one_way_when_asked(causal):
     for ours in (pair.encoder, AutoModel.from_pretrained(folder), AutoModel.from_pretrained(folder, is_causal=True)):
         found = ours(ids, mask, output_hidden_states=True)
         for name in ("last_hidden_state", "hidden_states"):
-            assert_close(on_tokens(found[name], mask), on_tokens(wanted[name], mask), name)
+            values = (found[name], wanted[name])
+            if theirs.config.model_type in ODD_PADDING:
+                values = (on_tokens(value, mask) for value in values)
+            assert_close(*values, name)
 
 
 @torch.no_grad()
