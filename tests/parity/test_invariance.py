@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parity.compare import assert_close
-from parity.tiny import DECODERS, TINY, VOCABULARY, randomise, source_batch
+from parity.tiny import DECODERS, ENCODERS, TINY, VOCABULARY, randomise, source_batch
 from warmstart import AutoConfig, EncoderDecoderConfig, EncoderDecoderModel
 
 MIXED = {"use_sliding_window": True, "sliding_window": 2, "layer_types": ["sliding_attention", "full_attention"]}
 # (encoder, decoder, what is odd about the decoder); every family stands once on either side
 PAIRS = {
     **{f"bert_{family}": ("bert", family, {}) for family in DECODERS},
-    **{f"{family}_llama": (family, "llama", {}) for family in TINY},
+    **{f"{family}_llama": (family, "llama", {}) for family in ENCODERS},
     "roberta_gpt2-by-layer": ("roberta", "gpt2", {"scale_attn_by_inverse_layer_idx": True}),
     "gpt2_qwen3-mixed": ("gpt2", "qwen3", MIXED),
     "llama_roberta-padding": ("llama", "roberta", {"pad_token_id": 4}),

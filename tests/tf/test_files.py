@@ -58,10 +58,11 @@ def test_h5_there_and_back(encoder, decoder, zoo, tmp_path):
 def test_names_in_h5_can_be_turned_back(model_type):
     """Of every family and parameter, with a layer's number in the tens."""
     entry = family(model_type)
+    spec = entry.spec(entry.config(), False)
     for ours in entry.names:
         leaves = [""] if ours.endswith(("weight", "bias")) else [".weight"]
         for leaf in leaves:
-            stored = stored_as(ours.replace("{}", "11") + leaf, entry.names)
+            stored = stored_as(ours.replace("{}", "11") + leaf, entry.names, spec)
             name = f"{entry.head_prefix}{stored.name}".replace(f"{entry.head_prefix}/", "")
             path = path_in_h5(name, ours.replace("{}", "11") + leaf, stored.transposed)
             assert name_from_h5(f"scope/{path}:0") == name

@@ -91,7 +91,8 @@ def check(config: PretrainedConfig) -> None:
             _refuse(config, name, ": it must be a number, 0 or more")
         if name in _ONLY and value != _ONLY[name]:
             _refuse(config, name, f" is not supported; only {_ONLY[name]} is")
-        if name in _ACTIVATIONS and value is not None and not (isinstance(value, str) and value in ACTIVATIONS):
+        is_open = name == "hidden_activation" and value is None  # Gemma's `hidden_act` then counts
+        if name in _ACTIVATIONS and not is_open and not (isinstance(value, str) and value in ACTIVATIONS):
             _refuse(config, name, f" is not supported; use one of {', '.join(sorted(ACTIVATIONS))}")
     _check_heads(config)
     _check_padding(config)

@@ -63,7 +63,6 @@ class ModernBertConfig(PretrainedConfig):
         "deterministic_flash_attn": False,
         "sparse_prediction": False,
         "sparse_pred_ignore_index": -100,
-        "reference_compile": None,
         "repad_logits_with_grad": False,
     }
     attribute_map = {"rope_theta": "global_rope_theta"}

@@ -343,10 +343,12 @@ class Embeddings(nn.Module):
             self.position = Sinusoids(spec) if spec.sinusoids else nn.Embedding(rows, spec.size, padding_row)
         self.token_type = nn.Embedding(spec.token_types, spec.size) if spec.token_types else None
         self.task_type = nn.Embedding(spec.task_types, spec.size) if spec.task_types else None
-        self.beside = nn.ModuleDict(
-            {name: nn.Embedding(rows, size, spec.padding_id) for name, rows, size in spec.beside}
-        )
-        self.joined_projection = nn.Linear(spec.size + spec.beside_size, spec.size) if spec.beside else None
+        self.beside: nn.ModuleDict | None = None
+        self.joined_projection: nn.Linear | None = None
+        if spec.beside:
+            tables = {name: nn.Embedding(rows, size, spec.padding_id) for name, rows, size in spec.beside}
+            self.beside = nn.ModuleDict(tables)
+            self.joined_projection = nn.Linear(spec.size + spec.beside_size, spec.size)
         self.norm = make_norm(spec.size, norm) if spec.norm else None
         self.norm_before_positions = spec.norm_before_positions
         self.dropout = nn.Dropout(spec.dropout)
@@ -361,7 +363,9 @@ class Embeddings(nn.Module):
             vectors = self.token(ids)
             if self.scale != 1.0:  # rounded to the weights' type first, as those who trained with it have it
                 vectors = vectors * torch.tensor(self.scale, dtype=vectors.dtype)
-        x = vectors if self.joined_projection is None else self.joined_projection(self._joined(vectors))
+        x = vectors
+        if self.beside is not None and self.joined_projection is not None:
+            x = self.joined_projection(_joined(x, self.beside))
         if self.task_type is not None:
             x = x + self.task_type(x.new_zeros(1, 1, dtype=torch.long))
         if self.token_type is not None:
@@ -374,9 +378,10 @@ class Embeddings(nn.Module):
         x = self.dropout(x if self.norm is None or self.norm_before_positions else self.norm(x))
         return x if self.projection is None else self.projection(x)
 
-    def _joined(self, x: Tensor) -> Tensor:
-        first = x.new_zeros(1, 1, dtype=torch.long)
-        return torch.cat((x, *(table(first).expand(*x.shape[:2], -1) for table in self.beside.values())), -1)
+
+def _joined(x: Tensor, tables: nn.ModuleDict) -> Tensor:
+    first = x.new_zeros(1, 1, dtype=torch.long)
+    return torch.cat((x, *(table(first).expand(*x.shape[:2], -1) for table in tables.values())), -1)
 
 
 class Head(nn.Module):

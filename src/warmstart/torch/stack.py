@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from warmstart.spec import RotarySpec, StackSpec, alibi_slopes, inverse_frequencies, relative_buckets
+from warmstart.spec import StackSpec, alibi_slopes, inverse_frequencies, relative_buckets
 from warmstart.torch.cache import KeyValueCache
 from warmstart.torch.layers import Embeddings, Layer, make_norm
 from warmstart.torch.masks import counted, eager, leaning, leaning_by, position_rows, self_mask, source_mask
@@ -52,6 +52,8 @@ class Stack(PreTrainedModel):
             self.rotation_factors.append(factor)
             # Computed, not loaded: it must be real even where the parameters are made without memory.
             self.register_buffer(_frequencies(kind), torch.tensor(frequencies, device="cpu"), persistent=False)
+        rotaries = spec.attention.rotaries or (spec.attention.rotary,) * spec.layers
+        self.kind_of_layer = [None if x is None else self.rotary_kinds.index(x) for x in rotaries]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Stack:
         """Move or cast as any module; but rotary frequencies stay exact in fp32, and real where memory is only made."""
@@ -135,17 +137,14 @@ class Stack(PreTrainedModel):
         self, x: Tensor, position_ids: Tensor | None, attention_mask: Tensor | None, shape: tuple[int, int], past: int
     ) -> list[tuple[Tensor, Tensor] | None]:
         """For each layer cosine and sine of each position (r or 1, 1, t, rotated size), computed in fp32."""
-        attention = self.spec.attention
-        made: dict[RotarySpec | None, tuple[Tensor, Tensor]] = {}
+        made: list[tuple[Tensor, Tensor]] = []
         for kind, rotary in enumerate(self.rotary_kinds):
             positions = counted(attention_mask, shape, past) if position_ids is None else position_ids
             angles = positions.to(x.device)[:, None, :, None].float() * getattr(self, _frequencies(kind)).to(x.device)
             angles = angles.repeat_interleave(2, -1) if rotary.interleaved else torch.cat((angles, angles), -1)
             factor = self.rotation_factors[kind]
-            made[rotary] = (angles.cos() * factor).to(x.dtype), (angles.sin() * factor).to(x.dtype)
-        if not attention.rotaries:
-            return [made.get(attention.rotary)] * self.spec.layers
-        return [made.get(rotary) for rotary in attention.rotaries]
+            made.append(((angles.cos() * factor).to(x.dtype), (angles.sin() * factor).to(x.dtype)))
+        return [None if kind is None else made[kind] for kind in self.kind_of_layer]
 
     def _check(
         self, ids: Tensor | None, vectors: Tensor | None, attention_mask: Tensor | None, cache: KeyValueCache | None

@@ -230,7 +230,8 @@ class _Loop:
         """All steps that are left, and the end."""
         started, last = time.perf_counter(), {}
         optimizer_state = self._resume() if resume else None
-        self.summed += self.state.losses
+        if self.accelerator.is_main_process:  # it was the sum over all processes
+            self.summed += self.state.losses
         if self.accelerator.is_main_process:
             Path(self.run.output, state.FOLDER).mkdir(parents=True, exist_ok=True)  # first: it says what the folder is
             self.log = Log(self.run.output, self.state.step)
