@@ -34,6 +34,7 @@ from parity.tiny import (
     quiet,
     reference_pair,
     saved,
+    skip_in_5,
 )
 from warmstart import EncoderDecoderModel
 
@@ -127,6 +128,7 @@ class Pair:
 
 @pytest.fixture(scope="module", params=CASES)
 def pair(request, tmp_path_factory):
+    skip_in_5(request.param)
     theirs = reference_pair(*CASES[request.param])
     folder = saved(theirs, tmp_path_factory.mktemp("pair"))
     batch = pair_batch(theirs)

@@ -12,6 +12,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
+import pytest
 import torch
 import transformers
 
@@ -238,6 +239,29 @@ WIDTH = {
     "distilbert": "dim",
     **dict.fromkeys((*HALVES, "xglm", "trocr"), "d_model"),
 }  # where a family calls its hidden size something else
+
+
+# What version 5 of the reference does not do as its own files say, by the name of the test's case.
+NOT_IN_5 = {
+    **dict.fromkeys(
+        ("bert_bigbird_pegasus", "bigbird_pegasus", "bigbird_pegasus-biases"),
+        "its head is a copy of its own, and its configuration says that it is tied",
+    ),
+    **dict.fromkeys(
+        ("bert_megatron-bert", "megatron-epsilon"), "its cross-attention wants a source as long as the target"
+    ),
+    "bert_gpt_neox": "a pair's file names the decoder's head otherwise than the decoder's own",
+    "trocr-computed": "it cannot open its own file without the positions that it computes",
+    "big_bird-sparse": "its encoder gives no attentions",
+    "mvp": "its configuration drops forced_eos_token_id",
+    "mt5": "it ties the head whatever the configuration says",
+}
+
+
+def skip_in_5(name):
+    """Leave a case out with version 5 where only version 4 can be the oracle."""
+    if NEWEST and name in NOT_IN_5:
+        pytest.skip(f"version 5: {NOT_IN_5[name]}")
 
 
 def configuration(family, **options):

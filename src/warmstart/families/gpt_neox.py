@@ -86,7 +86,7 @@ GPT_NEOX_NAMES: dict[str, str | Stored] = {
     "layers.{}.mlp.up": "layers.{}.mlp.dense_h_to_4h",
     "layers.{}.mlp.down": "layers.{}.mlp.dense_4h_to_h",
     "final_norm": "final_layer_norm",
-    "head.output": "/embed_out",
+    "head.output": Stored("/embed_out", aliases=("/lm_head",)),
 }
 
 
