@@ -158,7 +158,7 @@ def test_killed_at_random_moments(folder, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["copies", "shards"])
 def test_two_processes_train_as_one_and_one_goes_on_from_two(kind, folder, tmp_path, monkeypatch):
-    """The same batches over gloo: the same losses; what two began one goes on with, and with shards two with what one began."""
+    """The same batches over gloo: the same losses; what two began one goes on with, with shards two with one's, too."""
     if kind == "shards":
         monkeypatch.setenv("SHARD", "1")
     write_json_lines(tmp_path / "train.jsonl", made(100))
