@@ -33,7 +33,7 @@ from warmstart import (
 )
 from warmstart.families import MODULES, family_of
 from warmstart.spec import ACTIVATIONS
-from warmstart.torch import layers
+from warmstart.torch import elements
 
 SUPPORTED = ", ".join(sorted(MODULES))
 
@@ -278,7 +278,7 @@ def test_a_config_is_checked_before_the_model_is_made(bert):
 
 
 def test_every_framework_has_the_activations_that_configs_may_name():
-    assert set(layers.ACTIVATIONS) == ACTIVATIONS
+    assert set(elements.ACTIVATIONS) == ACTIVATIONS
 
 
 def test_the_first_llamas_say_minus_one_for_no_padding():

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 import warmstart
+from warmstart.public_names import NAMES_BY_MODULE
 
 ROOT = Path(__file__).parent.parent
-PUBLIC_NAMES = [name for names in warmstart._NAMES_BY_MODULE.values() for name in names]
+PUBLIC_NAMES = [name for names in NAMES_BY_MODULE.values() for name in names]
 
 
 def python(code: str) -> str:
@@ -38,8 +39,8 @@ def test_every_module_of_the_base_imports_without_a_framework():
     python(
         "import sys, importlib\n"
         "for name in ('torch', 'jax', 'flax', 'tensorflow', 'keras', 'transformers'): sys.modules[name] = None\n"
-        "import warmstart\n"
-        "for module in warmstart._NAMES_BY_MODULE:\n"
+        "from warmstart.public_names import NAMES_BY_MODULE\n"
+        "for module in NAMES_BY_MODULE:\n"
         "    if not module.startswith(('torch.', 'flax.', 'tf.')): importlib.import_module('warmstart.' + module)\n"
     )
 

@@ -1,4 +1,4 @@
-# Written by tools/write_stub.py from __init__.py; do not edit.
+# Written by tools/write_stub.py from public_names.py; do not edit.
 from warmstart.config import PretrainedConfig as PretrainedConfig
 from warmstart.decoding.constraints import DisjunctiveConstraint as DisjunctiveConstraint
 from warmstart.decoding.constraints import PhrasalConstraint as PhrasalConstraint

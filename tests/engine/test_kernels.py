@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from warmstart.torch.arrays import TorchArrays
+from warmstart.torch.elements import ACTIVATIONS
 from warmstart.torch.engine import native
 from warmstart.torch.engine.int8 import Int8Linear, quantised
 from warmstart.torch.engine.memory import Heads, NativeMemory, TorchMemory
 from warmstart.torch.engine.products import add_norm, norm, product
-from warmstart.torch.layers import ACTIVATIONS
 
 
 @pytest.fixture(params=["native", "x86-64-v3", "torch"])

@@ -31,7 +31,7 @@ from parity.tiny import (
     source_batch,
 )
 from warmstart import AutoModel, AutoModelForMaskedLM, EncoderDecoderModel
-from warmstart.torch.layers import ACTIVATIONS
+from warmstart.torch.elements import ACTIVATIONS
 
 pytestmark = pytest.mark.v5
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from warmstart.flax.cache import KeyValueCache
-from warmstart.flax.layers import Linear, normal
+from warmstart.flax.elements import Linear, normal
 from warmstart.flax.stack import Stack, States
 from warmstart.outputs import FlaxSeq2SeqLMOutput
 from warmstart.spec import StackSpec

@@ -15,7 +15,9 @@ import numpy as np
 from jax import Array
 
 from warmstart.flax.cache import KeyValueCache, Pair
-from warmstart.flax.layers import Embeddings, Head, Layer, make_norm, normal
+from warmstart.flax.elements import make_norm, normal
+from warmstart.flax.ends import Embeddings, Head
+from warmstart.flax.layers import Layer
 from warmstart.flax.masks import counted, eager, leaning, leaning_by, position_rows, self_mask, source_mask
 from warmstart.spec import RotarySpec, StackSpec, alibi_slopes, inverse_frequencies, relative_buckets
 

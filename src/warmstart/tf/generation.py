@@ -22,6 +22,7 @@ from warmstart.decoding.settings import Plan, lay_over, resolve
 from warmstart.generation_config import GenerationConfig
 from warmstart.tf.arrays import Array, TensorFlowArrays
 from warmstart.tf.cache import KeyValueCache
+from warmstart.tf.elements import size_of
 from warmstart.tf.generation_inputs import (
     check_arguments,
     check_settings,
@@ -32,7 +33,6 @@ from warmstart.tf.generation_inputs import (
 )
 from warmstart.tf.generation_rules import Strings
 from warmstart.tf.inputs import eager
-from warmstart.tf.layers import size_of
 from warmstart.tf.search import Search
 
 _MOST_TRACES = 32  # kept by a model: the oldest goes

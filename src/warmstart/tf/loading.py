@@ -19,7 +19,7 @@ from warmstart.families import family_of
 from warmstart.families.entry import Stored
 from warmstart.fitting import Side
 from warmstart.spec import StackSpec
-from warmstart.tf.layers import Block, Output, RMSNorm
+from warmstart.tf.elements import Block, Output, RMSNorm
 from warmstart.warm_start import PROJECTION, LoadReport, copies_of_self_attention
 
 # Attributes whose names Keras has taken, and what their contents are called in all frameworks.

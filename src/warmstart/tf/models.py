@@ -22,9 +22,9 @@ from warmstart.outputs import (
 )
 from warmstart.tf import surgery
 from warmstart.tf.cache import KeyValueCache
+from warmstart.tf.ends import Head
 from warmstart.tf.generation import compute_transition_scores, generate
 from warmstart.tf.inputs import as_ids, as_tensor
-from warmstart.tf.layers import Head
 from warmstart.tf.loss import counted_losses
 from warmstart.tf.serving import export
 from warmstart.tf.stack import Stack, States

@@ -17,9 +17,9 @@ from warmstart.decoding.rules import check_constraints
 from warmstart.decoding.settings import Plan
 from warmstart.generation_config import GenerationConfig
 from warmstart.tf.cache import KeyValueCache
+from warmstart.tf.elements import turned
 from warmstart.tf.generation_loops import SEARCHES, XP, Call
 from warmstart.tf.generation_rules import Strings, own_processor, own_rule, prefix_processor, time_rule
-from warmstart.tf.layers import turned
 from warmstart.tf.runner import Runner
 
 WANTS = ("scores", "logits", "attentions", "hidden_states")

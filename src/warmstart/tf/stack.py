@@ -11,9 +11,12 @@ from typing import Any
 import tensorflow as tf
 
 from warmstart.spec import RotarySpec, StackSpec, alibi_slopes, inverse_frequencies, relative_buckets
+from warmstart.tf.attention import Source
 from warmstart.tf.cache import KeyValueCache
+from warmstart.tf.elements import make_norm, size_of, table
+from warmstart.tf.ends import Embeddings
 from warmstart.tf.inputs import as_ids, as_mask, as_tensor, check_ids, check_mask, check_rows
-from warmstart.tf.layers import Embeddings, Source, TransformerLayer, make_norm, size_of, table
+from warmstart.tf.layers import TransformerLayer
 from warmstart.tf.masks import counted, leaning, leaning_by, position_rows, self_mask, source_mask
 from warmstart.tf.pretrained import PreTrainedModel
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from warmstart.tf.layers import Output, table
+from warmstart.tf.elements import Output, table
 from warmstart.tf.pretrained import policy
 from warmstart.tf.tying import replace
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from warmstart.spec import EmbeddingSpec
-from warmstart.torch.layers import Mask
+from warmstart.torch.attention import Mask
 
 
 def eager(tensor: Tensor) -> bool:

@@ -15,7 +15,9 @@ from torch.utils.checkpoint import checkpoint
 
 from warmstart.spec import StackSpec, alibi_slopes, inverse_frequencies, relative_buckets
 from warmstart.torch.cache import KeyValueCache
-from warmstart.torch.layers import Embeddings, Layer, make_norm
+from warmstart.torch.elements import make_norm
+from warmstart.torch.ends import Embeddings
+from warmstart.torch.layers import Layer
 from warmstart.torch.masks import counted, eager, leaning, leaning_by, position_rows, self_mask, source_mask
 from warmstart.torch.pretrained import PreTrainedModel
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from warmstart.torch.layers import Attention
+from warmstart.torch.attention import Attention
 
 
 def new_size(current: int, wanted: int | None, multiple: int | None) -> int:

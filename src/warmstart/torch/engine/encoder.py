@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from warmstart.torch.attention import Mask, attend
 from warmstart.torch.engine.products import add_norm, norm, product
 from warmstart.torch.engine.step import by_heads, feed_forward, qkv
-from warmstart.torch.layers import Mask, attend
 from warmstart.torch.masks import position_rows, self_mask
 
 
@@ -70,7 +70,7 @@ def _attention(module: Any, x: Tensor, mask: Mask, rotation: tuple[Tensor, Tenso
         for part, of in zip(parts, norms, strict=True)
     ]
     if rotation is not None:
-        from warmstart.torch.layers import rotate
+        from warmstart.torch.attention import rotate
 
         heads[:2] = rotate(heads[0], rotation), rotate(heads[1], rotation)
     out, _ = attend(heads[0], heads[1], heads[2], mask, module.scale, 0.0, False)

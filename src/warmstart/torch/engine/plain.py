@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from warmstart.spec import StackSpec
-from warmstart.torch import layers
+from warmstart.torch import attention, elements, ends, layers
 from warmstart.torch.engine.int8 import Int8Linear
 
 _KINDS = {
@@ -22,14 +22,14 @@ _KINDS = {
     nn.ModuleDict,
     nn.ModuleList,
     Int8Linear,
-    layers.RMSNorm,
-    layers.RMSNormFromOne,
-    layers.Attention,
+    elements.RMSNorm,
+    elements.RMSNormFromOne,
+    attention.Attention,
     layers.MLP,
     layers.Layer,
-    layers.Embeddings,
-    layers.Sinusoids,
-    layers.Head,
+    ends.Embeddings,
+    ends.Sinusoids,
+    ends.Head,
 }
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _TYPES = {torch.float32, torch.bfloat16}

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from warmstart.torch.elements import ACTIVATIONS, RMSNormFromOne
 from warmstart.torch.engine import native
 from warmstart.torch.engine.int8 import NARROW, Int8Linear, packed
-from warmstart.torch.layers import ACTIVATIONS, RMSNormFromOne
 
 Product = Callable[[Tensor], Tensor]
 """Rows (r, k) in float32 to all outputs side by side (r, n), in float32."""

@@ -12,11 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from warmstart.torch.attention import Attention, rotate
+from warmstart.torch.elements import ACTIVATIONS
 from warmstart.torch.engine import native
 from warmstart.torch.engine.memory import Memory, NativeMemory, cross_heads, own_heads
 from warmstart.torch.engine.products import add_norm, norm, product
 from warmstart.torch.engine.program import HeadProgram, StackProgram, can_program
-from warmstart.torch.layers import ACTIVATIONS, MLP, Attention, rotate
+from warmstart.torch.layers import MLP
 
 
 class Step:

@@ -1,0 +1,168 @@
+"""Attention: rotary positions, scores, and the layer that holds the projections.
+
+The tokens of all rows stand in one axis, so that a dense layer is one plain product of matrices.
+
+Shapes: r rows, b sources (r = b * beams), t target length, s source length, h hidden size, n heads, d head size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from warmstart.spec import AttentionSpec, NormSpec
+from warmstart.tf.cache import LayerCache
+from warmstart.tf.elements import Block, capped, linear, make_rms_norm, size_of
+
+
+def rotate(x: Any, rotation: tuple[Any, Any]) -> Any:
+    """Turn the first numbers of each head (r, n, t, d) by cosine and sine (r or 1, 1, t, rotated size)."""
+    cosine, sine = rotation
+    size = cosine.shape[-1]
+    turned = x[..., :size]
+    left, right = tf.split(turned, 2, -1)
+    turned = turned * cosine + tf.concat([-right, left], -1) * sine
+    return tf.concat([turned, x[..., size:]], -1) if size < x.shape[-1] else turned
+
+
+def rotate_neighbours(x: Any, rotation: tuple[Any, Any]) -> Any:
+    """As `rotate`, where neighbours turn together: numbers 0 and 1, 2 and 3, and so on."""
+    cosine, sine = rotation
+    size = cosine.shape[-1]
+    turned = x[..., :size]
+    crossed = tf.reshape(tf.stack([-turned[..., 1::2], turned[..., ::2]], -1), tf.shape(turned))
+    turned = turned * cosine + crossed * sine
+    return tf.concat([turned, x[..., size:]], -1) if size < x.shape[-1] else turned
+
+
+def attend(
+    query: Any,
+    key: Any,
+    value: Any,
+    allowed: Any,
+    scale: float,
+    dropout: Any = None,
+    shared: int | None = None,
+    soft_cap: float | None = None,
+    bias: Any = None,
+    is_turned: bool = False,
+) -> tuple[Any, Any]:
+    """Attention of queries (r, n, t, d) over keys and values (b, m, s, d); heads n may share m, and rows r share b.
+
+    Keys may be turned, (b, m, d, s): what is read at every step is read faster so.
+    `allowed` (r or b or 1, 1, t or 1, s) is True where a query may look, or None; `bias` (1, n, t, s) is added to
+    scores. Gives (r, n, t, d) and the weights (r, n, t, s).
+    """
+    heads, length, size = query.shape[1], size_of(query, 2), query.shape[3]
+    if shared is None:
+        shared = size_of(query, 0) // size_of(key, 0)
+    beams = not (isinstance(shared, int) and shared == 1)
+    if beams:  # the beams of a source stand one after another on the query axis: no key is copied
+        query = tf.reshape(query, [-1, shared, heads, length, size])
+        query = tf.reshape(tf.transpose(query, [0, 2, 1, 3, 4]), [-1, heads, shared * length, size])
+    if key.shape[1] != heads:
+        key, value = (tf.repeat(x, heads // x.shape[1], 1) for x in (key, value))
+    scores = tf.matmul(query, key, transpose_b=not is_turned) * tf.cast(scale, query.dtype)
+    scores = scores if soft_cap is None else capped(scores, soft_cap)
+    scores = scores if bias is None else scores + bias
+    if allowed is not None:
+        scores = tf.where(allowed, scores, scores.dtype.min)
+    weights = tf.cast(tf.nn.softmax(tf.cast(scores, tf.float32), -1), scores.dtype)
+    if dropout is not None:
+        weights = dropout(weights)
+    out = tf.matmul(weights, value)
+    if beams:
+        out, weights = (
+            tf.reshape(
+                tf.transpose(tf.reshape(x, [-1, heads, shared, length, size_of(x, 3)]), [0, 2, 1, 3, 4]),
+                [-1, heads, length, size_of(x, 3)],
+            )
+            for x in (out, weights)
+        )
+    return out, weights
+
+
+@dataclass(frozen=True)
+class Source:
+    """What cross-attention reads: states (b * s, h), and s."""
+
+    states: Any
+    length: Any
+
+
+class Attention(Block):
+    """Attention with heads, over the stack's own tokens or over a source of width `source_size`."""
+
+    def __init__(
+        self, spec: AttentionSpec, layer: int, hidden_size: int, source_size: int | None, norm: NormSpec
+    ) -> None:
+        super().__init__()
+        # Pruning takes heads out of self-attention only, as in the files.
+        heads, key_value_heads = spec.heads_of(layer) if source_size is None else (spec.heads, spec.key_value_heads)
+        width = source_size or hidden_size
+        self.head_size, self.scale = spec.head_size, spec.scale(layer)
+        self.soft_cap, self.whole_norm = spec.soft_cap, spec.whole_norm
+        kinds = spec.rotary_kinds()
+        self.rotate = rotate_neighbours if kinds and kinds[0].interleaved else rotate
+        self.is_cross = source_size is not None
+        self.query = linear(hidden_size, heads * spec.head_size, spec.bias)
+        self.key = linear(width, key_value_heads * spec.head_size, spec.bias)
+        self.value = linear(width, key_value_heads * spec.head_size, spec.bias)
+        self.output_layer = linear(heads * spec.head_size, hidden_size, spec.output_bias)
+        sizes = (heads * spec.head_size, key_value_heads * spec.head_size) if spec.whole_norm else (spec.head_size,) * 2
+        has_norm = spec.head_norm or spec.whole_norm
+        self.query_norm, self.key_norm = (make_rms_norm(size, norm) if has_norm else None for size in sizes)
+        self.dropout = keras.layers.Dropout(spec.dropout) if spec.dropout else None
+
+    def call(
+        self,
+        x: Any,
+        length: Any = 1,
+        source: Source | None = None,
+        allowed: Any = None,
+        rotation: Any = None,
+        cache: LayerCache | None = None,
+        at: Any = 0,
+        bias: Any = None,
+    ) -> tuple[Any, Any]:
+        """(r * t, h) to (r * t, h), with the weights (r, n, t, s)."""
+        query = self._heads(self.query(x), length, self.query_norm)
+        if rotation is not None:
+            query = self.rotate(query, rotation)
+        if self.is_cross:
+            key, value = self.source_pair(source, cache)
+        else:
+            key, value = self._own_pair(x, length, rotation, cache, at)
+        shared = cache.shared if self.is_cross and cache is not None else None if self.is_cross else 1
+        out, weights = attend(
+            query, key, value, allowed, self.scale, self.dropout, shared, self.soft_cap, bias, is_turned=self.is_cross
+        )
+        out = tf.transpose(out, [0, 2, 1, 3])
+        return self.output_layer(tf.reshape(out, [-1, out.shape[2] * out.shape[3]])), weights
+
+    def _own_pair(self, x: Any, length: Any, rotation: Any, cache: LayerCache | None, at: Any) -> tuple[Any, Any]:
+        key, value = self._heads(self.key(x), length, self.key_norm), self._heads(self.value(x), length, None)
+        if rotation is not None:
+            key = self.rotate(key, rotation)
+        return (key, value) if cache is None else cache.append(key, value, at)
+
+    def source_pair(self, source: Source | None, cache: LayerCache | None) -> tuple[Any, Any]:
+        """The source's keys, turned (b, n, d, s), and values (b, n, s, d): made once, then kept."""
+        if cache is not None and cache.source is not None:
+            return cache.source
+        assert source is not None
+        states, length = source.states, source.length
+        key = self._heads(self.key(states), length, self.key_norm)
+        pair = tf.transpose(key, [0, 1, 3, 2]), self._heads(self.value(states), length, None)
+        if cache is not None:
+            cache.source = pair
+        return pair
+
+    def _heads(self, x: Any, length: Any, norm: Any) -> Any:
+        if self.whole_norm and norm is not None:
+            x, norm = norm(x), None
+        x = tf.reshape(x, [-1, length, x.shape[1] // self.head_size, self.head_size])
+        return tf.transpose(x if norm is None else norm(x), [0, 2, 1, 3])

@@ -1,0 +1,164 @@
+"""Attention: masks, rotary positions, scores, and the layer that holds the projections.
+
+Shapes: r rows, b sources (r = b * beams), t target length, s source length, h hidden size, n heads, d head size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from warmstart.spec import AttentionSpec, NormSpec
+from warmstart.torch.cache import LayerCache
+from warmstart.torch.dropped_attention import dropped_attention, is_dropped_apart
+from warmstart.torch.elements import capped, make_rms_norm
+
+
+@dataclass
+class Mask:
+    """What a query may see: `allowed` (r or 1, 1, t or 1, s), True where it may, or None; or all before it.
+
+    `bias` (r or 1, n, t, s), where there is one, is added to the scores, and forbids what `allowed` would.
+    """
+
+    allowed: Tensor | None = None
+    causal: bool = False
+    bias: Tensor | None = None
+
+
+OPEN = Mask()
+
+
+def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn the first numbers of each head (r, n, t, d) by cosine and sine (r or 1, 1, t, rotated size)."""
+    cosine, sine = rotation
+    size = cosine.shape[-1]
+    turned = x[..., :size] if size < x.shape[-1] else x
+    left, right = turned.chunk(2, -1)
+    turned = turned * cosine + torch.cat((-right, left), -1) * sine
+    return torch.cat((turned, x[..., size:]), -1) if size < x.shape[-1] else turned
+
+
+def rotate_neighbours(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """As `rotate`, where neighbours turn together: numbers 0 and 1, 2 and 3, and so on."""
+    cosine, sine = rotation
+    size = cosine.shape[-1]
+    turned = x[..., :size] if size < x.shape[-1] else x
+    crossed = torch.stack((-turned[..., 1::2], turned[..., ::2]), -1).flatten(-2)
+    turned = turned * cosine + crossed * sine
+    return torch.cat((turned, x[..., size:]), -1) if size < x.shape[-1] else turned
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Mask,
+    scale: float,
+    dropout: float,
+    want_weights: bool,
+    soft_cap: float | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Attention of queries (r, n, t, d) over keys and values (b, m, s, d); heads n may share m, and rows r share b.
+
+    Gives (r, n, t, d) and, if wanted, the weights (r, n, t, s).
+    """
+    rows, heads, length, _ = query.shape
+    shared = rows // key.shape[0]
+    if shared > 1:  # the beams of a source stand one after another on the query axis: no key is copied
+        query = query.unflatten(0, (-1, shared)).transpose(1, 2).flatten(2, 3)
+    if key.shape[1] != heads:
+        key, value = (x.repeat_interleave(heads // x.shape[1], 1) for x in (key, value))
+    weights = None
+    if want_weights or soft_cap is not None:  # torch's own attention caps nothing
+        scores = query @ key.transpose(-1, -2) * scale
+        weights = scores_to_weights(scores if soft_cap is None else capped(scores, soft_cap), mask)
+        weights = F.dropout(weights, dropout, training=dropout > 0)
+        out = weights @ value
+    elif dropout > 0 and mask.bias is None and is_dropped_apart(query, key, value):
+        out = dropped_attention(query, key, value, mask.allowed, dropout, mask.causal, scale)
+    else:
+        seen = mask.allowed if mask.bias is None else mask.bias
+        out = F.scaled_dot_product_attention(query, key, value, seen, dropout, mask.causal, scale=scale)
+    if shared > 1:
+        out = out.unflatten(2, (shared, length)).transpose(1, 2).flatten(0, 1)
+        weights = None if weights is None else weights.unflatten(2, (shared, length)).transpose(1, 2).flatten(0, 1)
+    return out, weights
+
+
+def scores_to_weights(scores: Tensor, mask: Mask) -> Tensor:
+    """Softmax over the keys that may be seen, in fp32."""
+    allowed = mask.allowed
+    if mask.bias is not None:
+        scores, allowed = scores + mask.bias, None
+    if mask.causal:
+        allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
+    return F.softmax(scores, -1, dtype=torch.float32).to(scores.dtype)
+
+
+class Attention(nn.Module):
+    """Attention with heads, over the stack's own tokens or over a source of width `source_size`."""
+
+    def __init__(self, spec: AttentionSpec, layer: int, hidden_size: int, source_size: int | None, norm: NormSpec):
+        super().__init__()
+        # Pruning takes heads out of self-attention only, as in the files.
+        heads, key_value_heads = spec.heads_of(layer) if source_size is None else (spec.heads, spec.key_value_heads)
+        width = source_size or hidden_size
+        self.head_size, self.scale, self.dropout = spec.head_size, spec.scale(layer), spec.dropout
+        self.soft_cap, self.whole_norm = spec.soft_cap, spec.whole_norm
+        kinds = spec.rotary_kinds()
+        self.rotate = rotate_neighbours if kinds and kinds[0].interleaved else rotate
+        self.is_cross = source_size is not None
+        self.query = nn.Linear(hidden_size, heads * spec.head_size, spec.bias)
+        self.key = nn.Linear(width, key_value_heads * spec.head_size, spec.bias)
+        self.value = nn.Linear(width, key_value_heads * spec.head_size, spec.bias)
+        self.output = nn.Linear(heads * spec.head_size, hidden_size, spec.output_bias)
+        sizes = (heads * spec.head_size, key_value_heads * spec.head_size) if spec.whole_norm else (spec.head_size,) * 2
+        has_norm = spec.head_norm or spec.whole_norm
+        self.query_norm, self.key_norm = (make_rms_norm(size, norm) if has_norm else None for size in sizes)
+
+    def forward(
+        self,
+        x: Tensor,
+        source: Tensor | None = None,
+        mask: Mask = OPEN,
+        rotation: tuple[Tensor, Tensor] | None = None,
+        cache: LayerCache | None = None,
+        want_weights: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        query = self._heads(self.query(x), self.query_norm)
+        if rotation is not None:
+            query = self.rotate(query, rotation)
+        key, value = self._source_pair(source, cache) if self.is_cross else self._own_pair(x, rotation, cache)
+        dropout = self.dropout if self.training else 0.0
+        out, weights = attend(query, key, value, mask, self.scale, dropout, want_weights, self.soft_cap)
+        return self.output(out.transpose(1, 2).flatten(2)), weights
+
+    def _own_pair(
+        self, x: Tensor, rotation: tuple[Tensor, Tensor] | None, cache: LayerCache | None
+    ) -> tuple[Tensor, Tensor]:
+        key, value = self._heads(self.key(x), self.key_norm), self._heads(self.value(x), None)
+        if rotation is not None:
+            key = self.rotate(key, rotation)
+        return (key, value) if cache is None else cache.append(key, value)
+
+    def _source_pair(self, source: Tensor | None, cache: LayerCache | None) -> tuple[Tensor, Tensor]:
+        """The source's keys and values: made once, then kept."""
+        if cache is not None and cache.source is not None:
+            return cache.source
+        assert source is not None
+        pair = self._heads(self.key(source), self.key_norm), self._heads(self.value(source), None)
+        if cache is not None:
+            cache.source = pair
+        return pair
+
+    def _heads(self, x: Tensor, norm: nn.Module | None) -> Tensor:
+        if self.whole_norm and norm is not None:
+            x, norm = norm(x), None
+        x = x.unflatten(-1, (-1, self.head_size))
+        return (x if norm is None else norm(x)).transpose(1, 2)
