@@ -332,6 +332,9 @@ from warmstart.tokenization import RobertaTokenizerFast as RobertaTokenizerFast
 from warmstart.tokenization import XLMRobertaTokenizer as XLMRobertaTokenizer
 from warmstart.tokenization import XLMRobertaTokenizerFast as XLMRobertaTokenizerFast
 from warmstart.torch.encoder_decoder import EncoderDecoderModel as EncoderDecoderModel
+from warmstart.torch.generation.streamers import AsyncTextIteratorStreamer as AsyncTextIteratorStreamer
+from warmstart.torch.generation.streamers import TextIteratorStreamer as TextIteratorStreamer
+from warmstart.torch.generation.streamers import TextStreamer as TextStreamer
 from warmstart.torch.models import AlbertForMaskedLM as AlbertForMaskedLM
 from warmstart.torch.models import AlbertModel as AlbertModel
 from warmstart.torch.models import AutoModel as AutoModel
@@ -450,8 +453,5 @@ from warmstart.torch.models import XLMRobertaModel as XLMRobertaModel
 from warmstart.torch.models import XLMRobertaXLForCausalLM as XLMRobertaXLForCausalLM
 from warmstart.torch.models import XLMRobertaXLForMaskedLM as XLMRobertaXLForMaskedLM
 from warmstart.torch.models import XLMRobertaXLModel as XLMRobertaXLModel
-from warmstart.torch.streamers import AsyncTextIteratorStreamer as AsyncTextIteratorStreamer
-from warmstart.torch.streamers import TextIteratorStreamer as TextIteratorStreamer
-from warmstart.torch.streamers import TextStreamer as TextStreamer
 
 __version__: str

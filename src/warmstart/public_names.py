@@ -342,7 +342,7 @@ NAMES_BY_MODULE = {
     ],
     "tf.outputs": ["TFSeq2SeqLMOutput"],
     "torch.encoder_decoder": ["EncoderDecoderModel"],
-    "torch.streamers": ["AsyncTextIteratorStreamer", "TextIteratorStreamer", "TextStreamer"],
+    "torch.generation.streamers": ["AsyncTextIteratorStreamer", "TextIteratorStreamer", "TextStreamer"],
     "torch.models": [
         "AlbertForMaskedLM",
         "AlbertModel",

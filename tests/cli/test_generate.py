@@ -16,8 +16,8 @@ from cli.conftest import TEXTS
 from cli.helpers import change_json, command
 from warmstart import AutoTokenizer, EncoderDecoderModel
 from warmstart.cli.records import Format, read_records, windows
-from warmstart.torch import generation_refill
-from warmstart.torch.generation_refill import padded
+from warmstart.torch.generation import refill
+from warmstart.torch.generation.refill import padded
 
 LINES = [TEXTS[0], "", TEXTS[1], TEXTS[2], "  ", TEXTS[3], TEXTS[4], TEXTS[5]]
 SHORT = ("--max-new-tokens", 5)
@@ -84,7 +84,7 @@ def test_texts_of_a_window_go_in_by_length(run, pair, file, monkeypatch):
         lengths.append([len(row) for row in rows])
         return padded(rows, model)
 
-    monkeypatch.setattr(generation_refill, "padded", watched)
+    monkeypatch.setattr(refill, "padded", watched)
     run("generate", pair, file("\n".join(TEXTS)), *SHORT, "--batch-size", 2)
     flat = [length for batch in lengths for length in batch]
     assert max(map(len, lengths)) == 2 and flat == sorted(flat, reverse=True) and len(set(flat)) > 3
@@ -344,9 +344,12 @@ def test_the_tokenizer_of_the_results_can_be_named(run, checkpoints, copy_of, an
     assert (lines_of(ran.out), ran.err) == (on_lines(answer("Close it.")), "")
 
 
-# A process with all of the command but the model, which is what takes long to load.
+# A process with all of the command but the model, which is what takes long to load. A shell that runs the tests in the
+# background has its children ignore interrupts; this one listens.
 ECHO = """
+import signal
 from unittest.mock import patch
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from warmstart.cli import engine, main
 def answer(model, tokenizers, size, longest, call, texts, done): return [[text] for text in texts], 0
 with patch.multiple(engine, load_model=lambda *_: None, longest_source=lambda *_: None, answer=answer): main()

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tiny_models import END, FIRST, VOCABULARY, pair
-from warmstart.torch import generation_many, generation_refill
-from warmstart.torch.generation_refill import can_refill, trimmed
+from warmstart.torch.generation import many, refill
+from warmstart.torch.generation.refill import can_refill, trimmed
 
 ENDS = [END, 7, 8, 11, 14, 19, 20, 23, 26, 28, 31, 33]  # many, so that random models end soon, and at different times
 STRATEGIES = [
@@ -34,7 +34,7 @@ def alone(model, ids, **settings):
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
 @pytest.mark.parametrize("sides", [("bert", "bert"), ("roberta", "gpt2"), ("bart", "llama")], ids="-".join)
 def test_refilled_batches_are_the_separate_ones(sides, strategy, kernels, monkeypatch):
-    monkeypatch.setattr(generation_many, "ROWS", 7)  # so that sources join and leave
+    monkeypatch.setattr(many, "ROWS", 7)  # so that sources join and leave
     model = pair(*sides)
     inputs = sources(17)
     settings = {**strategy, "max_length": 11, "eos_token_id": ENDS}
@@ -69,7 +69,7 @@ def test_answers_as_they_are_finished_and_progress():
 
 
 def test_any_iterable_is_read_no_further_than_the_window(monkeypatch):
-    monkeypatch.setattr(generation_many, "ROWS", 4)
+    monkeypatch.setattr(many, "ROWS", 4)
     model = pair("bert", "bert")
     read = itertools.count()
 
@@ -112,7 +112,7 @@ def test_a_broken_iterable_is_raised_after_the_answers():
 def test_a_source_that_may_say_nothing_ends_alone(monkeypatch):
     model = pair("bert", "bert")
     calls = itertools.count()
-    process = generation_refill.process
+    process = refill.process
 
     def forbid(xp, processors, scores, ids, at):
         scores = process(xp, processors, scores, ids, at)
@@ -120,7 +120,7 @@ def test_a_source_that_may_say_nothing_ends_alone(monkeypatch):
             scores[1] = float("-inf")
         return scores
 
-    monkeypatch.setattr(generation_refill, "process", forbid)
+    monkeypatch.setattr(refill, "process", forbid)
     answers = model.generate_many([[7, 8, 9], [10, 11], [12]], max_length=6, min_length=6)
     assert ["forbidden" in str(answer.error) for answer in answers] == [False, True, False]
 

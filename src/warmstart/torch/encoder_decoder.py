@@ -21,8 +21,8 @@ from warmstart.pairing import load_pair
 from warmstart.torch import surgery
 from warmstart.torch.attention_maps import plot_cross_attention
 from warmstart.torch.cache import KeyValueCache
-from warmstart.torch.generation import compute_transition_scores, generate
-from warmstart.torch.generation_many import generate_many, generate_stream
+from warmstart.torch.generation.generate import compute_transition_scores, generate
+from warmstart.torch.generation.many import generate_many, generate_stream
 from warmstart.torch.loading import copy_weights, initialise
 from warmstart.torch.loss import cross_entropy, label_mask, refuse_unshifted, shift_labels
 from warmstart.torch.masks import eager

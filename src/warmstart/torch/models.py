@@ -23,7 +23,7 @@ from warmstart.outputs import (
 from warmstart.torch import surgery
 from warmstart.torch.cache import KeyValueCache
 from warmstart.torch.ends import Head
-from warmstart.torch.generation import compute_transition_scores, generate
+from warmstart.torch.generation.generate import compute_transition_scores, generate
 from warmstart.torch.loss import cross_entropy
 from warmstart.torch.masks import eager
 from warmstart.torch.stack import Stack, States

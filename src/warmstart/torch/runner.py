@@ -16,7 +16,7 @@ from warmstart.outputs import BaseModelOutput
 from warmstart.torch.engine.encoder import encode
 from warmstart.torch.engine.plain import is_plain, knows
 from warmstart.torch.engine.runner import EngineRunner, can_run
-from warmstart.torch.generation_inputs import ENCODER_ARGUMENTS
+from warmstart.torch.generation.inputs import ENCODER_ARGUMENTS
 
 
 class Runner(Protocol):

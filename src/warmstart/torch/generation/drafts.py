@@ -15,8 +15,8 @@ from torch import Tensor
 from warmstart.decoding import drafts
 from warmstart.decoding.processors import Processor, process
 from warmstart.torch.arrays import TorchArrays
-from warmstart.torch.generation_loops import Call, leaving, rows_of
-from warmstart.torch.generation_scores import check_choice, draw_rows
+from warmstart.torch.generation.loops import Call, leaving, rows_of
+from warmstart.torch.generation.scores import check_choice, draw_rows
 from warmstart.torch.runner import Runner
 
 

@@ -21,8 +21,8 @@ from warmstart.torch.arrays import TorchArrays
 from warmstart.torch.engine.plain import is_plain, knows
 from warmstart.torch.engine.runner import new_memory, pairs_of
 from warmstart.torch.engine.step import Step
-from warmstart.torch.generation_inputs import check_arguments
-from warmstart.torch.generation_scores import check_choice
+from warmstart.torch.generation.inputs import check_arguments
+from warmstart.torch.generation.scores import check_choice
 from warmstart.torch.runner import encode_source
 
 

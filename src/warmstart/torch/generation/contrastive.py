@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from warmstart.decoding import contrastive, sampling
-from warmstart.torch.generation_loops import Call
-from warmstart.torch.generation_scores import check_choice
+from warmstart.torch.generation.loops import Call
+from warmstart.torch.generation.scores import check_choice
 
 
 def contrastive_search(call: Call) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from warmstart.decoding.settings import Plan
 from warmstart.decoding.stopping import Stop, stopping
 from warmstart.generation_config import GenerationConfig
 from warmstart.torch.arrays import TorchArrays
-from warmstart.torch.generation_scores import Scorer, check_choice, draw_rows
-from warmstart.torch.streamers import Stream
+from warmstart.torch.generation.scores import Scorer, check_choice, draw_rows
+from warmstart.torch.generation.streamers import Stream
 
 
 @dataclass

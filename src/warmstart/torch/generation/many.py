@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from warmstart.decoding.settings import lay_over
-from warmstart.torch.generation_refill import Refilled, can_refill, padded, trimmed
+from warmstart.torch.generation.refill import Refilled, can_refill, padded, trimmed
 
 ROWS = 64  # decoder rows at work at once: beyond, another row costs as much as in a batch of its own
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from warmstart.decoding.processors import processors_for
-from warmstart.torch.generation_drafts import Assistant, Drafter, LookUp
-from warmstart.torch.generation_loops import Call
+from warmstart.torch.generation.drafts import Assistant, Drafter, LookUp
+from warmstart.torch.generation.loops import Call
 from warmstart.torch.runner import ModuleRunner, encode_source, runner_for
 
 

@@ -23,12 +23,12 @@ from warmstart.decoding.settings import Plan, lay_over, resolve
 from warmstart.decoding.stopping import Stop
 from warmstart.generation_config import GenerationConfig
 from warmstart.torch.arrays import TorchArrays
-from warmstart.torch.generation_contrastive import contrastive_search
-from warmstart.torch.generation_drafters import drafter_for
-from warmstart.torch.generation_drafts import drafted
-from warmstart.torch.generation_inputs import check_arguments, decoder_prompt, listed, prompt_only, source_ids
-from warmstart.torch.generation_loops import Call, beam_search, constrained_search, group_search, one_by_one
-from warmstart.torch.generation_rules import (
+from warmstart.torch.generation.contrastive import contrastive_search
+from warmstart.torch.generation.drafters import drafter_for
+from warmstart.torch.generation.drafts import drafted
+from warmstart.torch.generation.inputs import check_arguments, decoder_prompt, listed, prompt_only, source_ids
+from warmstart.torch.generation.loops import Call, beam_search, constrained_search, group_search, one_by_one
+from warmstart.torch.generation.rules import (
     guidance,
     own_processor,
     own_rule,
@@ -36,9 +36,9 @@ from warmstart.torch.generation_rules import (
     string_rule,
     time_rule,
 )
-from warmstart.torch.generation_scores import Scorer
+from warmstart.torch.generation.scores import Scorer
+from warmstart.torch.generation.streamers import Stream
 from warmstart.torch.runner import ModuleRunner, encode_source, runner_for, wanted_states
-from warmstart.torch.streamers import Stream
 
 _SEARCHES = {
     "rows": one_by_one,
