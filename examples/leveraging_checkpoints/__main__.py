@@ -1,69 +1,60 @@
-"""Rothe et al. (2020) at pocket scale: `python -m examples.leveraging_checkpoints -o DIR`.
+"""Rothe et al. (2020, arXiv:1907.12461) at pocket scale: `python -m examples.leveraging_checkpoints -o DIR`.
 
 Pre-trains a small BERT, a RoBERTa-style model and a GPT-2 on the texts of the functions on this machine, each text
 alone; fine-tunes every system with the same steps and seeds to write a function's summary line; writes `results.json`,
-`table.md` and `plot.svg`.
+`table.md`, `plot.svg` and `plot.png` after each fine-tuning. The same command goes on where it was stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
-import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from examples.leveraging_checkpoints import paper, systems
+from examples.leveraging_checkpoints import systems, table
 from warmstart.demo import recipe as make
-from warmstart.demo.corpus import package_folders, read_package
+from warmstart.demo.corpus import Pair, package_folders, read_package
 from warmstart.demo.score import rouge
-from warmstart.demo.split import Split, split_by_package
+from warmstart.demo.split import split_by_package
 
-MEASURES = ("rouge1", "rouge2", "rougeL")
+SETTINGS = ("steps", "pretraining_steps", "test_pairs", "hidden", "vocabulary", "packages")
 
 
 def main() -> None:
-    """Read the command line, run, write."""
+    """Read the command line, run what is not there yet, write."""
     arguments = parse()
-    start, recipe = time.perf_counter(), make.Recipe(hidden=arguments.hidden, vocabulary=arguments.vocabulary)
     torch.set_num_threads(arguments.threads or torch.get_num_threads())
-    split = read(arguments)
-    tokenizer = make.train_tokenizer(split.train, recipe)
-    train, test = (make.encode(tokenizer, pairs, recipe) for pairs in (split.train, split.test))
+    check_settings(arguments)
+    pairs = read(arguments)
+    recipe = make.Recipe(hidden=arguments.hidden, vocabulary=arguments.vocabulary)
+    tokenizer = make.train_tokenizer(pairs["train"], recipe)
+    train, test = (make.encode(tokenizer, pairs[part], recipe) for part in ("train", "test"))
     texts = [*train.sources, *([tokenizer.cls_token_id, *row] for row in train.labels)]
     folders = {kind: arguments.output / kind for kind in ("bert", "roberta", "gpt")}
     for kind, folder in folders.items():
-        if (folder / "config.json").is_file():
-            print(f"{kind}: {folder} is there already", flush=True)
-            continue
-        trained = systems.pretrain(kind, tokenizer, texts, recipe, arguments.pretraining_steps, folder)
-        print(f"{kind}: {trained.steps} steps, {trained.seconds:.0f} s, loss {trained.loss:.2f}", flush=True)
-    results: dict[str, list[dict[str, float]]] = {name: [] for name in systems.SYSTEMS}
+        if not (folder / "config.json").is_file():
+            trained = systems.pretrain(kind, tokenizer, texts, recipe, arguments.pretraining_steps, folder)
+            print(f"{kind}: {trained.steps} steps, {trained.seconds:.0f} s, loss {trained.loss:.2f}", flush=True)
     for seed in range(arguments.seeds):
         for name in systems.SYSTEMS:
+            cell = arguments.output / "cells" / f"{name}-{seed}.json"
+            if cell.is_file():
+                continue
             model = systems.build(name, folders, seed)
             trained = systems.fine_tune(model, tokenizer, train, recipe, arguments.steps, seed)
             written = systems.write(model, tokenizer, test, recipe)
-            found = {key: statistics.mean(values) for key, values in rouge(written, split.test).items()}
+            found = {key: statistics.mean(values) for key, values in rouge(written, pairs["test"]).items()}
             found |= {"loss": systems.loss_of(model, test, tokenizer.pad_token_id), "seconds": trained.seconds}
-            found["different"] = len(set(written))
-            results[name].append(found)
-            (arguments.output / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+            put(cell, found | {"different": len(set(written))})
             print(f"seed {seed} {name}: ROUGE-L {found['rougeL']:.2f}, loss {found['loss']:.3f}", flush=True)
-    said = {
-        "train": len(split.train),
-        "test": len(split.test),
-        "hidden": arguments.hidden,
-        "packages": len({pair.package for pair in split.train}),
-        "steps": arguments.steps,
-        "pretraining_steps": arguments.pretraining_steps,
-        "seconds": time.perf_counter() - start,
-        "results": results,
-    }
-    write(arguments.output, said)
+            show(arguments, pairs)
+    print(show(arguments, pairs))
 
 
 def parse() -> argparse.Namespace:
@@ -87,84 +78,63 @@ def parse() -> argparse.Namespace:
     return arguments
 
 
-def read(arguments: argparse.Namespace) -> Split:
-    """The corpus of `warmstart demo`, without copies, the test pairs from packages of their own."""
-    packages = [one for one in package_folders() if not arguments.packages or one[0] in arguments.packages]
-    pairs = [pair for name, path in packages for pair in read_package(name, path, 2000, 0)]
-    return split_by_package(pairs, arguments.test_pairs, 0)
+def check_settings(arguments: argparse.Namespace) -> None:
+    """Refuse to go on with other settings than the folder was begun with.
+
+    Raises:
+        SystemExit: names the setting.
+    """
+    place, now = arguments.output / "settings.json", {name: getattr(arguments, name) for name in SETTINGS}
+    if not place.is_file():
+        put(place, now)
+        return
+    before = json.loads(place.read_text(encoding="utf-8"))
+    for name, value in now.items():
+        if before[name] != value:
+            raise SystemExit(
+                f"{arguments.output} was begun with {name} {before[name]}, not {value}; give another folder"
+            )
 
 
-def write(folder: Path, said: dict[str, Any]) -> None:
-    """The figures, the table beside the paper's, and the plot."""
-    (folder / "results.json").write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
-    (folder / "table.md").write_text(table(said), encoding="utf-8")
-    plot(said["results"], folder / "plot.svg")
-    print(table(said))
+def read(arguments: argparse.Namespace) -> dict[str, list[Pair]]:
+    """The corpus of `warmstart demo`, without copies, the test pairs from packages of their own; kept in the folder."""
+    place = arguments.output / "pairs.json"
+    if not place.is_file():
+        packages = [one for one in package_folders() if not arguments.packages or one[0] in arguments.packages]
+        every = [pair for name, path in packages for pair in read_package(name, path, 2000, 0)]
+        split = split_by_package(every, arguments.test_pairs, 0)
+        put(place, {part: [asdict(pair) for pair in getattr(split, part)] for part in ("train", "test")})
+    kept = json.loads(place.read_text(encoding="utf-8"))
+    return {part: [Pair(**pair) for pair in pairs] for part, pairs in kept.items()}
 
 
-def table(said: dict[str, Any]) -> str:
-    """Means and standard deviations over the seeds, the paper's ROUGE-L, and where the order agrees."""
-    results = said["results"]
-    lines = [
-        f"Width {said['hidden']}; {said['train']:,} pairs of {said['packages']} packages, {said['test']} test pairs of "
-        f"others; {said['pretraining_steps']} steps of pre-training, {said['steps']} of fine-tuning; "
-        f"{said['seconds']:,.0f} s.",
-        "",
-        "| | ROUGE-1 | ROUGE-2 | ROUGE-L | loss | different | " + " | ".join(paper.TABLE) + " |",
-        "| --- " * (6 + len(paper.TABLE)) + "|",
-    ]
-    for name, runs in results.items():
-        row = [spread([run[key] for run in runs]) for key in MEASURES]
-        row += [spread([run["loss"] for run in runs], 2), f"{mean(runs, 'different'):.0f}"]
-        row += [f"{figures[name][2]:.1f}" if name in figures else "" for figures in paper.TABLE.values()]
-        lines.append(f"| {name} | " + " | ".join(row) + " |")
-    ours = {name: mean(runs, "rougeL") for name, runs in results.items()}
-    deviation = max(
-        (statistics.stdev([run["rougeL"] for run in runs]) for runs in results.values() if len(runs) > 1), default=0.0
-    )
-    for name, figures in paper.TABLE.items():
-        found = paper.agreement(ours, {system: scores[2] for system, scores in figures.items()}, deviation)
-        counts = ", ".join(f"{len(pairs)} {what}" for what, pairs in found.items())
-        lines += ["", f"Beside {name}, pairs of systems by ROUGE-L: {counts} (within {deviation:.1f})."]
-        if found["the other way"]:
-            lines.append("The other way here: " + "; ".join(found["the other way"]) + ".")
-    return "\n".join(lines) + "\n"
+def show(arguments: argparse.Namespace, pairs: dict[str, list[Pair]]) -> str:
+    """Write what the cells so far say; gives the table."""
+    results: dict[str, list[dict[str, float]]] = {}
+    for name in systems.SYSTEMS:
+        cells = [arguments.output / "cells" / f"{name}-{seed}.json" for seed in range(arguments.seeds)]
+        if found := [json.loads(cell.read_text(encoding="utf-8")) for cell in cells if cell.is_file()]:
+            results[name] = found
+    said: dict[str, Any] = {
+        **{name: getattr(arguments, name) for name in SETTINGS},
+        "train": len(pairs["train"]),
+        "test": len(pairs["test"]),
+        "packages": len({pair.package for pair in pairs["train"]}),
+        "results": results,
+    }
+    put(arguments.output / "results.json", said)
+    text = table.text(said)
+    (arguments.output / "table.md").write_text(text, encoding="utf-8")
+    table.plot(results, [arguments.output / name for name in ("plot.svg", "plot.png")])
+    return text
 
 
-def mean(runs: list[dict[str, float]], key: str) -> float:
-    """The mean over the seeds."""
-    return statistics.mean(run[key] for run in runs)
-
-
-def spread(values: list[float], digits: int = 1) -> str:
-    """Mean ± standard deviation."""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.{digits}f} ± {deviation:.{digits}f}"
-
-
-def plot(results: dict[str, list[dict[str, float]]], path: Path) -> None:
-    """Each system's ROUGE-L, a dot for each seed, beside the paper's."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot
-
-    names = list(results)[::-1]
-    figure, axes = pyplot.subplots(1, 1 + len(paper.TABLE), sharey=True, figsize=(12, 3.6), layout="constrained")
-    for row, name in enumerate(names):
-        values = [run["rougeL"] for run in results[name]]
-        axes[0].barh(row, statistics.mean(values), color="#9db8d9")
-        axes[0].plot(values, [row] * len(values), "o", color="#1f3d63", markersize=4)
-    axes[0].set_title("here: functions, summary line")
-    for place, (title, figures) in zip(axes[1:], paper.TABLE.items(), strict=True):
-        place.barh(range(len(names)), [figures[name][2] if name in figures else 0 for name in names], color="#d9c39d")
-        place.set_title(f"Rothe et al. 2020: {title}")
-    axes[0].set_yticks(range(len(names)), names)
-    for place in axes:
-        place.set_xlabel("ROUGE-L")
-        place.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path)
-    pyplot.close(figure)
+def put(place: Path, value: Any) -> None:
+    """Write a file that is whole or not there."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    part = place.with_suffix(".part")
+    part.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    os.replace(part, place)
 
 
 if __name__ == "__main__":

@@ -37,5 +37,13 @@ def test_the_paper_at_pocket_scale(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT / "src", ROOT)))}
     ran = subprocess.run(words, capture_output=True, text=True, env=environment)
     assert ran.returncode == 0, ran.stderr
-    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"results.json", "table.md", "plot.svg"}
-    assert "| bertshare |" in ran.stdout and "Beside XSum" in ran.stdout
+    out = tmp_path / "out"
+    assert {path.name for path in out.iterdir()} >= {"results.json", "table.md", "plot.svg", "plot.png"}
+    assert "| bertshare | 1 |" in ran.stdout and "| bertshare - bert2bert |" in ran.stdout
+    before = (out / "cells" / "gpt-0.json").read_bytes()
+    (out / "cells" / "rnd2rnd-0.json").unlink()
+    again = subprocess.run(words, capture_output=True, text=True, env=environment)
+    assert again.stdout.startswith("seed 0 rnd2rnd") and again.stdout.count("seed 0") == 1  # the other cells are there
+    assert (out / "cells" / "gpt-0.json").read_bytes() == before
+    other = subprocess.run([*words[:-1], "--steps", "3"], capture_output=True, text=True, env=environment)
+    assert other.returncode and "was begun with steps 2, not 3; give another folder" in other.stderr
