@@ -141,6 +141,7 @@ _RELATIVES = {
     "falcon": {**_FEW, "num_kv_heads": 2, "new_decoder_architecture": True},
     "gemma": _LLAMA,
     "gemma2": {**_LLAMA, "sliding_window": 4, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
+    "t5_gemma_module": {**_LLAMA, "sliding_window": 4, "attn_logit_softcapping": 2.0},
     "gemma3_text": {**_LLAMA, "sliding_window": 4, "sliding_window_pattern": 2},
     "electra": {**_BERT, "embedding_size": 12},
     "ernie": {**_BERT, "use_task_id": True},
@@ -174,6 +175,8 @@ _RELATIVES = {
     "nomic_bert": _BERT,
 }
 RELATIVES = tuple(_RELATIVES)
+# Wholes whose halves have a configuration each.
+_WHOLES = {"t5gemma": {"encoder": _RELATIVES["gemma2"], "decoder": {**_RELATIVES["gemma2"], "hidden_size": 12}}}
 # Pairs in which relatives whose stack differs from those above stand once on either side where they can.
 RELATED = [
     ("electra", "rembert"),
@@ -195,7 +198,9 @@ PAIRS = [("bert", "bert"), ("roberta", "gpt2"), ("gpt2", "bart"), ("bart", "llam
 
 def config(family, **fields):
     """A tiny configuration of a family."""
-    return AutoConfig.for_model(family, **{"vocab_size": VOCABULARY, **(_FIELDS | _RELATIVES)[family], **fields})
+    return AutoConfig.for_model(
+        family, **{"vocab_size": VOCABULARY, **(_FIELDS | _RELATIVES | _WHOLES)[family], **fields}
+    )
 
 
 def pair(encoder="bert", decoder="gpt2", *, seed=0, spread=0.3, **fields):

@@ -56,6 +56,8 @@ from warmstart.families.stablelm import StableLmConfig as StableLmConfig
 from warmstart.families.starcoder2 import Starcoder2Config as Starcoder2Config
 from warmstart.families.t5 import MT5Config as MT5Config
 from warmstart.families.t5 import T5Config as T5Config
+from warmstart.families.t5gemma import T5GemmaConfig as T5GemmaConfig
+from warmstart.families.t5gemma import T5GemmaModuleConfig as T5GemmaModuleConfig
 from warmstart.families.xglm import TrOCRConfig as TrOCRConfig
 from warmstart.families.xglm import XGLMConfig as XGLMConfig
 from warmstart.flax.encoder_decoder import FlaxEncoderDecoderModel as FlaxEncoderDecoderModel

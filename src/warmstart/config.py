@@ -42,6 +42,8 @@ COMMON: dict[str, Any] = {
 # Generation settings live in one place, `config.generation_config`; these three are also a model's own switches.
 SHARED = frozenset(GenerationConfig.DEFAULTS) - {"use_cache", "output_attentions", "output_hidden_states"}
 TOKEN_IDS = ("decoder_start_token_id", "bos_token_id", "pad_token_id", "eos_token_id")
+# A configuration of texts with images -> that of its language model, which is in it and is what is read here.
+WITH_IMAGES = {"gemma3": "gemma3_text"}
 
 
 class PretrainedConfig:
@@ -207,7 +209,7 @@ class PretrainedConfig:
         path = Path(pretrained_model_name_or_path) if is_place else Path()
         if not path.is_file():
             path = find_file(pretrained_model_name_or_path, "config.json", **options)  # type: ignore[assignment]
-        values = read_json(path)
+        values = _of_text(read_json(path), path)
         values["_name_or_path"] = str(pretrained_model_name_or_path)
         return values, kwargs
 
@@ -243,6 +245,18 @@ class PretrainedConfig:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} {self.to_json_string()}"
+
+
+def _of_text(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What a `config.json` says of its language model, where it is of a model of texts with images."""
+    name = values.get("model_type")
+    if not isinstance(name, str) or name not in WITH_IMAGES:
+        return values
+    if not isinstance(values.get("text_config"), dict):
+        raise ValueError(f"{path}: a {name} has its language model in text_config, which is missing; add it")
+    above = (*TOKEN_IDS, "dtype", "torch_dtype", "quantization_config")
+    own = {field: values[field] for field in above if values.get(field) is not None}
+    return {"model_type": WITH_IMAGES[name], **values["text_config"], **own}
 
 
 def _heads_by_layer(value: Any) -> dict[int, list[int]]:

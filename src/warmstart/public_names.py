@@ -62,6 +62,7 @@ NAMES_BY_MODULE = {
     "families.opt": ["OPTConfig"],
     "families.phi": ["PhiConfig"],
     "families.t5": ["MT5Config", "T5Config"],
+    "families.t5gemma": ["T5GemmaConfig", "T5GemmaModuleConfig"],
     "families.xglm": ["TrOCRConfig", "XGLMConfig"],
     "families.modernbert": ["ModernBertConfig", "ModernBertDecoderConfig"],
     "families.nomic_bert": ["NomicBertConfig"],

@@ -44,14 +44,16 @@ class LoadReport:
 
 def half(config: PretrainedConfig, side: str) -> tuple[PretrainedConfig, str]:
     """The configuration of one side, and the prefix of its weights, where the checkpoint holds both sides."""
-    return (getattr(config, side), f"{side}.") if config.model_type == "encoder-decoder" else (config, "")
+    if not isinstance(config, EncoderDecoderConfig):
+        return config, ""
+    return getattr(config, side), f"{side}." if config.joined() is config else ""
 
 
 def pair_of(config: PretrainedConfig) -> tuple[PretrainedConfig, str | None]:
     """The pair's configuration, and the prefix of its weights; None where each half finds its own in a whole's file."""
-    if config.model_type != "encoder-decoder" and family_of(config).whole:
-        return EncoderDecoderConfig.from_whole(config), None
-    return config, ""
+    if isinstance(config, EncoderDecoderConfig):
+        return config.joined(), "" if config.joined() is config else None
+    return (EncoderDecoderConfig.from_whole(config), None) if family_of(config).whole else (config, "")
 
 
 def name_in_file(prefix: str | None, side: str) -> str:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from warmstart import AutoConfig
+from warmstart.checkpoint.names import written_as
+from warmstart.cli.parts import places
 from warmstart.families import MODULES, family
 from warmstart.families.encoder_decoder import set_side
 
@@ -57,3 +59,19 @@ def test_what_is_listed_is_true(run, model_type):
     assert row["cross_attention"] == (
         "" if not row["decoder"] else "added" if family(model_type).adds_cross_attention else "own"
     )
+
+
+@pytest.mark.parametrize("model_type", MODULES)
+def test_inspect_knows_every_weight(model_type):
+    entry = family(model_type)
+    for side in ("encoder", "decoder"):
+        if not getattr(entry, side):
+            continue
+        config = AutoConfig.for_model(model_type)
+        set_side(config, side)
+        spec = entry.spec(config, side == "decoder")
+        names = [name.replace("{}", "0") for name in entry.names_of(spec)]
+        names = [name if name.endswith((".weight", ".bias")) else f"{name}.weight" for name in names]
+        place_of = places(config)
+        for ours, stored in written_as(names, config, spec).items():
+            assert place_of(stored.name).part is not None, ours

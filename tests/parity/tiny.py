@@ -201,6 +201,15 @@ if hasattr(transformers, "NomicBertConfig"):
     TINY["nomic_bert"] = _BERT
 if hasattr(transformers, "EuroBertConfig"):
     TINY["eurobert"] = {**_LLAMA, "pad_token_id": 3, "bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": False}
+GEMMA2 = {**_LLAMA, **_CAPPED, "head_dim": 8, "sliding_window": 4}
+# Wholes whose halves have a configuration each. Version 5 counts one more into an encoder's window: there it is wide.
+WHOLES = {
+    "t5gemma": {
+        "vocab_size": VOCABULARY,
+        "encoder": {**GEMMA2, "sliding_window": 16 if transformers.__version__ >= "5" else 4},
+        "decoder": {**GEMMA2, "hidden_size": 20, "num_hidden_layers": 3},
+    }
+}
 # No cross-attention of their own; of EuroBERT the reference has no decoder at all.
 ADDED = tuple(name for name in TINY if family(name).adds_cross_attention and name != "eurobert")
 CROSS = tuple(name for name in TINY if name not in ADDED)
@@ -273,7 +282,7 @@ def configuration(family, **options):
         options[WIDTH.get(family, "hidden_size")] = width
     if (rotary := options.pop("rotary", None)) is not None:
         options |= rotary_fields(rotary, NEWEST)
-    return transformers.AutoConfig.for_model(family, **{**TINY[family], **options})
+    return transformers.AutoConfig.for_model(family, **{**(TINY | WHOLES)[family], **options})
 
 
 def rotary_fields(rotary, newest):

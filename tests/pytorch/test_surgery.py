@@ -229,6 +229,14 @@ def test_freezing():
     assert moved == crossing
 
 
+def test_norms_on_outputs_belong_to_the_cross_attention():
+    model = pair("bert", "gemma2")
+    everything = trainable(model)
+    model.freeze_all_but_cross_attention()
+    assert trainable(model) == {name for name in everything if "cross_attention" in name}
+    assert any("cross_attention_output_norm" in name for name in trainable(model))
+
+
 def test_freezing_one_side_of_what_is_shared():
     """Shared weights are frozen on both sides: they are one."""
     model = pair("bert", "bert", tie_encoder_decoder=True)

@@ -21,7 +21,7 @@ from warmstart.families.auto import AutoConfig
 from warmstart.generation_config import GenerationConfig
 from warmstart.hub import find_file
 from warmstart.tokenization import AutoTokenizer
-from warmstart.warm_start import fill_settings
+from warmstart.warm_start import fill_settings, pair_of
 
 FLAX_BUCKET = 64  # sources are padded to a multiple of so many tokens
 
@@ -33,7 +33,7 @@ def check_settings(place: str, hub: Mapping[str, Any], call: Mapping[str, Any]) 
         FileNotFoundError: no such folder or repository.
         ValueError: it is no encoder-decoder, lacks a token id, or settings contradict each other or its positions.
     """
-    config = AutoConfig.from_pretrained(place, **hub)
+    config = pair_of(AutoConfig.from_pretrained(place, **hub))[0]
     if config.model_type != "encoder-decoder":
         raise ValueError(
             f"{place} is a {config.model_type}, not an encoder-decoder; make one with warmstart create --encoder ..."

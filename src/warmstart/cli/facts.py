@@ -38,7 +38,7 @@ def facts_of(place: str, hub: Mapping[str, Any]) -> dict[str, Any]:
     raw = {name: _read(place, name, hub) for name in ("generation_config.json", "config.json")}
     if raw["generation_config.json"]:
         config.merge_settings(GenerationConfig.from_pretrained(place, **hub))
-    is_pair = config.model_type == "encoder-decoder"
+    is_pair = isinstance(config, EncoderDecoderConfig)
     if is_pair:
         fill_settings(config)
     tokenizers = {
@@ -87,7 +87,7 @@ def read_tokenizer(place: str, inner: str, hub: Mapping[str, Any]) -> Any:
 
 def _stacks(config: PretrainedConfig) -> dict[str, dict[str, Any]]:
     """The stacks by their side; "" is the only one."""
-    if config.model_type == "encoder-decoder":
+    if isinstance(config, EncoderDecoderConfig):
         return {side: _stack(own := getattr(config, side), _spec(own, side == "decoder")) for side in SIDES}
     if not family_of(config).decoder_prefixes:
         return {"": _stack(config, _spec(config, config.is_decoder))}
@@ -134,7 +134,7 @@ def _stack(config: PretrainedConfig, spec: StackSpec) -> dict[str, Any]:
 def _token_ids(config: PretrainedConfig, raw: Mapping[str, Mapping[str, Any]], tokenizer: Any) -> dict[str, Any]:
     """The ids of a pair; of one stack, those that a pair would have whose decoder it is."""
     settings, own = raw["generation_config.json"], raw["config.json"]
-    if config.model_type == "encoder-decoder":
+    if isinstance(config, EncoderDecoderConfig):
         default = f"default of {config.decoder.model_type}", config.decoder.defaults
         found = [("config.json", own), ("generation_config.json", settings)]
         return token_ids(config, [*found, ("config.json, decoder", own.get("decoder") or {}), default], tokenizer)

@@ -13,9 +13,9 @@ from warmstart.warm_start import PROJECTION
 # part -> the names that are its, as they are in memory; in the order in which parts are shown
 PARTS = {
     "embeddings": r"(embeddings\.|relative_bias\b)",
-    "self-attention": r"layers\.\S+?\.attention(_norm)?\b",
-    "cross-attention": r"layers\.\S+?\.cross_attention(_norm)?\b",
-    "MLP": r"layers\.\S+?\.mlp(_norm)?\b",
+    "self-attention": r"layers\.\S+?\.attention(_output)?(_norm)?\b",
+    "cross-attention": r"layers\.\S+?\.cross_attention(_output)?(_norm)?\b",
+    "MLP": r"layers\.\S+?\.mlp(_output)?(_norm)?\b",
     "final norm": r"final_norm\b",
     "head": r"head\.",
     "projection": PROJECTION,
@@ -43,7 +43,7 @@ def part_of(name: str) -> str:
 def places(config: PretrainedConfig) -> Callable[[str], Place]:
     """A function from a tensor's name in a file to its place, for a checkpoint with this configuration."""
     if config.model_type != "encoder-decoder":
-        return _places_of_stack(config)
+        return _places_of_stack(getattr(config, "decoder", config))  # a whole's halves have the same names
     sides = {side: _places_of_stack(getattr(config, side)) for side in ("encoder", "decoder")}
 
     def place(key: str) -> Place:
@@ -59,9 +59,9 @@ def _places_of_stack(config: PretrainedConfig) -> Callable[[str], Place]:
     family = family_of(config)
     own: list[tuple[re.Pattern[str], str]] = []  # names under a prefix, and those that stand outside any
     outside: list[tuple[re.Pattern[str], str]] = []
-    for ours, stored in family.names.items():
-        names = (stored,) if isinstance(stored, str) else (stored.name, *stored.aliases)
-        for name in names:
+    for ours, stored in (*family.names.items(), *family.encoder_names.items()):
+        names = (stored,) if isinstance(stored, str) else (stored.name, stored.ungated, *stored.aliases)
+        for name in filter(None, names):
             pattern = re.escape(name.lstrip("/")).replace(r"\{\}", r"\d+") + r"(\.weight|\.bias)?"
             (outside if name.startswith("/") else own).append((re.compile(pattern), ours))
     left_out = [re.compile(pattern) for pattern in family.left_out]

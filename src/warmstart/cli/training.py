@@ -38,8 +38,9 @@ def read_configuration(place: str) -> Any:
     from warmstart.families.auto import AutoConfig
     from warmstart.generation_config import GenerationConfig
     from warmstart.hub import find_file
+    from warmstart.warm_start import pair_of
 
-    config = AutoConfig.from_pretrained(place)
+    config = pair_of(AutoConfig.from_pretrained(place))[0]
     if config.model_type != "encoder-decoder":
         raise ValueError(
             f"{place} is a {config.model_type}, not an encoder-decoder; make one with warmstart create --encoder ..."

@@ -63,6 +63,7 @@ MODULES = {
     "stablelm": "stablelm",
     "starcoder2": "starcoder2",
     "t5": "t5",
+    "t5_gemma_module": "t5gemma",
     "trocr": "xglm",
     "xglm": "xglm",
     "xlm-roberta": "roberta",

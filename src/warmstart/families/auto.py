@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from warmstart.config import PretrainedConfig
 from warmstart.families import MODULES, family
+
+# Configurations that hold one for each side -> where they are.
+_OF_TWO = {
+    "encoder-decoder": ("encoder_decoder", "EncoderDecoderConfig"),
+    "t5gemma": ("t5gemma", "T5GemmaConfig"),
+}
 
 
 class AutoConfig:
@@ -46,8 +53,7 @@ class AutoConfig:
 
 def config_class(model_type: str) -> type[PretrainedConfig]:
     """The configuration class of a `model_type`."""
-    if model_type == "encoder-decoder":
-        from warmstart.families.encoder_decoder import EncoderDecoderConfig
-
-        return EncoderDecoderConfig
+    if isinstance(model_type, str) and model_type in _OF_TWO:
+        module, name = _OF_TWO[model_type]
+        return getattr(import_module(f"warmstart.families.{module}"), name)  # type: ignore[no-any-return]
     return family(model_type).config

@@ -63,6 +63,10 @@ class EncoderDecoderConfig(PretrainedConfig):
         shared = getattr(whole, "share_encoder_decoder_embeddings", True)
         return cls(**sides, share_embeddings=shared, **whole.generation_config.explicit())
 
+    def joined(self) -> EncoderDecoderConfig:
+        """The pair that it is; of a whole whose halves have a configuration each, that pair."""
+        return self
+
     def merge_settings(self, settings: GenerationConfig, only_unset: bool = False) -> None:
         """Take in what a `generation_config.json` says; token ids that this configuration sets stay.
 

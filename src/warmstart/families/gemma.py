@@ -192,7 +192,7 @@ FAMILIES = {
         Gemma3TextConfig,
         "Gemma3",
         spec=gemma3_spec,
-        names=GEMMA2_NAMES,
+        names=GEMMA2_NAMES | {"head.output": Stored("/lm_head", aliases=("/language_model.lm_head",))},
         architectures={"base": "Gemma3TextModel", "causal": "Gemma3ForCausalLM"},
         prefixes=("", "model.", "model.language_model.", "language_model.model."),
         left_out=(r"rotary_emb\.inv_freq$", r"^(score|(model\.)?(vision_tower|multi_modal_projector))\."),

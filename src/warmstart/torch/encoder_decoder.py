@@ -378,7 +378,7 @@ class EncoderDecoderModel(PreTrainedModel):
     def freeze_all_but_cross_attention(self) -> None:
         """Train nothing but cross-attention and the projection (T5Gemma's first phase)."""
         surgery.set_trainable(self, "", False)
-        surgery.set_trainable(self, rf"\.cross_attention(_norm)?\.|^{PROJECTION}\.", True)
+        surgery.set_trainable(self, rf"\.cross_attention(_output)?(_norm)?\.|^{PROJECTION}\.", True)
 
     def unfreeze(self) -> None:
         """Train everything."""
