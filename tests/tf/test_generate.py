@@ -1,5 +1,8 @@
 """`generate` finds the tokens that it finds in torch; sampling follows its seed; XLA changes nothing."""
 
+import math
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -102,3 +105,19 @@ def test_a_model_without_an_encoder(zoo, tmp_path):
     wanted = theirs.generate(**given, max_new_tokens=5).numpy()
     found = ours.generate(ids.numpy(), attention_mask=given["attention_mask"].numpy(), pad_token_id=0, max_new_tokens=5)
     assert np.array_equal(found.numpy(), wanted)
+
+
+def test_no_beam_step_copies_the_cache(zoo):
+    """XLA gathers nothing the size of a layer's keys, nor copies it in the loop: beams go on by their origins."""
+    _, model = zoo.pair("bert", "gpt2", 0.3)
+    settings = {"max_length": 12, "num_beams": 4, "eos_token_id": 3, "jit_compile": True}
+    compiled = tf.function(lambda x: model.generate(x, **settings), jit_compile=True)
+    text = compiled.experimental_get_compiler_ir(tf.constant([[5, 6, 7], [8, 9, 4]]))(stage="optimized_hlo")
+    spec = model.decoder.spec
+    size, heads = spec.attention.head_size, spec.attention.heads
+    shape = f"f32[2,{heads},{4 * 11},{size}]"
+    assert f"{shape}{{3,2,1,0}} dynamic-update-slice(" in text
+    results = re.findall(r"= \w+\[([\d,]+)\]\S* gather\(", text)
+    assert max(math.prod(map(int, sizes.split(","))) for sizes in results) < 2 * heads * 4 * 11 * size
+    copies = re.findall(rf"= {re.escape(shape)}\S* copy\(%(\S+)\)", text)
+    assert all("broadcast" in name for name in copies)  # of the empty buffers, before the loop

@@ -91,13 +91,15 @@ def test_outputs_of_each_step(settings, kind, both, zoo):
     assert int(cache.get_seq_length()) == cache[0][0].shape[2] >= len(found.scores)
 
 
-def test_the_cache_that_is_returned_goes_on(both, zoo):
+@pytest.mark.parametrize("beams", [1, 2])
+def test_the_cache_that_is_returned_goes_on(beams, both, zoo):
     _, ours = both
-    found = ours.generate(**source(1), max_new_tokens=4, min_new_tokens=4, return_dict_in_generate=True)
-    new = np.full((3, 1), 9)
-    mask = source(1)["attention_mask"]
-    whole = ours(**source(1), decoder_input_ids=np.concatenate([found.sequences[:, :-1], new], 1)).logits
-    states = ours.encode(**source(1))
+    settings = {"max_new_tokens": 4, "min_new_tokens": 4, "num_beams": beams, "num_return_sequences": beams}
+    found = ours.generate(**source(1), **settings, return_dict_in_generate=True)
+    new = np.full((3 * beams, 1), 9)
+    given = {name: np.repeat(x, beams, 0) for name, x in source(1).items()}
+    whole = ours(**given, decoder_input_ids=np.concatenate([found.sequences[:, :-1], new], 1)).logits
+    states, mask = ours.encode(**source(1)), source(1)["attention_mask"]
     rest = ours(
         encoder_outputs=states, attention_mask=mask, decoder_input_ids=new, past_key_values=found.past_key_values
     )

@@ -50,34 +50,38 @@ def attend(
     bias: Any = None,
     is_turned: bool = False,
 ) -> tuple[Any, Any]:
-    """Attention of queries (r, n, t, d) over keys and values (b, m, s, d); heads n may share m, and rows r share b.
+    """Attention of queries (r, n, t, d) over keys and values (b, m, s, d); heads n may share m, and k rows r share b.
 
     Keys may be turned, (b, m, d, s): what is read at every step is read faster so.
-    `allowed` (r or b or 1, 1, t or 1, s) is True where a query may look, or None; `bias` (1, n, t, s) is added to
+    `allowed` (b or 1, 1, k * t or 1, s) is True where a query may look, or None; `bias` (1, n, t, s) is added to
     scores. Gives (r, n, t, d) and the weights (r, n, t, s).
     """
     heads, length, size = query.shape[1], size_of(query, 2), query.shape[3]
+    key_heads, group = key.shape[1], heads // key.shape[1]
     if shared is None:
         shared = size_of(query, 0) // size_of(key, 0)
-    beams = not (isinstance(shared, int) and shared == 1)
-    if beams:  # the beams of a source stand one after another on the query axis: no key is copied
-        query = tf.reshape(query, [-1, shared, heads, length, size])
-        query = tf.reshape(tf.transpose(query, [0, 2, 1, 3, 4]), [-1, heads, shared * length, size])
-    if key.shape[1] != heads:
-        key, value = (tf.repeat(x, heads // x.shape[1], 1) for x in (key, value))
+    folds = group > 1 or not (isinstance(shared, int) and shared == 1)
+    if folds:
+        # The rows of a source and the heads that share a key stand side by side on the query axis: no key is copied.
+        query = tf.reshape(query, [-1, shared, key_heads, group, length, size])
+        query = tf.reshape(tf.transpose(query, [0, 2, 3, 1, 4, 5]), [-1, key_heads, group * shared * length, size])
     scores = tf.matmul(query, key, transpose_b=not is_turned) * tf.cast(scale, query.dtype)
     scores = scores if soft_cap is None else capped(scores, soft_cap)
-    scores = scores if bias is None else scores + bias
+    scores = tf.reshape(scores, [-1, key_heads, group, shared * length, size_of(scores, 3)])
+    if bias is not None:
+        bias = tf.reshape(bias, [-1, key_heads, group, length, size_of(scores, 4)])
+        scores = scores + tf.tile(bias, [1, 1, 1, shared, 1])
     if allowed is not None:
-        scores = tf.where(allowed, scores, scores.dtype.min)
+        scores = tf.where(allowed[:, :, None], scores, scores.dtype.min)
     weights = tf.cast(tf.nn.softmax(tf.cast(scores, tf.float32), -1), scores.dtype)
     if dropout is not None:
         weights = dropout(weights)
+    weights = tf.reshape(weights, [-1, key_heads, group * shared * length, size_of(scores, 4)])
     out = tf.matmul(weights, value)
-    if beams:
+    if folds:
         out, weights = (
             tf.reshape(
-                tf.transpose(tf.reshape(x, [-1, heads, shared, length, size_of(x, 3)]), [0, 2, 1, 3, 4]),
+                tf.transpose(tf.reshape(x, [-1, key_heads, group, shared, length, size_of(x, 3)]), [0, 3, 1, 2, 4, 5]),
                 [-1, heads, length, size_of(x, 3)],
             )
             for x in (out, weights)
@@ -136,7 +140,9 @@ class Attention(Block):
             key, value = self.source_pair(source, cache)
         else:
             key, value = self._own_pair(x, length, rotation, cache, at)
-        shared = cache.shared if self.is_cross and cache is not None else None if self.is_cross else 1
+        shared = None if self.is_cross else 1
+        if cache is not None:
+            shared = cache.shared if self.is_cross else cache.beams
         out, weights = attend(
             query, key, value, allowed, self.scale, self.dropout, shared, self.soft_cap, bias, is_turned=self.is_cross
         )

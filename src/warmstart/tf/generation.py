@@ -21,7 +21,7 @@ from warmstart.decoding.outputs import (
 from warmstart.decoding.settings import Plan, lay_over, resolve
 from warmstart.generation_config import GenerationConfig
 from warmstart.tf.arrays import Array, TensorFlowArrays
-from warmstart.tf.cache import KeyValueCache
+from warmstart.tf.cache import KeyValueCache, apart
 from warmstart.tf.elements import size_of
 from warmstart.tf.generation_inputs import (
     check_arguments,
@@ -270,7 +270,8 @@ def _cache(result: dict[str, Any], search: Search) -> KeyValueCache:
     """The cache of what was read, which a call of the model goes on from."""
     length = result["held"] - 1
     cache: KeyValueCache = search.decoder.new_cache()
-    cache = cache.with_own([tuple(x[:, :, :length] for x in pair) for pair in result["cache"]], length)
+    pairs = apart(result["cache"])
+    cache = cache.with_own(([tuple(x[:, :, :length] for x in pair) for pair in pairs], ()), length)
     for layer, pair in zip(cache.layers, result["source_cache"], strict=False):
         layer.source = pair
     return cache

@@ -1,7 +1,7 @@
 """Which tokens see which, and at which position each token stands: written once, for every stack.
 
-Shapes: r rows, t new tokens, p tokens in the cache, c places that keys have (p + t, or the cache's capacity), s source
-length.
+Shapes: r rows, b sources, t new tokens, p tokens in the cache, c places that keys have (p + t, or the cache's
+capacity), k beams that share a cache, s source length.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import Any
 import tensorflow as tf
 
 from warmstart.spec import EmbeddingSpec
+from warmstart.tf.cache import KeyValueCache
+from warmstart.tf.elements import size_of
 
 
 def source_mask(attention_mask: Any) -> Any:
@@ -21,41 +23,63 @@ def source_mask(attention_mask: Any) -> Any:
     return allowed[:, None] if allowed.shape.rank == 3 else allowed[:, None, None]
 
 
-def self_mask(attention_mask: Any, length: Any, past: Any, places: Any, causal: bool, window: int | None) -> Any:
-    """What a stack may see of its own tokens; `attention_mask` is (r, c), or (r, t, c) for one of your own."""
-    padding = source_mask(attention_mask)
+def self_mask(attention_mask: Any, length: Any, cache: KeyValueCache | None, causal: bool, window: int | None) -> Any:
+    """What a stack may see of its own tokens; `attention_mask` is (r, c), or (r, t, c) for one of your own.
+
+    With beams it is for the keys of all k buffers, side by side at each position, and for the k rows that read them:
+    (b, 1, k * t, c * k).
+    """
+    allowed = source_mask(attention_mask)
+    order = _order(length, cache, causal, window)
+    if order is not None:
+        allowed = order if allowed is None else order & allowed
+    if cache is None or cache.origins is None:
+        return allowed
+    own = cache.origins[:, :, None] == tf.range(cache.beams)  # (r, c, k)
+    allowed = allowed[..., None] & own[:, None, None]
+    return tf.reshape(allowed, [-1, 1, cache.beams * size_of(allowed, 2), cache.beams * size_of(allowed, 3)])
+
+
+def _order(length: Any, cache: KeyValueCache | None, causal: bool, window: int | None) -> Any:
+    """(1, 1, t, c): what order and distance allow; None is everything."""
+    past, places = _span(length, cache)
     static = isinstance(past, int) and isinstance(length, int) and isinstance(places, int)
     is_whole = static and places == past + length
     near = window is not None and not (is_whole and places <= window)
-    if not near and is_whole and (not causal or length == 1):
-        return padding
-    if not near and not causal:
-        return padding
-    order = _order(length, past, places, causal, window if near else None)
-    return order if padding is None else order & padding
-
-
-def _order(length: Any, past: Any, places: Any, causal: bool, window: int | None) -> Any:
-    """(1, 1, t, c): what order and distance allow."""
+    if not near and (not causal or (is_whole and length == 1)):
+        return None
     back = (past + tf.range(length))[:, None] - tf.range(places)  # how far behind the query a key stands
     allowed = back >= 0 if causal else tf.ones_like(back, tf.bool)
-    if window is not None:
+    if near:
         allowed = allowed & (back < window) & (back > -window)
     return allowed[None, None]
 
 
-def leaning(slopes: Any, length: Any, past: Any, places: Any) -> Any:
-    """What lowers scores by the distance times the head's slope (n,), either way: (1, n, t, c)."""
+def _span(length: Any, cache: KeyValueCache | None) -> tuple[Any, Any]:
+    """How many tokens came before, and how many places keys have."""
+    past = 0 if cache is None else cache.length
+    return past, past + length if cache is None or cache.capacity is None else cache.capacity
+
+
+def leaning(slopes: Any, length: Any, cache: KeyValueCache | None) -> Any:
+    """What lowers scores by the distance times the head's slope (n,), either way: (1, n, t, c), or (1, n, t, c * k)."""
+    past, places = _span(length, cache)
     distance = tf.abs((past + tf.range(length))[:, None] - tf.range(places))
-    return (-slopes[:, None, None] * tf.cast(distance, slopes.dtype))[None]
+    return _for_beams(-slopes[:, None, None] * tf.cast(distance, slopes.dtype), cache)
 
 
-def leaning_by(table: Any, buckets: Any, length: Any, past: Any, places: Any) -> Any:
-    """What a table says of the bucket of each distance (see `relative_buckets`): (1, n, t, c)."""
+def leaning_by(table: Any, buckets: Any, length: Any, cache: KeyValueCache | None) -> Any:
+    """What a table says of the bucket of each distance (see `relative_buckets`): (1, n, t, c), or (1, n, t, c * k)."""
+    past, places = _span(length, cache)
     most = len(buckets) // 2
     distance = tf.range(places) - past - tf.range(length)[:, None]
     rows = tf.gather(tf.constant(buckets, tf.int32), tf.clip_by_value(distance, -most, most) + most)
-    return tf.transpose(table(rows), [2, 0, 1])[None]
+    return _for_beams(tf.transpose(table(rows), [2, 0, 1]), cache)
+
+
+def _for_beams(bias: Any, cache: KeyValueCache | None) -> Any:
+    """A bias (n, t, c) for the keys of all k buffers, side by side."""
+    return tf.repeat(bias, 1 if cache is None else cache.beams, -1)[None]
 
 
 def position_rows(ids: Any, attention_mask: Any, length: Any, past: Any, causal: bool, spec: EmbeddingSpec) -> Any:

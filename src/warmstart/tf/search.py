@@ -57,13 +57,15 @@ class Search:
         """From the prompt (b, p), its mask, the source and a seed (2,) to sequences and what belongs to them."""
         plan, prompt, mask = self.plan, given["prompt"], given.get("prompt_mask")
         looks_ahead = plan.strategy == "contrastive"
-        rows = min(self.config.top_k, self.vocabulary) if looks_ahead else plan.rows
+        shared = min(self.config.top_k, self.vocabulary) if looks_ahead else plan.beams
+        rows = shared if looks_ahead else plan.rows
         # the last token is not read, but by a search that looks at candidates before it chooses
         room = max(plan.max_length - (not looks_ahead), 1)
         encoded, states, source_mask = self._source(given)
-        runner = Runner(self.decoder, rows, room, (*self.wants, "hidden_states") if looks_ahead else self.wants)
+        wants = (*self.wants, "hidden_states") if looks_ahead else self.wants
+        runner = Runner(self.decoder, rows, shared, room, wants)
         cache, of_prompt = runner.started(prompt, mask, states, source_mask)
-        unguided, its_cache, before = self._unguided(given, rows, room)
+        unguided, its_cache, before = self._unguided(given, rows, shared, room)
         call = Call(
             plan=plan,
             config=self.config,
@@ -102,7 +104,7 @@ class Search:
             states = encoded.last_hidden_state
         return encoded, self.model.source(states), mask
 
-    def _unguided(self, given: dict[str, Any], rows: int, room: int) -> tuple[Runner | None, Any, Any]:
+    def _unguided(self, given: dict[str, Any], rows: int, shared: int, room: int) -> tuple[Runner | None, Any, Any]:
         """What the model would write without its source: who reads it, its cache, and what it begins with.
 
         That is, the decoder without cross-attention, or with `negative_prompt_ids` another source; without an encoder
@@ -114,11 +116,11 @@ class Search:
         negative, its_mask = given.get("negative_ids"), given.get("negative_mask")
         if self.is_pair:
             states = None if negative is None else self._source({"input_ids": negative, "attention_mask": its_mask})[1]
-            runner = Runner(self.decoder, rows, room)
+            runner = Runner(self.decoder, rows, shared, room)
             return runner, runner.started(prompt, mask, states, its_mask)[0], None
         prompt, mask = (prompt[:, -1:], None) if negative is None else (negative, its_mask)
         begins = prompt.shape[1] - self.plan.prompt_length
-        runner = Runner(self.decoder, rows, room + prompt.shape[1], begins=begins)
+        runner = Runner(self.decoder, rows, shared, room + prompt.shape[1], begins=begins)
         cache: KeyValueCache = runner.started(prompt, mask, None, None)[0]
         return runner, cache, prompt[:, -1:]
 

@@ -72,7 +72,6 @@ class Stack(PreTrainedModel):
         ids, vectors = as_ids(input_ids, "input_ids"), self._vectors(inputs_embeds)
         attention_mask = as_mask(attention_mask, "attention_mask")
         length = self._check(ids, vectors, attention_mask, past, cache)
-        places = cache.capacity if cache is not None and cache.capacity is not None else past + length
         rows, kinds = as_ids(position_ids, "position_ids"), as_ids(token_type_ids, "token_type_ids")
         check_rows(kinds, spec.embedding.token_types, "token_type_ids")
         if self.embeddings.position is not None:
@@ -83,16 +82,16 @@ class Stack(PreTrainedModel):
         x = self.embeddings(ids, vectors=vectors, position_rows=rows, token_type_ids=kinds)
         rotations = self._rotations(x, rows, attention_mask, length, past)
         masks = {
-            window: self_mask(attention_mask, length, past, places, spec.causal, window)
+            window: self_mask(attention_mask, length, cache, spec.causal, window)
             for window in set(spec.attention.windows or (None,))
         }
         bias = None
         if spec.attention.alibi:
             slopes = tf.cast(alibi_slopes(spec.attention.heads) * spec.attention.alibi, x.dtype)
-            bias = leaning(slopes, length, past, places)
+            bias = leaning(slopes, length, cache)
         if self.relative_bias is not None and spec.attention.relative is not None:
             buckets = relative_buckets(spec.attention.relative)
-            bias = tf.cast(leaning_by(self.relative_bias, buckets, length, past, places), x.dtype)
+            bias = tf.cast(leaning_by(self.relative_bias, buckets, length, cache), x.dtype)
         seen = source_mask(as_mask(source_attention_mask, "the source's attention_mask"))
         new_cache = None if cache is None else cache.copied()
         read = None if source is None else flat_source(source)
