@@ -169,6 +169,17 @@ _RELATIVES = {
         "attention_dropout": 0.0,
     },
     "albert": {**_BERT, "embedding_size": 12, "num_hidden_layers": 3},
+    "deberta-v2": {
+        **_BERT,
+        "embedding_size": 12,
+        "type_vocab_size": 2,
+        "relative_attention": True,
+        "pos_att_type": "p2c|c2p",
+        "position_buckets": 4,
+        "max_relative_positions": 6,
+        "norm_rel_ebd": "layer_norm",
+        "conv_kernel_size": 3,
+    },
     "roformer": {**_BERT, "embedding_size": 12},
     "modernbert": _MODERNBERT,
     "modernbert-decoder": _MODERNBERT,
@@ -187,6 +198,7 @@ RELATED = [
     ("distilbert", "big_bird"),
     ("megatron-bert", "roberta-prelayernorm"),
     ("modernbert", "roformer"),
+    ("deberta-v2", "electra"),
     ("nomic_bert", "modernbert-decoder"),
 ]
 # Language models and the like to which cross-attention is added: each once on either side of a pair.

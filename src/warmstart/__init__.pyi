@@ -23,6 +23,7 @@ from warmstart.families.bert_relatives import RemBertConfig as RemBertConfig
 from warmstart.families.bert_relatives import RoCBertConfig as RoCBertConfig
 from warmstart.families.bert_relatives import RoFormerConfig as RoFormerConfig
 from warmstart.families.bloom import BloomConfig as BloomConfig
+from warmstart.families.deberta_v2 import DebertaV2Config as DebertaV2Config
 from warmstart.families.distilbert import DistilBertConfig as DistilBertConfig
 from warmstart.families.encoder_decoder import EncoderDecoderConfig as EncoderDecoderConfig
 from warmstart.families.eurobert import EuroBertConfig as EuroBertConfig
@@ -90,6 +91,8 @@ from warmstart.flax.models import FlaxCamembertModel as FlaxCamembertModel
 from warmstart.flax.models import FlaxData2VecTextForCausalLM as FlaxData2VecTextForCausalLM
 from warmstart.flax.models import FlaxData2VecTextForMaskedLM as FlaxData2VecTextForMaskedLM
 from warmstart.flax.models import FlaxData2VecTextModel as FlaxData2VecTextModel
+from warmstart.flax.models import FlaxDebertaV2ForMaskedLM as FlaxDebertaV2ForMaskedLM
+from warmstart.flax.models import FlaxDebertaV2Model as FlaxDebertaV2Model
 from warmstart.flax.models import FlaxDistilBertForMaskedLM as FlaxDistilBertForMaskedLM
 from warmstart.flax.models import FlaxDistilBertModel as FlaxDistilBertModel
 from warmstart.flax.models import FlaxElectraForCausalLM as FlaxElectraForCausalLM
@@ -223,6 +226,8 @@ from warmstart.tf.models import TFCamembertModel as TFCamembertModel
 from warmstart.tf.models import TFData2VecTextForCausalLM as TFData2VecTextForCausalLM
 from warmstart.tf.models import TFData2VecTextForMaskedLM as TFData2VecTextForMaskedLM
 from warmstart.tf.models import TFData2VecTextModel as TFData2VecTextModel
+from warmstart.tf.models import TFDebertaV2ForMaskedLM as TFDebertaV2ForMaskedLM
+from warmstart.tf.models import TFDebertaV2Model as TFDebertaV2Model
 from warmstart.tf.models import TFDistilBertForMaskedLM as TFDistilBertForMaskedLM
 from warmstart.tf.models import TFDistilBertModel as TFDistilBertModel
 from warmstart.tf.models import TFElectraForCausalLM as TFElectraForCausalLM
@@ -366,6 +371,8 @@ from warmstart.torch.models import CamembertModel as CamembertModel
 from warmstart.torch.models import Data2VecTextForCausalLM as Data2VecTextForCausalLM
 from warmstart.torch.models import Data2VecTextForMaskedLM as Data2VecTextForMaskedLM
 from warmstart.torch.models import Data2VecTextModel as Data2VecTextModel
+from warmstart.torch.models import DebertaV2ForMaskedLM as DebertaV2ForMaskedLM
+from warmstart.torch.models import DebertaV2Model as DebertaV2Model
 from warmstart.torch.models import DistilBertForMaskedLM as DistilBertForMaskedLM
 from warmstart.torch.models import DistilBertModel as DistilBertModel
 from warmstart.torch.models import ElectraForCausalLM as ElectraForCausalLM

@@ -52,6 +52,35 @@ class RelativeSpec:
 
 
 @dataclass(frozen=True)
+class DisentangledSpec:
+    """What distances add to scores by content: a query with a key's distance, a key with a query's, or both.
+
+    DeBERTa (He et al. 2021, section 3.1). One table (2 * span, hidden) of distances serves all layers.
+    """
+
+    distance: int  # from here on all distances share a row
+    buckets: int = 0  # even: rows on either side, far ones for ever more distances; 0 is a row for each distance
+    content_to_position: bool = True
+    position_to_content: bool = True
+    shared: bool = True  # distances go through the layer's own query and key matrices (version 2), not through others
+    norm: bool = False  # over the rows of the table
+    dropout: float = 0.0  # on them, in each layer
+
+    @property
+    def span(self) -> int:
+        """How many rows of the table there are on either side."""
+        return self.buckets or self.distance
+
+
+@dataclass(frozen=True)
+class ConvolutionSpec:
+    """A convolution over the embeddings, whose activation is added to what the first layer gives, with a norm."""
+
+    width: int  # in tokens, odd
+    activation: str
+
+
+@dataclass(frozen=True)
 class AttentionSpec:
     """One attention layer: heads, biases, scale, and what acts on queries and keys."""
 
@@ -70,6 +99,7 @@ class AttentionSpec:
     alibi: float = 0.0  # distance lowers scores (Press et al. 2022, "ALiBi"), by slopes times this; 0 is no such thing
     rotary: RotarySpec | None = None
     relative: RelativeSpec | None = None
+    disentangled: DisentangledSpec | None = None
     rotaries: tuple[RotarySpec | None, ...] = ()  # per layer, where they differ; () is `rotary` in every layer
     windows: tuple[int | None, ...] = ()  # per layer: how far back a token sees; () is everywhere without bound
     pruned: dict[int, tuple[int, ...]] = field(default_factory=dict, hash=False)  # layer -> heads taken out
@@ -111,6 +141,7 @@ class EmbeddingSpec:
     task_types: int = 0  # a table of which row 0 is added to every token (ERNIE)
     beside: tuple[tuple[str, int, int], ...] = ()  # tables whose row 0 stands beside every token: (name, rows, size)
     projected: bool = False  # at the end, from `size` to the hidden size
+    projected_first: bool = False  # or before the norm, and without a bias (DeBERTa)
     norm: bool = False
     norm_before_positions: bool = False  # the norm acts on the tokens alone (Blenderbot's small decoder)
     scale: float = 1.0
@@ -200,6 +231,7 @@ class StackSpec:
     cross_attention_size: int = 0  # width of what the cross-attention reads
     head: HeadSpec | None = None
     causal: bool = False
+    convolution: ConvolutionSpec | None = None
     parallel: bool = False  # the MLP reads what self-attention reads, not what it gives (GPT-J)
     dropout: float = 0.0  # on each sub-layer's output
     layer_drop: float = 0.0  # share of layers skipped in training (Fan et al. 2019, "LayerDrop")
@@ -269,6 +301,25 @@ def relative_buckets(relative: RelativeSpec) -> np.ndarray:
     times = np.maximum(away, 1).astype(np.float32) / np.float32(exact)
     far = np.log(times) / np.float32(math.log(relative.distance / exact)) * np.float32(buckets - exact)
     return first + np.where(near, away, np.minimum(exact + np.where(near, 0, far).astype(int), buckets - 1))
+
+
+def disentangled_rows(spec: DisentangledSpec) -> np.ndarray:
+    """The row of each distance from `-spec.distance` to `spec.distance`, a key's place less the query's.
+
+    The middle row is no distance, those before it are keys after the query. With buckets, distances to half of them
+    have a row each; the rows of others grow with the logarithm.
+
+    >>> disentangled_rows(DisentangledSpec(distance=9, buckets=4)).tolist()
+    [7, 7, 7, 7, 7, 7, 7, 6, 5, 4, 3, 2, 1, 1, 1, 1, 1, 1, 0]
+    """
+    back = np.arange(spec.distance, -spec.distance - 1, -1)
+    if spec.buckets:
+        exact, size = spec.buckets // 2, np.abs(back)
+        times = np.maximum(size, 1).astype(np.float32) / np.float32(exact)
+        most = np.log(np.float32((spec.distance - 1) / exact))
+        far = np.ceil(np.log(times) / most * np.float32(exact - 1)).astype(int) + exact
+        back = np.where(size <= exact, back, np.sign(back) * far)
+    return np.clip(back + spec.span, 0, 2 * spec.span - 1)
 
 
 def inverse_frequencies(rotary: RotarySpec) -> tuple[np.ndarray, float]:

@@ -23,8 +23,9 @@ OUTPUTS = (
     "cross_attentions",
 )
 
-# OPT gives padding another position, and a whole window of GPT-Neo may be padding: what stands there differs.
-ODD_PADDING = ("opt", "gpt_neo")
+# OPT gives padding another position, DeBERTa lets it see padding, and a whole window of GPT-Neo may be padding: what
+# stands there differs.
+ODD_PADDING = ("opt", "gpt_neo", "deberta-v2")
 
 
 def assert_close(ours, theirs, what, bound=BOUND):

@@ -12,7 +12,6 @@ from parity.compare import (
     UNUSED,
     assert_close,
     assert_same_gradients,
-    assert_same_outputs,
     assert_same_tensors,
     on_tokens,
 )
@@ -101,7 +100,11 @@ def test_masked_language_model(family, tmp_path):
     labels = ids.masked_fill((ids % 3 > 0) | (mask == 0), -100)
     batch = {"input_ids": ids, "attention_mask": mask, "labels": labels, **EVERYTHING}
     found, wanted = call(ours, **batch), call(theirs, **batch)
-    assert_same_outputs(found, wanted, ("loss", "logits", "hidden_states", "attentions"))
+    for name in ("loss", "logits", "hidden_states", "attentions"):
+        values = (found[name], wanted[name])
+        if family in ODD_PADDING and name != "loss":
+            values = (on_tokens(value, mask) for value in values)
+        assert_close(*values, name)
     found.loss.backward()
     wanted.loss.backward()
     assert_same_gradients(ours, theirs)

@@ -112,6 +112,17 @@ _MODERNBERT = {
     "cls_token_id": 1,
     "sep_token_id": 2,
 }
+_DEBERTA = {
+    **_BERT,
+    "pad_token_id": 3,
+    "position_biased_input": False,
+    "relative_attention": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_buckets": 4,
+    "max_relative_positions": 7,
+    "share_att_key": True,
+    "norm_rel_ebd": "layer_norm",
+}
 TINY = {
     "bert": {**_BERT, "pad_token_id": 3},
     "roberta": _BERT,
@@ -194,6 +205,7 @@ TINY = {
     },
     "albert": {**_BERT, "embedding_size": 12, "num_hidden_layers": 4, "num_hidden_groups": 2},
     "roformer": {**_BERT, "embedding_size": 12},
+    "deberta-v2": {**_DEBERTA, "conv_kernel_size": 3, "conv_act": "gelu"},
     "modernbert": _MODERNBERT,
     "modernbert-decoder": {**_MODERNBERT, "local_attention": 8},
 }
@@ -223,7 +235,7 @@ HALVES = ("bart", "mbart", "plbart", "mvp", "blenderbot", "blenderbot-small", "p
 HALVES += ("t5", "mt5")
 # The reference has no decoder of T5 that stands alone; `test_wholes.py` has it as half of a whole.
 ONLY_DECODERS = ("trocr",)
-ONLY_ENCODERS = ("distilbert", "albert", "mpnet", "t5", "mt5", "modernbert", "nomic_bert", "eurobert")
+ONLY_ENCODERS = ("distilbert", "albert", "mpnet", "t5", "mt5", "modernbert", "nomic_bert", "eurobert", "deberta-v2")
 ENCODERS = tuple(name for name in TINY if name not in ONLY_DECODERS)
 DECODERS = tuple(name for name in TINY if name not in ONLY_ENCODERS)
 MASKED = (
@@ -233,6 +245,7 @@ MASKED = (
     "albert",
     "mpnet",
     "modernbert",
+    "deberta-v2",
     *(name for name in ("nomic_bert", "eurobert") if name in TINY),
     "roformer",
     "electra",

@@ -41,7 +41,7 @@ def locate(
     With `fewer_layers` the file's further layers are left out; otherwise they are unexpected.
     """
     family = family_of(config)
-    names = family.names_of(spec)
+    names = family.names_of(config, spec)
     known = {_modern(key[len(side) :], family): key for key in keys if key.startswith(side)}
     stored = {name: stored_as(name, names, spec) for name in parameters}
     prefixes = _prefixes(family, spec)
@@ -129,7 +129,7 @@ def written_as(
     """Under which names a stack's parameters are written: the names that the reference's classes have."""
     family = family_of(config)
     prefix = family.head_prefix if spec.head is not None else family.alone_prefix if alone else ""
-    names = family.names_of(spec)
+    names = family.names_of(config, spec)
     by_itself = alone and spec.head is None
     own_head = spec.head is not None and not spec.head.tied
 

@@ -23,6 +23,7 @@ MODULES = {
     "bloom": "bloom",
     "camembert": "roberta",
     "data2vec-text": "roberta",
+    "deberta-v2": "deberta_v2",
     "distilbert": "distilbert",
     "electra": "bert_relatives",
     "ernie": "bert_relatives",

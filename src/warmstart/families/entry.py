@@ -66,7 +66,7 @@ class Family:
     `architectures` are the reference's class names for "base", "causal" and "masked" models. `causal` says that the
     family is a causal language model by nature, `adds_cross_attention` that it has no cross-attention of its own.
     `encoder` and `decoder` say as which side it can stand. `whole` is the reference's class of an encoder-decoder whose
-    halves the family's stacks are. `variant` gives the names that depend on the spec.
+    halves the family's stacks are. `variant` gives the names that depend on the configuration or the spec.
     """
 
     model_type: str
@@ -86,9 +86,9 @@ class Family:
     decoder: bool = True
     encoder_names: Mapping[str, str | Stored] = field(default_factory=dict)
     whole: str = ""
-    variant: Callable[[StackSpec], Mapping[str, str | Stored]] | None = None
+    variant: Callable[[PretrainedConfig, StackSpec], Mapping[str, str | Stored]] | None = None
 
-    def names_of(self, spec: StackSpec) -> Mapping[str, str | Stored]:
+    def names_of(self, config: PretrainedConfig, spec: StackSpec) -> Mapping[str, str | Stored]:
         """The file's names for a stack: a decoder's, or an encoder's; with those of a variant, where it is one."""
         names = self.names if spec.causal else {**self.names, **self.encoder_names}
         ungated = {
@@ -96,7 +96,7 @@ class Family:
             for ours, stored in names.items()
             if isinstance(stored, Stored) and stored.ungated and not spec.mlp.gated
         }
-        variant = {} if self.variant is None else self.variant(spec)
+        variant = {} if self.variant is None else self.variant(config, spec)
         return {**names, **ungated, **variant}
 
 

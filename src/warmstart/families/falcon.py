@@ -107,7 +107,7 @@ FALCON_NAMES: dict[str, str | Stored] = {
 }
 
 
-def _variant(spec: StackSpec) -> Mapping[str, str | Stored]:
+def _variant(config: PretrainedConfig, spec: StackSpec) -> Mapping[str, str | Stored]:
     """The two norms of parallel layers have names of their own."""
     if not spec.parallel or spec.norm.shared:
         return {}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from warmstart.spec import AttentionSpec, NormSpec
 from warmstart.torch.cache import LayerCache
+from warmstart.torch.disentangled import Disentangled, Rows
 from warmstart.torch.dropped_attention import dropped_attention, is_dropped_apart
 from warmstart.torch.elements import capped, make_rms_norm
 
@@ -30,6 +31,11 @@ class Mask:
 
 
 OPEN = Mask()
+
+
+def biased(bias: Tensor, allowed: Tensor | None) -> Mask:
+    """A mask whose bias (r or 1, n, t, s) is added to scores, and forbids what is not allowed."""
+    return Mask(bias=bias if allowed is None else bias.masked_fill(~allowed, torch.finfo(bias.dtype).min))
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
@@ -121,6 +127,8 @@ class Attention(nn.Module):
         sizes = (heads * spec.head_size, key_value_heads * spec.head_size) if spec.whole_norm else (spec.head_size,) * 2
         has_norm = spec.head_norm or spec.whole_norm
         self.query_norm, self.key_norm = (make_rms_norm(size, norm) if has_norm else None for size in sizes)
+        is_disentangled = spec.disentangled is not None and source_size is None
+        self.disentangled = Disentangled(spec, heads, hidden_size) if is_disentangled else None
 
     def forward(
         self,
@@ -130,11 +138,14 @@ class Attention(nn.Module):
         rotation: tuple[Tensor, Tensor] | None = None,
         cache: LayerCache | None = None,
         want_weights: bool = False,
+        distances: Rows | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         query = self._heads(self.query(x), self.query_norm)
         if rotation is not None:
             query = self.rotate(query, rotation)
         key, value = self._source_pair(source, cache) if self.is_cross else self._own_pair(x, rotation, cache)
+        if self.disentangled is not None and distances is not None:
+            mask = biased(self.disentangled(query, key, distances, self.query, self.key) * self.scale, mask.allowed)
         dropout = self.dropout if self.training else 0.0
         out, weights = attend(query, key, value, mask, self.scale, dropout, want_weights, self.soft_cap)
         return self.output(out.transpose(1, 2).flatten(2)), weights

@@ -55,10 +55,11 @@ class Embeddings(nn.Module):
             tables = {name: nn.Embedding(rows, size, spec.padding_id) for name, rows, size in spec.beside}
             self.beside = nn.ModuleDict(tables)
             self.joined_projection = nn.Linear(spec.size + spec.beside_size, spec.size)
-        self.norm = make_norm(spec.size, norm) if spec.norm else None
+        self.norm = make_norm(hidden_size if spec.projected_first else spec.size, norm) if spec.norm else None
         self.norm_before_positions = spec.norm_before_positions
         self.dropout = nn.Dropout(spec.dropout)
-        self.projection = nn.Linear(spec.size, hidden_size) if spec.projected else None
+        self.projection = nn.Linear(spec.size, hidden_size, not spec.projected_first) if spec.projected else None
+        self.projected_first = spec.projected_first
         self.scale = spec.scale
 
     def forward(
@@ -81,8 +82,10 @@ class Embeddings(nn.Module):
             x = self.norm(x)
         if self.position is not None:
             x = x + self.position(position_rows).to(x.dtype)
+        if self.projection is not None and self.projected_first:
+            x = self.projection(x)
         x = self.dropout(x if self.norm is None or self.norm_before_positions else self.norm(x))
-        return x if self.projection is None else self.projection(x)
+        return x if self.projection is None or self.projected_first else self.projection(x)
 
 
 def _joined(x: Tensor, tables: nn.ModuleDict) -> Tensor:

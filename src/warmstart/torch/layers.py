@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from warmstart.spec import MLPSpec, StackSpec
 from warmstart.torch.attention import OPEN, Attention, Mask
 from warmstart.torch.cache import LayerCache
+from warmstart.torch.disentangled import Rows
 from warmstart.torch.elements import ACTIVATIONS, check_activation, make_norm
 
 
@@ -66,10 +67,11 @@ class Layer(nn.Module):
         source_mask: Mask = OPEN,
         cache: LayerCache | None = None,
         want_weights: bool = False,
+        distances: Rows | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """(r, t, h) to (r, t, h), with the weights of self-attention and of cross-attention if wanted."""
         before, h = x, self._before(x, self.attention_norm)
-        y, weights = self.attention(h, None, mask, rotation, cache, want_weights)
+        y, weights = self.attention(h, None, mask, rotation, cache, want_weights, distances)
         x = self._after(x, y, self.attention_norm, self.attention_output_norm)
         cross_weights = None
         if self.cross_attention is not None and (

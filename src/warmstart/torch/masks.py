@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from warmstart.spec import EmbeddingSpec
-from warmstart.torch.attention import Mask
+from warmstart.torch.attention import Mask, biased
 
 
 def eager(tensor: Tensor) -> bool:
@@ -76,7 +76,7 @@ def leaning_by(mask: Mask, table: torch.nn.Embedding, buckets: Tensor, length: i
 
 def _biased(mask: Mask, bias: Tensor, length: int, past: int) -> Mask:
     allowed = _order(length, past, True, None, bias.device) if mask.causal else mask.allowed
-    return Mask(bias=bias if allowed is None else bias.masked_fill(~allowed, torch.finfo(bias.dtype).min))
+    return biased(bias, allowed)
 
 
 def position_rows(

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from warmstart.spec import StackSpec, alibi_slopes, inverse_frequencies, relative_buckets
 from warmstart.torch.cache import KeyValueCache
+from warmstart.torch.disentangled import Convolution, Distances
 from warmstart.torch.elements import make_norm
 from warmstart.torch.ends import Embeddings
 from warmstart.torch.layers import Layer
@@ -46,6 +47,9 @@ class Stack(PreTrainedModel):
         self.layers = nn.ModuleList(Layer(spec, layer) for layer in range(spec.distinct_layers))
         relative = spec.attention.relative
         self.relative_bias = nn.Embedding(relative.buckets, spec.attention.heads) if relative else None
+        apart, conv = spec.attention.disentangled, spec.convolution
+        self.distances = Distances(apart, spec.hidden_size, spec.norm) if apart else None
+        self.convolution = Convolution(conv, spec.hidden_size, spec.norm, spec.dropout) if conv else None
         self.final_norm = make_norm(spec.hidden_size, spec.norm) if spec.norm.final else None
         self.checkpoint_layers = False
         self.rotary_kinds, self.rotation_factors = spec.attention.rotary_kinds(), []
@@ -102,19 +106,23 @@ class Stack(PreTrainedModel):
             masks = {
                 window: leaning_by(mask, self.relative_bias, buckets, shape[1], past) for window, mask in masks.items()
             }
-        source_seen = source_mask(source_attention_mask)
+        distances = None if self.distances is None else self.distances(shape[1])
+        source_seen, embedded = source_mask(source_attention_mask), x
         hidden, attentions, cross_attentions = [], [], []
         for index, layer in enumerate(self.layers_in_order()):
             hidden += [x] if want_hidden else []
             mask = masks[spec.attention.window(index)]
             layer_cache = cache.layers[index] if cache is not None else None
-            before, arguments = x, (x, mask, rotations[index], source, source_seen, layer_cache, want_attentions)
+            before = x
+            arguments = (x, mask, rotations[index], source, source_seen, layer_cache, want_attentions, distances)
             if self.checkpoint_layers and self.training:
                 x, weights, cross_weights = checkpoint(layer, *arguments, use_reentrant=False)
             else:
                 x, weights, cross_weights = layer(*arguments)
             if self.training and spec.layer_drop:  # skipped afterwards: one graph, and a gradient for every parameter
                 x = torch.where(torch.rand((), device=x.device) < spec.layer_drop, before, x)
+            if index == 0 and self.convolution is not None:
+                x = self.convolution(embedded, x, attention_mask)
             attentions.append(weights)
             cross_attentions.append(cross_weights)
         if self.final_norm is not None:

@@ -59,11 +59,13 @@ def knows(spec: StackSpec) -> bool:
         or attention.whole_norm
         or attention.alibi
         or attention.relative
+        or attention.disentangled
         or attention.rotaries
         or (attention.rotary is not None and attention.rotary.interleaved)
         or norm.output
         or not norm.first
         or spec.parallel
+        or spec.convolution
         or (spec.head is not None and (spec.head.soft_cap or spec.head.scale != 1.0))
     )
 
