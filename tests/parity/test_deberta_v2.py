@@ -63,7 +63,7 @@ def test_either_head(legacy, tmp_path):
 
 
 def as_released(theirs, folder):
-    """The files of version 3: in half precision, the new head with no word about it, another head beside it."""
+    """The files of version 3: the new head with no word about it, another head beside it."""
     names = {"legacy", "pooler_hidden_size", "dtype", "tie_word_embeddings"}
     config = {name: value for name, value in theirs.config.to_dict().items() if name not in names}
     (folder / "config.json").write_text(json.dumps({**config, "pos_att_type": "p2c|c2p"}))

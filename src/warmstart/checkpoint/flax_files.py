@@ -49,7 +49,7 @@ def kind_of(ours: str) -> str:
     if module.endswith("norm"):
         return "scale"
     is_table = ".embeddings." in f".{module}" and not module.endswith("projection")
-    return "embedding" if is_table or module.endswith("relative_bias") else "kernel"
+    return "embedding" if is_table or module.endswith(("relative_bias", "distances.table")) else "kernel"
 
 
 class FlaxFile:

@@ -63,7 +63,7 @@ def path_in_h5(name: str, ours: str, turned: bool) -> str:
     kind = ours.rpartition(".")[0].rpartition(".")[2]
     if kind.endswith("norm"):
         leaf = {"weight": "gamma", "bias": "beta"}[leaf]
-    elif (".embeddings." in f".{ours}" and not kind.endswith("projection")) or kind == "relative_bias":
+    elif (".embeddings." in f".{ours}" and not kind.endswith("projection")) or kind in ("relative_bias", "table"):
         leaf = "weight" if module.endswith(_TABLES_OF_WEIGHT) else "embeddings"
     elif leaf == "weight" and not turned:
         leaf = "kernel"

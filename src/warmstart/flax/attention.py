@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from warmstart.flax.cache import LayerCache, Pair
+from warmstart.flax.disentangled import Disentangled, Rows
 from warmstart.flax.elements import Linear, capped, make_rms_norm, normal
 from warmstart.spec import StackSpec
 
@@ -51,8 +52,8 @@ def attend(
 ) -> tuple[Array, Array]:
     """Attention of queries (r, n, t, d) over keys and values (b, m, s, d); heads n may share m, and rows r share b.
 
-    `allowed` (r, b or 1, 1, t or 1, s) is True where a query may see; `bias` (1, n, t, s) is added to scores. Gives
-    (r, t, n * d) and the weights (r, n, t, s).
+    `allowed` (r, b or 1, 1, t or 1, s) is True where a query may see; `bias` (r or 1, n, t, s) is added to scores.
+    Gives (r, t, n * d) and the weights (r, n, t, s).
     """
     rows, heads, length, size = query.shape
     sources, shared_heads, keys, _ = key.shape
@@ -106,6 +107,8 @@ class Attention(nn.Module):
         has_norm = spec.head_norm or spec.whole_norm
         self.query_norm = make_rms_norm(stack.norm, self.dtype) if has_norm else None
         self.key_norm = make_rms_norm(stack.norm, self.dtype) if has_norm else None
+        if spec.disentangled is not None and not self.is_cross:
+            self.disentangled = Disentangled(stack, heads, self.dtype)
         kinds = spec.rotary_kinds()
         self.rotate = rotate_neighbours if kinds and kinds[0].interleaved else rotate
 
@@ -119,6 +122,7 @@ class Attention(nn.Module):
         length: Array | None = None,
         train: bool = False,
         bias: Array | None = None,
+        distances: Rows | None = None,
     ) -> tuple[Array, Array, LayerCache | None]:
         """(r, t, h) to (r, t, h), the weights, and the cache, which held `length` tokens, with what is new in it."""
         query = self._heads(self.query(x), self.query_norm)
@@ -137,6 +141,8 @@ class Attention(nn.Module):
         rng = self.make_rng("dropout") if train and self.spec.dropout > 0 else None
         spec = self.spec
         scale = spec.scale(self.layer)
+        if distances is not None:
+            bias = self.disentangled(query, key, distances, self.query, self.key, train) * scale
         out, weights = attend(query, key, value, allowed, scale, spec.dropout, rng, spec.soft_cap, bias)
         return self.output(out), weights, cache
 

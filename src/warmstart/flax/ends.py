@@ -45,7 +45,8 @@ class Embeddings(nn.Module):
         self.joined_projection = dense(spec.size) if spec.beside else None
         self.norm = make_norm(self.stack.norm, self.dtype) if spec.norm else None
         self.dropout = nn.Dropout(spec.dropout)
-        self.projection = dense(self.stack.hidden_size) if spec.projected else None
+        bias = not spec.projected_first
+        self.projection = dense(self.stack.hidden_size, use_bias=bias) if spec.projected else None
 
     def __call__(
         self,
@@ -73,9 +74,11 @@ class Embeddings(nn.Module):
             x = x + _looked_up(self.position, position_rows, fixed.get("embeddings.position.weight"))
         if self.sinusoids is not None:
             x = x + jnp.asarray(self.sinusoids, x.dtype)[position_rows]
+        if self.projection is not None and spec.projected_first:
+            x = self.projection(x)
         x = x if self.norm is None or spec.norm_before_positions else self.norm(x)
         x = self.dropout(x, deterministic=not train)
-        return x if self.projection is None else self.projection(x)
+        return x if self.projection is None or spec.projected_first else self.projection(x)
 
     def table(self) -> Any:
         """The table of token embeddings."""

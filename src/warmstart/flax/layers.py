@@ -14,6 +14,7 @@ from jax import Array
 
 from warmstart.flax.attention import Attention
 from warmstart.flax.cache import LayerCache, Pair
+from warmstart.flax.disentangled import Rows
 from warmstart.flax.elements import ACTIVATIONS, Linear, make_norm, normal
 from warmstart.spec import StackSpec
 
@@ -82,11 +83,12 @@ class Layer(nn.Module):
         length: Array | None = None,
         train: bool = False,
         bias: Array | None = None,
+        distances: Rows | None = None,
     ) -> tuple[Array, Array, Array | None, LayerCache | None]:
         """(r, t, h) to (r, t, h), the weights of self-attention and of cross-attention, and the cache."""
         own = self if self.shared is None else self.shared
         before, h = x, self._before(x, own.attention_norm)
-        y, weights, cache = own.attention(h, None, allowed, rotation, cache, length, train, bias)
+        y, weights, cache = own.attention(h, None, allowed, rotation, cache, length, train, bias, distances)
         x = self._after(x, y, own.attention_norm, own.attention_output_norm, train)
         cross_weights = None
         if self.stack.cross_attention is not None and (

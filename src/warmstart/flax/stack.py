@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 
 from warmstart.flax.cache import KeyValueCache, Pair
+from warmstart.flax.disentangled import Convolution, Distances
 from warmstart.flax.elements import make_norm, normal
 from warmstart.flax.ends import Embeddings, Head
 from warmstart.flax.layers import Layer
@@ -76,6 +77,10 @@ class Stack(nn.Module):
             self.relative_bias = nn.Embed(
                 relative.buckets, spec.attention.heads, embedding_init=start, dtype=self.dtype
             )
+        if spec.attention.disentangled is not None and shared is None:
+            self.distances = Distances(spec, self.dtype)
+        if spec.convolution is not None and shared is None:
+            self.convolution = Convolution(spec, self.dtype)
         self.layers = Layers(spec, self.dtype, self.remat, None if shared is None else shared.layers)
         if spec.norm.final and shared is None:
             self.final_norm = make_norm(spec.norm, self.dtype)
@@ -123,17 +128,20 @@ class Stack(nn.Module):
             bias = leaning(slopes, tokens, cache)
         if spec.attention.relative is not None:
             bias = leaning_by(own.relative_bias, relative_buckets(spec.attention.relative), tokens, cache)
-        source_seen = source_mask(source_attention_mask)
+        distances = own.distances(tokens) if spec.attention.disentangled is not None else None
+        source_seen, embedded = source_mask(source_attention_mask), x
         hidden, attentions, cross_attentions, caches = [], [], [], []
         for index in range(spec.layers):
             hidden += [x] if want_hidden else []
             held = None if cache is None else cache.layers[index]
             before, mask = x, masks[spec.attention.window(index)]
             x, weights, cross_weights, new = self.layers[index](
-                x, mask, rotations[index], source, source_seen, held, past, train, bias
+                x, mask, rotations[index], source, source_seen, held, past, train, bias, distances
             )
             if train and spec.layer_drop:  # skipped afterwards: a gradient for every parameter
                 x = jnp.where(jax.random.uniform(self.make_rng("dropout")) < spec.layer_drop, before, x)
+            if index == 0 and spec.convolution is not None:
+                x = own.convolution(embedded, x, attention_mask, train)
             attentions.append(weights)
             cross_attentions.append(cross_weights)
             caches.append(new)

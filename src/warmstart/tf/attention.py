@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from warmstart.spec import AttentionSpec, NormSpec
 from warmstart.tf.cache import LayerCache
+from warmstart.tf.disentangled import Disentangled, Rows
 from warmstart.tf.elements import Block, capped, linear, make_rms_norm, size_of
 
 
@@ -53,7 +54,7 @@ def attend(
     """Attention of queries (r, n, t, d) over keys and values (b, m, s, d); heads n may share m, and k rows r share b.
 
     Keys may be turned, (b, m, d, s): what is read at every step is read faster so.
-    `allowed` (b or 1, 1, k * t or 1, s) is True where a query may look, or None; `bias` (1, n, t, s) is added to
+    `allowed` (b or 1, 1, k * t or 1, s) is True where a query may look, or None; `bias` (r or 1, n, t, s) is added to
     scores. Gives (r, n, t, d) and the weights (r, n, t, s).
     """
     heads, length, size = query.shape[1], size_of(query, 2), query.shape[3]
@@ -119,6 +120,8 @@ class Attention(Block):
         sizes = (heads * spec.head_size, key_value_heads * spec.head_size) if spec.whole_norm else (spec.head_size,) * 2
         has_norm = spec.head_norm or spec.whole_norm
         self.query_norm, self.key_norm = (make_rms_norm(size, norm) if has_norm else None for size in sizes)
+        is_disentangled = spec.disentangled is not None and source_size is None
+        self.disentangled = Disentangled(spec, heads, hidden_size) if is_disentangled else None
         self.dropout = keras.layers.Dropout(spec.dropout) if spec.dropout else None
 
     def call(
@@ -131,6 +134,7 @@ class Attention(Block):
         cache: LayerCache | None = None,
         at: Any = 0,
         bias: Any = None,
+        distances: Rows | None = None,
     ) -> tuple[Any, Any]:
         """(r * t, h) to (r * t, h), with the weights (r, n, t, s)."""
         query = self._heads(self.query(x), length, self.query_norm)
@@ -140,6 +144,9 @@ class Attention(Block):
             key, value = self.source_pair(source, cache)
         else:
             key, value = self._own_pair(x, length, rotation, cache, at)
+        if self.disentangled is not None and distances is not None:
+            matrices = {"query_matrix": self.query, "key_matrix": self.key}
+            bias = self.disentangled(query, key=key, distances=distances, **matrices) * tf.cast(self.scale, query.dtype)
         shared = None if self.is_cross else 1
         if cache is not None:
             shared = cache.shared if self.is_cross else cache.beams

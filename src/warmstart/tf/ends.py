@@ -50,9 +50,10 @@ class Embeddings(Block):
         self.task_type = table(spec.task_types, spec.size) if spec.task_types else None
         self.beside = Beside(spec) if spec.beside else None
         self.joined_projection = linear(spec.size + spec.beside_size, spec.size) if spec.beside else None
-        self.norm = make_norm(spec.size, norm) if spec.norm else None
+        self.norm = make_norm(hidden_size if spec.projected_first else spec.size, norm) if spec.norm else None
         self.dropout = keras.layers.Dropout(spec.dropout)
-        self.projection = linear(spec.size, hidden_size) if spec.projected else None
+        self.projection = linear(spec.size, hidden_size, not spec.projected_first) if spec.projected else None
+        self.projected_first = spec.projected_first
         self.scale, self.padding_id = spec.scale, spec.padding_id
         self.padding_row = spec.position_offset - 1 if spec.positions_skip_padding else None
         self.norm_before_positions = spec.norm_before_positions
@@ -73,8 +74,10 @@ class Embeddings(Block):
             x = self.norm(x)
         if self.position is not None:
             x = x + _untrained(self.position(position_rows), position_rows, self.padding_row)
+        if self.projection is not None and self.projected_first:
+            x = self.projection(x)
         x = self.dropout(x if self.norm is None or self.norm_before_positions else self.norm(x))
-        return x if self.projection is None else self.projection(x)
+        return x if self.projection is None or self.projected_first else self.projection(x)
 
 
 class Beside(Block):

@@ -14,6 +14,7 @@ import keras
 from warmstart.spec import MLPSpec, StackSpec
 from warmstart.tf.attention import Attention, Source
 from warmstart.tf.cache import LayerCache
+from warmstart.tf.disentangled import Rows
 from warmstart.tf.elements import ACTIVATIONS, Block, check_activation, linear, make_norm
 
 
@@ -72,10 +73,12 @@ class TransformerLayer(Block):
         cache: LayerCache | None = None,
         at: Any = 0,
         bias: Any = None,
+        distances: Rows | None = None,
     ) -> tuple[Any, Any, Any]:
         """(r * t, h) to (r * t, h), with the weights of self-attention and of cross-attention."""
         before, h = x, self._before(x, self.attention_norm)
-        y, weights = self.attention(h, length=length, allowed=allowed, rotation=rotation, cache=cache, at=at, bias=bias)
+        own = {"rotation": rotation, "cache": cache, "at": at, "bias": bias, "distances": distances}
+        y, weights = self.attention(h, length=length, allowed=allowed, **own)
         x = self._after(x, y, self.attention_norm, self.attention_output_norm)
         cross_weights = None
         if self.cross_attention is not None and (

@@ -27,7 +27,10 @@ _NAMES = {"blocks": "layers", "output_layer": "output"}
 
 
 class Parameter(NamedTuple):
-    """A variable, and whether it is our parameter's matrix turned: Keras keeps dense layers (inputs, outputs)."""
+    """A variable, and whether it is our parameter's matrix turned: Keras keeps dense layers (inputs, outputs).
+
+    A convolution's has its axes the other way round: (width, inputs, outputs).
+    """
 
     variable: keras.Variable
     turned: bool = False
@@ -68,7 +71,7 @@ def named_parameters(layer: Any, prefix: str = "") -> Iterator[tuple[str, Parame
 
 def _own_parameters(layer: Any) -> dict[str, Parameter] | None:
     """The parameters of a layer that has some itself; None of one that only holds others."""
-    if isinstance(layer, keras.layers.Dense):
+    if isinstance(layer, (keras.layers.Dense, keras.layers.Conv1D)):
         bias = {"bias": Parameter(layer.bias)} if layer.use_bias else {}
         return {"weight": Parameter(layer._kernel, turned=True), **bias}
     if isinstance(layer, keras.layers.Embedding):

@@ -13,6 +13,7 @@ import tensorflow as tf
 from warmstart.spec import RotarySpec, StackSpec, alibi_slopes, inverse_frequencies, relative_buckets
 from warmstart.tf.attention import Source
 from warmstart.tf.cache import KeyValueCache
+from warmstart.tf.disentangled import Convolution, Distances
 from warmstart.tf.elements import make_norm, size_of, table
 from warmstart.tf.ends import Embeddings
 from warmstart.tf.inputs import as_ids, as_mask, as_tensor, check_ids, check_mask, check_rows
@@ -48,6 +49,9 @@ class Stack(PreTrainedModel):
         self.blocks = [TransformerLayer(spec, layer) for layer in range(spec.distinct_layers)]
         relative = spec.attention.relative
         self.relative_bias: Any = table(relative.buckets, spec.attention.heads) if relative else None
+        apart, conv = spec.attention.disentangled, spec.convolution
+        self.distances = Distances(apart, spec.hidden_size, spec.norm) if apart else None
+        self.convolution = Convolution(conv, spec.hidden_size, spec.norm, spec.dropout) if conv else None
         self.final_norm = make_norm(spec.hidden_size, spec.norm) if spec.norm.final else None
 
     def states(
@@ -95,7 +99,8 @@ class Stack(PreTrainedModel):
         seen = source_mask(as_mask(source_attention_mask, "the source's attention_mask"))
         new_cache = None if cache is None else cache.copied()
         read = None if source is None else flat_source(source)
-        x = tf.reshape(x, [-1, spec.hidden_size])
+        distances = None if self.distances is None else self.distances(length=length)
+        embedded, x = x, tf.reshape(x, [-1, spec.hidden_size])
         hidden, attentions, cross_attentions = [], [], []
         for index in range(spec.layers):
             layer = self.blocks[spec.weights_of(index)]
@@ -114,9 +119,12 @@ class Stack(PreTrainedModel):
                 cache=layer_cache,
                 at=past,
                 bias=bias,
+                distances=distances,
             )
             if spec.layer_drop and training:  # skipped afterwards: one graph, and a gradient for every parameter
                 x = tf.where(tf.random.uniform([]) < spec.layer_drop, before, x)
+            if index == 0 and self.convolution is not None:
+                x = self.convolution(embedded, x=x, attention_mask=attention_mask)
             attentions.append(weights)
             cross_attentions.append(cross_weights)
         if self.final_norm is not None:
