@@ -70,7 +70,7 @@ def test_inspect_knows_every_weight(model_type):
         config = AutoConfig.for_model(model_type)
         set_side(config, side)
         spec = entry.spec(config, side == "decoder")
-        names = [name.replace("{}", "0") for name in entry.names_of(spec)]
+        names = [name.replace("{}", "0") for name in entry.names_of(config, spec)]
         names = [name if name.endswith((".weight", ".bias")) else f"{name}.weight" for name in names]
         place_of = places(config)
         for ours, stored in written_as(names, config, spec).items():

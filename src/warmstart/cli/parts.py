@@ -12,7 +12,7 @@ from warmstart.warm_start import PROJECTION
 
 # part -> the names that are its, as they are in memory; in the order in which parts are shown
 PARTS = {
-    "embeddings": r"(embeddings\.|relative_bias\b)",
+    "embeddings": r"(embeddings\.|relative_bias\b|distances\.|convolution\.)",
     "self-attention": r"layers\.\S+?\.attention(_output)?(_norm)?\b",
     "cross-attention": r"layers\.\S+?\.cross_attention(_output)?(_norm)?\b",
     "MLP": r"layers\.\S+?\.mlp(_output)?(_norm)?\b",
