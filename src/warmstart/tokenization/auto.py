@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from warmstart.hub import find_file, hub_options, read_json
-from warmstart.tokenization import names
+from warmstart.tokenization import marian, names, sentence_piece_names
 from warmstart.tokenization.files import CONFIG, TOKENIZER
 from warmstart.tokenization.tokenizer import PreTrainedTokenizerFast
 
@@ -16,35 +16,79 @@ logger = logging.getLogger(__name__)
 
 CLASSES: dict[str, type[PreTrainedTokenizerFast]] = {
     cls.__name__: cls
-    for cls in (
-        names.BartTokenizer,
-        names.BertGenerationTokenizer,
-        names.BertTokenizer,
-        names.CamembertTokenizer,
-        names.GPT2Tokenizer,
-        names.LlamaTokenizer,
-        names.Qwen2Tokenizer,
-        names.RobertaTokenizer,
-        names.XLMRobertaTokenizer,
-    )
+    for module in (names, sentence_piece_names, marian)
+    for cls in vars(module).values()
+    if isinstance(cls, type) and issubclass(cls, PreTrainedTokenizerFast) and not cls.__name__.startswith("_")
 }
 
-# What the classes of other tokenizers are here: those that add nothing to `tokenizer.json`, and BERT's by other names.
-_SAME_AS = {"PreTrainedTokenizer": "", "TokenizersBackend": "", "ElectraTokenizer": "BertTokenizer"}
+# What the classes of other tokenizers are here: those that add nothing to `tokenizer.json`, and other names.
+_SAME_AS = {"PreTrainedTokenizer": "", "TokenizersBackend": "", "MT5Tokenizer": "T5Tokenizer"}
 
-# model_type -> class, for folders whose files do not say
+# The tokenizers that cannot be had here -> why, and what can be done.
+REFUSED = {
+    "BlenderbotSmallTokenizer": "its byte pairs mark what goes on ('@@') and not what begins, which is code of its own",
+    "RoCBertTokenizer": "it gives the shape and the pronunciation of each character beside the ids, from "
+    "word_shape.json and word_pronunciation.json",
+    "RoFormerTokenizer": "it cuts Chinese text into words with jieba before it looks for word pieces; for text "
+    "without Chinese give tokenizer_type='bert'",
+}
+
+# model_type -> tokenizer, for folders whose files do not say
 BY_MODEL_TYPE = {
-    "bart": names.BartTokenizer,
-    "bert": names.BertTokenizer,
-    "bert-generation": names.BertGenerationTokenizer,
-    "camembert": names.CamembertTokenizer,
-    "gpt2": names.GPT2Tokenizer,
-    "llama": names.LlamaTokenizer,
-    "mistral": names.LlamaTokenizer,
-    "qwen2": names.Qwen2Tokenizer,
-    "qwen3": names.Qwen2Tokenizer,
-    "roberta": names.RobertaTokenizer,
-    "xlm-roberta": names.XLMRobertaTokenizer,
+    "albert": "Albert",
+    "bart": "Bart",
+    "bert": "Bert",
+    "bert-generation": "BertGeneration",
+    "big_bird": "BigBird",
+    "bigbird_pegasus": "Pegasus",
+    "blenderbot": "Blenderbot",
+    "blenderbot-small": "BlenderbotSmall",
+    "bloom": "Bloom",
+    "camembert": "Camembert",
+    "data2vec-text": "Roberta",
+    "deberta-v2": "DebertaV2",
+    "distilbert": "DistilBert",
+    "electra": "Electra",
+    "ernie": "Bert",
+    "gemma": "Gemma",
+    "gemma2": "Gemma",
+    "gemma3_text": "Gemma",
+    "gpt-sw3": "GPTSw3",
+    "gpt2": "GPT2",
+    "gpt_neo": "GPT2",
+    "gpt_neox": "GPTNeoX",
+    "gptj": "GPT2",
+    "llama": "Llama",
+    "longformer": "Longformer",
+    "marian": "Marian",
+    "mbart": "MBart",
+    "mbart50": "MBart50",
+    "megatron-bert": "Bert",
+    "mistral": "Llama",
+    "mpnet": "MPNet",
+    "mt5": "T5",
+    "mvp": "Mvp",
+    "nomic_bert": "Bert",
+    "olmo2": "GPTNeoX",
+    "opt": "GPT2",
+    "pegasus": "Pegasus",
+    "phi": "CodeGen",
+    "plbart": "PLBart",
+    "qwen2": "Qwen2",
+    "qwen3": "Qwen2",
+    "rembert": "RemBert",
+    "roberta": "Roberta",
+    "roberta-prelayernorm": "Roberta",
+    "roc_bert": "RoCBert",
+    "roformer": "RoFormer",
+    "stablelm": "GPTNeoX",
+    "starcoder2": "GPT2",
+    "t5": "T5",
+    "t5gemma": "Gemma",
+    "trocr": "XLMRoberta",
+    "xglm": "XGLM",
+    "xlm-roberta": "XLMRoberta",
+    "xlm-roberta-xl": "XLMRoberta",
 }
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "cls_token_id", "sep_token_id")
 
@@ -72,15 +116,20 @@ class AutoTokenizer:
 
         Raises:
             FileNotFoundError: no such folder or repository, or no tokenizer in it.
+            ImportError: a SentencePiece model, and the extra that reads it is not installed.
             OSError: a file is not what it should be.
+            ValueError: a tokenizer that cannot be had here; the message says why.
         """
         config, kind = kwargs.pop("config", None), kwargs.pop("tokenizer_type", None)
         if kind is not None and kind not in BY_MODEL_TYPE:
             raise ValueError(f"tokenizer_type={kind!r} is not known; it is one of {', '.join(sorted(BY_MODEL_TYPE))}")
         if kind is not None:
-            return BY_MODEL_TYPE[kind].from_pretrained(pretrained_model_name_or_path, *inputs, **kwargs)
-        options = hub_options(dict(kwargs))
-        chosen = _choose(pretrained_model_name_or_path, config, options)
+            name = f"{BY_MODEL_TYPE[kind]}Tokenizer"
+        else:
+            name = _choose(pretrained_model_name_or_path, config, hub_options(dict(kwargs)))
+        if name in REFUSED:
+            raise ValueError(f"{pretrained_model_name_or_path}: {name} is not to be had here, as {REFUSED[name]}")
+        chosen = CLASSES.get(name, PreTrainedTokenizerFast)
         return chosen.from_pretrained(pretrained_model_name_or_path, *inputs, **kwargs)
 
 
@@ -109,25 +158,30 @@ def special_token_ids(name_or_path: str | os.PathLike[str], **options: Any) -> d
     return {name: getattr(tokenizer, name) for name in IDS}
 
 
-def _choose(place: Any, config: Any, options: Mapping[str, Any]) -> type[PreTrainedTokenizerFast]:
+def _choose(place: Any, config: Any, options: Mapping[str, Any]) -> str:
+    """The name of the tokenizer class that a folder asks for; empty for one that its `tokenizer.json` describes."""
     said = _read(place, CONFIG, options).get("tokenizer_class")
     if said is None:
         values = config.to_dict() if hasattr(config, "to_dict") else config or _read(place, "config.json", options)
         said = values.get("tokenizer_class")
         if said is None:
             values = values.get("encoder") or values
-            return BY_MODEL_TYPE.get(values.get("model_type", ""), PreTrainedTokenizerFast)
+            family = BY_MODEL_TYPE.get(values.get("model_type", ""))
+            return "" if family is None else f"{family}Tokenizer"
     name = str(said).removesuffix("Fast")
     name = _SAME_AS.get(name, name)
-    if name and name not in CLASSES:
+    if name and name not in CLASSES and name not in REFUSED:
         logger.info("%s: tokenizer_class %s is not known here; its tokenizer.json is read as it stands", place, said)
-    return CLASSES.get(name, PreTrainedTokenizerFast)
+    return name
 
 
 def _has_tokenizer(place: Any, options: Mapping[str, Any]) -> bool:
+    name = _choose(place, None, options)
+    if name in REFUSED:
+        return False
     if find_file(place, TOKENIZER, required=False, **options) is not None:
         return True
-    needed = _choose(place, None, options).vocab_files_names.values()
+    needed = CLASSES.get(name, PreTrainedTokenizerFast).vocab_files_names.values()
     return bool(needed) and all(find_file(place, name, required=False, **options) is not None for name in needed)
 
 

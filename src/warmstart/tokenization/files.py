@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 
 from warmstart.folder import write_folder
 from warmstart.hub import find_file, hub_options, read_json
+from warmstart.tokenization.sentence_piece import read_pieces
 from warmstart.tokenization.special_tokens import as_json
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ CONFIG = "tokenizer_config.json"
 SPECIAL_TOKENS = "special_tokens_map.json"
 ADDED_TOKENS = "added_tokens.json"
 CHAT_TEMPLATE = "chat_template.jinja"
-SENTENCE_PIECE = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
+SENTENCE_PIECE = (".model", ".spm")  # how the names of SentencePiece models end
 
 # Keys of `tokenizer_config.json` that name files or places; a file does not choose what else is read.
 _PLACES = ("tokenizer_file", "vocab_file", "merges_file", "special_tokens_map_file", "name_or_path", "init_inputs")
@@ -32,7 +33,15 @@ _GENERIC = ("PreTrainedTokenizer", "PreTrainedTokenizerFast", "TokenizersBackend
 # Keywords that users pass to every `from_pretrained` and that change nothing here.
 _WITHOUT_EFFECT = ("use_fast", "trust_remote_code", "from_slow", "code_revision", "_from_auto", "_commit_hash")
 # Files of an earlier save that do not belong to this one.
-_REPLACED = (r"added_tokens\.json", r"vocab\.(txt|json)", r"merges\.txt", r"chat_template\.jinja")
+_REPLACED = (
+    r"tokenizer\.json",
+    r"added_tokens\.json",
+    r"(target_)?vocab\.(txt|json)",
+    r"merges\.txt",
+    r"chat_template\.jinja",
+    r"(spiece|sentencepiece|sentencepiece\.bpe|tokenizer|spm)\.model",
+    r"(source|target)\.spm",
+)
 
 
 def find(cls: type[PreTrainedTokenizerFast], place: str | os.PathLike[str], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -46,7 +55,7 @@ def find(cls: type[PreTrainedTokenizerFast], place: str | os.PathLike[str], kwar
     for name in _WITHOUT_EFFECT:
         kwargs.pop(name, None)
     settings = _read_optional(place, CONFIG, options)
-    tokenizer_file = find_file(place, TOKENIZER, required=False, **options)
+    tokenizer_file = find_file(place, TOKENIZER, required=False, **options) if cls.has_tokenizer_file else None
     if "added_tokens_decoder" not in settings:
         _add_legacy(settings, place, options)
     template = find_file(place, CHAT_TEMPLATE, required=False, **options)
@@ -63,12 +72,16 @@ def find(cls: type[PreTrainedTokenizerFast], place: str | os.PathLike[str], kwar
     found = {**settings, "name_or_path": os.fspath(place), **kwargs}
     if kwargs.keys() & {"tokenizer_object", "tokenizer_file", "vocab_file", "vocab"}:
         return found
+    names = cls.vocab_files_names.items()
     if tokenizer_file is not None:
-        return found | {"tokenizer_file": tokenizer_file}
-    vocabulary = {key: find_file(place, name, required=False, **options) for key, name in cls.vocab_files_names.items()}
+        names = [(key, name) for key, name in names if name.endswith(SENTENCE_PIECE)]
+    vocabulary = {key: find_file(place, name, required=False, **options) for key, name in names}
+    if tokenizer_file is not None:
+        return found | {"tokenizer_file": tokenizer_file} | vocabulary
     if not vocabulary or None in vocabulary.values():
         _explain_missing(cls, place, options)
-    return found | vocabulary
+    more = {key: find_file(place, name, required=False, **options) for key, name in cls.more_files_names.items()}
+    return found | vocabulary | more
 
 
 def read_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
@@ -99,7 +112,9 @@ def build_tokenizer(
         OSError: a file is not what it should be.
     """
     vocab, merges = vocabulary.get("vocab"), vocabulary.get("merges")
-    if vocabulary.get("vocab_file") is not None:
+    if str(vocabulary.get("vocab_file")).endswith(SENTENCE_PIECE):
+        vocab = read_pieces(vocabulary["vocab_file"])
+    elif vocabulary.get("vocab_file") is not None:
         vocab = _read_vocab(vocabulary["vocab_file"])
     if vocabulary.get("merges_file") is not None:
         merges = _read_merges(vocabulary["merges_file"])
@@ -113,6 +128,15 @@ def build_tokenizer(
         return cls.build(vocab, merges, settings)
     except Exception as error:  # as above
         raise OSError(f"{' and '.join(map(str, filter(None, vocabulary.values())))[:200]}: {error}") from error
+
+
+def kept(cls: type[PreTrainedTokenizerFast], vocabulary: Mapping[str, Any]) -> dict[str, bytes]:
+    """The SentencePiece models that a tokenizer came with, by file name: they are saved with it, as they are."""
+    return {
+        name: Path(vocabulary[key]).read_bytes()
+        for key, name in cls.vocab_files_names.items()
+        if name.endswith(SENTENCE_PIECE) and vocabulary.get(key) is not None
+    }
 
 
 def save(tokenizer: PreTrainedTokenizerFast, folder: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -129,7 +153,8 @@ def to_files(tokenizer: PreTrainedTokenizerFast) -> dict[str, bytes]:
     """
     with tokenizer._lock:
         tokenizer.backend_tokenizer.no_truncation()
-        files = {TOKENIZER: tokenizer.backend_tokenizer.to_str(pretty=True).encode()}
+        text = tokenizer.backend_tokenizer.to_str(pretty=True) if tokenizer.has_tokenizer_file else None
+    files = {} if text is None else {TOKENIZER: text.encode()}
     files[CONFIG] = _json(_config(tokenizer))
     named = {name: _plain(token) for name, token in tokenizer._special.items() if token}
     more = (
@@ -140,7 +165,7 @@ def to_files(tokenizer: PreTrainedTokenizerFast) -> dict[str, bytes]:
     files[SPECIAL_TOKENS] = _json(named | more)
     if isinstance(tokenizer.chat_template, str):
         files[CHAT_TEMPLATE] = tokenizer.chat_template.encode()
-    return files | _vocabulary_files(tokenizer)
+    return files | _vocabulary_files(tokenizer) | tokenizer._kept_files
 
 
 def _read_optional(place: Any, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,11 +195,12 @@ def _content(token: Any) -> str:
 
 
 def _explain_missing(cls: type[PreTrainedTokenizerFast], place: Any, options: Mapping[str, Any]) -> None:
-    for name in SENTENCE_PIECE:
-        if find_file(place, name, required=False, **options) is not None:
+    for name in ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "spm.model", "sentencepiece.model"):
+        if name not in cls.vocab_files_names.values() and find_file(place, name, required=False, **options) is not None:
             raise FileNotFoundError(
-                f"{place} has a SentencePiece model, {name}, and no {TOKENIZER}, which is what is read here; make one "
-                f"with transformers.AutoTokenizer.from_pretrained({str(place)!r}).save_pretrained(folder)"
+                f"{place} has a SentencePiece model, {name}, and no {TOKENIZER}, and {cls.__name__} does not say what "
+                "is added to it; say so with tokenizer_type=, the model_type of its family, in "
+                "AutoTokenizer.from_pretrained, or with tokenizer_class in its tokenizer_config.json"
             )
     try:
         find_file(place, TOKENIZER, **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from tokenizers import Tokenizer, processors
@@ -12,22 +13,46 @@ from warmstart.tokenization.special_tokens import Token
 from warmstart.tokenization.vocabulary import Vocabulary
 
 
-def frame_bert(tokenizer: Tokenizer, cls: str, sep: str, settings: Mapping[str, Any]) -> None:
-    """Put `[CLS] a [SEP]` and `[CLS] a [SEP] b [SEP]` around texts, the pair of type 1."""
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=[f"{cls}:0", "$A:0", f"{sep}:0"],
-        pair=[f"{cls}:0", "$A:0", f"{sep}:0", "$B:1", f"{sep}:1"],
-        special_tokens=[(token, _id(tokenizer, token)) for token in dict.fromkeys((cls, sep))],
-    )
+@dataclass(frozen=True)
+class Frame:
+    """What a family puts around a text, and around a text and its pair, as data; called, it does so.
+
+    `$A` and `$B` are the texts, names in braces the special tokens and settings, a figure after the colon the type.
+    """
+
+    single: str
+    pair: str
+
+    def __call__(self, tokenizer: Tokenizer, named: Mapping[str, Any]) -> None:
+        """Put the frame on a tokenizer; `named` holds the special tokens and settings by name."""
+        single, pair = ([piece.format_map(named) for piece in text.split()] for text in (self.single, self.pair))
+        tokens = [piece.rpartition(":")[0] for piece in single + pair if not piece.startswith("$")]
+        special = [(token, _id(tokenizer, token)) for token in dict.fromkeys(tokens)]
+        tokenizer.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=special)
 
 
-def frame_roberta(tokenizer: Tokenizer, cls: str, sep: str, settings: Mapping[str, Any]) -> None:
-    """Put `<s> a </s>` and `<s> a </s></s> b </s>` around texts, all of type 0."""
+frame_bert = Frame("{cls_token}:0 $A:0 {sep_token}:0", "{cls_token}:0 $A:0 {sep_token}:0 $B:1 {sep_token}:1")
+frame_angled = Frame(
+    "{cls_token}:0 $A:0 {sep_token}:0", "{cls_token}:0 $A:0 {sep_token}:0 {sep_token}:0 $B:0 {sep_token}:0"
+)
+frame_mpnet = Frame(
+    "{cls_token}:0 $A:0 {sep_token}:0", "{cls_token}:0 $A:0 {sep_token}:0 {sep_token}:0 $B:1 {sep_token}:1"
+)
+frame_t5 = Frame("$A:0 {eos_token}:0", "$A:0 {eos_token}:0 $B:0 {eos_token}:0")
+frame_end = Frame("$A:0 {eos_token}:0", "$A:0 $B:0 {eos_token}:0")
+frame_xglm = Frame("{eos_token}:0 $A:0", "{eos_token}:0 $A:0 {eos_token}:0 {eos_token}:0 $B:0")
+frame_language_last = Frame("$A:0 {eos_token}:0 {language}:0", "$A:0 $B:0 {eos_token}:0 {language}:0")
+frame_language_first = Frame("{language}:0 $A:0 {eos_token}:0", "{language}:0 $A:0 $B:0 {eos_token}:0")
+
+
+def frame_roberta(tokenizer: Tokenizer, named: Mapping[str, Any]) -> None:
+    """Put `<s> a </s>` and `<s> a </s></s> b </s>` around texts, all of type 0, of which offsets may be trimmed."""
+    cls, sep = named["cls_token"], named["sep_token"]
     tokenizer.post_processor = processors.RobertaProcessing(  # by position: the names differ between versions
         (sep, _id(tokenizer, sep)),
         (cls, _id(tokenizer, cls)),
-        settings.get("trim_offsets", True),
-        bool(settings.get("add_prefix_space")),
+        named.get("trim_offsets", True),
+        bool(named.get("add_prefix_space")),
     )
 
 
@@ -36,7 +61,7 @@ def starts_and_ends(tokenizer: Tokenizer, bos: str | None, eos: str | None) -> t
 
     >>> from tokenizers.models import WordLevel
     >>> tokenizer = Tokenizer(WordLevel({"a": 0, "[CLS]": 1, "[SEP]": 2}, unk_token="a"))
-    >>> frame_bert(tokenizer, "[CLS]", "[SEP]", {})
+    >>> frame_bert(tokenizer, {"cls_token": "[CLS]", "sep_token": "[SEP]"})
     >>> starts_and_ends(tokenizer, "[CLS]", None)
     (True, False)
     """
@@ -96,7 +121,7 @@ def layout(tokenizer: Tokenizer, pair: bool) -> list[tuple[int | None, int, int]
 
     >>> from tokenizers.models import WordLevel
     >>> tokenizer = Tokenizer(WordLevel({"a": 0, "[CLS]": 1, "[SEP]": 2}, unk_token="a"))
-    >>> frame_bert(tokenizer, "[CLS]", "[SEP]", {})
+    >>> frame_bert(tokenizer, {"cls_token": "[CLS]", "sep_token": "[SEP]"})
     >>> layout(tokenizer, pair=True)
     [(None, 1, 0), (0, -1, 0), (None, 2, 0), (1, -1, 1), (None, 2, 1)]
     """

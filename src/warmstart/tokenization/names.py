@@ -1,4 +1,4 @@
-"""The familiar tokenizer classes: one line of data each, over one class."""
+"""The familiar tokenizer classes of word pieces and byte-level BPE: some lines of data each, over one class."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from warmstart.tokenization.tokenizer import PreTrainedTokenizerFast
 
 _IDS_AND_MASK = ("input_ids", "attention_mask")
 _MERGED = {"vocab_file": "vocab.json", "merges_file": "merges.txt"}
-_ANGLED = {
+ANGLED = {
     "bos_token": "<s>",
     "eos_token": "</s>",
     "sep_token": "</s>",
@@ -42,7 +42,26 @@ class BertTokenizer(PreTrainedTokenizerFast):
     vocab_files_names: ClassVar[dict[str, str]] = {"vocab_file": "vocab.txt"}
     build = staticmethod(backend.word_piece)
     adapt = staticmethod(backend.adapt_bert)
-    frame = staticmethod(framing.frame_bert)
+    frame = framing.frame_bert
+
+
+class ElectraTokenizer(BertTokenizer):
+    """ELECTRA's, which is BERT's."""
+
+
+class DistilBertTokenizer(BertTokenizer):
+    """DistilBERT's, which is BERT's without token types."""
+
+    defaults: ClassVar[dict[str, Any]] = {**BertTokenizer.defaults, "model_input_names": _IDS_AND_MASK}
+
+
+class MPNetTokenizer(BertTokenizer):
+    """MPNet's: BERT's word pieces in RoBERTa's frame, `<s> a </s></s> b </s>`."""
+
+    special_tokens: ClassVar[dict[str, Any]] = {**ANGLED, "unk_token": "[UNK]"}
+    token_flags: ClassVar[dict[str, dict[str, bool]]] = {"mask_token": {"lstrip": True}}
+    defaults: ClassVar[dict[str, Any]] = {**BertTokenizer.defaults, "model_input_names": _IDS_AND_MASK}
+    frame = framing.frame_mpnet
 
 
 class GPT2Tokenizer(PreTrainedTokenizerFast):
@@ -75,7 +94,7 @@ class RobertaTokenizer(PreTrainedTokenizerFast):
     [0, 4, 2, 2, 5, 2]
     """
 
-    special_tokens: ClassVar[dict[str, Any]] = _ANGLED
+    special_tokens: ClassVar[dict[str, Any]] = ANGLED
     token_flags: ClassVar[dict[str, dict[str, bool]]] = {"mask_token": {"lstrip": True, "normalized": False}}
     defaults: ClassVar[dict[str, Any]] = {
         "add_prefix_space": False,
@@ -93,46 +112,38 @@ class BartTokenizer(RobertaTokenizer):
     """BART's, which is RoBERTa's."""
 
 
-class XLMRobertaTokenizer(PreTrainedTokenizerFast):
-    """XLM-RoBERTa's: SentencePiece unigrams, from `tokenizer.json`; `<s> a </s></s> b </s>`."""
-
-    special_tokens: ClassVar[dict[str, Any]] = _ANGLED
-    token_flags: ClassVar[dict[str, dict[str, bool]]] = {"mask_token": {"lstrip": True}}
-    defaults: ClassVar[dict[str, Any]] = {"model_input_names": _IDS_AND_MASK}
-    frame = staticmethod(framing.frame_roberta)
+class LongformerTokenizer(RobertaTokenizer):
+    """Longformer's, which is RoBERTa's."""
 
 
-class CamembertTokenizer(PreTrainedTokenizerFast):
-    """CamemBERT's: SentencePiece unigrams, from `tokenizer.json`; `<s> a </s></s> b </s>`."""
+class MvpTokenizer(RobertaTokenizer):
+    """MVP's, which is RoBERTa's."""
+
+
+class BlenderbotTokenizer(RobertaTokenizer):
+    """Blenderbot's: RoBERTa's vocabulary, an end alone after a text, and nothing around a pair."""
+
+    frame = framing.Frame("$A:0 {eos_token}:0", "$A:0 $B:1")
+
+
+class CodeGenTokenizer(GPT2Tokenizer):
+    """CodeGen's and Phi's, which is GPT-2's."""
+
+
+class GPTNeoXTokenizer(GPT2Tokenizer):
+    """GPT-NeoX', StableLM's and OLMo 2's, which is GPT-2's with settings of its own in `tokenizer.json`."""
+
+
+class BloomTokenizer(PreTrainedTokenizerFast):
+    """BLOOM's: byte-level BPE, from `tokenizer.json`; nothing around a text."""
 
     special_tokens: ClassVar[dict[str, Any]] = {
-        **_ANGLED,
-        "additional_special_tokens": ["<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED"],
-    }
-    token_flags: ClassVar[dict[str, dict[str, bool]]] = {"mask_token": {"lstrip": True, "normalized": False}}
-    defaults: ClassVar[dict[str, Any]] = {"model_input_names": _IDS_AND_MASK}
-    frame = staticmethod(framing.frame_roberta)
-
-
-class BertGenerationTokenizer(PreTrainedTokenizerFast):
-    """BertGeneration's: SentencePiece, from `tokenizer.json`; nothing around a text unless it is asked for."""
-
-    special_tokens: ClassVar[dict[str, Any]] = {
+        "unk_token": "<unk>",
         "bos_token": "<s>",
         "eos_token": "</s>",
-        "unk_token": "<unk>",
         "pad_token": "<pad>",
-        "sep_token": "<::::>",
     }
-    defaults: ClassVar[dict[str, Any]] = {"model_input_names": _IDS_AND_MASK}
-
-
-class LlamaTokenizer(PreTrainedTokenizerFast):
-    """Llama's and Mistral's: BPE that falls back on bytes, from `tokenizer.json`; `<s> a`, padded on the left."""
-
-    special_tokens: ClassVar[dict[str, Any]] = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
-    defaults: ClassVar[dict[str, Any]] = {"padding_side": "left", "model_input_names": _IDS_AND_MASK}
-    start_and_end = (True, False)
+    defaults: ClassVar[dict[str, Any]] = {"add_prefix_space": False, "model_input_names": _IDS_AND_MASK}
 
 
 class Qwen2Tokenizer(PreTrainedTokenizerFast):
@@ -158,11 +169,17 @@ class Qwen2Tokenizer(PreTrainedTokenizerFast):
 
 
 # There is one kind of tokenizer here; the other spelling is for code that asks for it.
-BertTokenizerFast = BertTokenizer
-GPT2TokenizerFast = GPT2Tokenizer
-RobertaTokenizerFast = RobertaTokenizer
 BartTokenizerFast = BartTokenizer
-XLMRobertaTokenizerFast = XLMRobertaTokenizer
-CamembertTokenizerFast = CamembertTokenizer
-LlamaTokenizerFast = LlamaTokenizer
+BertTokenizerFast = BertTokenizer
+BlenderbotTokenizerFast = BlenderbotTokenizer
+BloomTokenizerFast = BloomTokenizer
+CodeGenTokenizerFast = CodeGenTokenizer
+DistilBertTokenizerFast = DistilBertTokenizer
+ElectraTokenizerFast = ElectraTokenizer
+GPT2TokenizerFast = GPT2Tokenizer
+GPTNeoXTokenizerFast = GPTNeoXTokenizer
+LongformerTokenizerFast = LongformerTokenizer
+MPNetTokenizerFast = MPNetTokenizer
+MvpTokenizerFast = MvpTokenizer
 Qwen2TokenizerFast = Qwen2Tokenizer
+RobertaTokenizerFast = RobertaTokenizer

@@ -61,7 +61,10 @@ class PreTrainedTokenizerFast(FramedVocabulary):
     defaults: ClassVar[dict[str, Any]] = {}  # of the settings
     defaults_when_built: ClassVar[dict[str, Any]] = {}  # of the settings, without a `tokenizer.json`
     vocab_files_names: ClassVar[dict[str, str]] = {}  # the files it is built from where there is no tokenizer.json
+    more_files_names: ClassVar[dict[str, str]] = {}  # those that need not be there
+    has_tokenizer_file: ClassVar[bool] = True  # whether a tokenizer.json can hold all of it
     start_and_end: ClassVar[tuple[bool, bool] | None] = None  # whether bos and eos stand around texts, if no file says
+    more_special_tokens: ClassVar[Any] = None  # settings -> additional_special_tokens, where those follow from them
     # Functions of `backend`: how it is built from its files, and made to follow its settings.
     build: ClassVar[Any] = None
     adapt: ClassVar[Any] = staticmethod(backends.adapt_prefix_space)
@@ -92,7 +95,7 @@ class PreTrainedTokenizerFast(FramedVocabulary):
                 f"{type(self).__name__} takes {', '.join(names) or 'no file'} by position, not {vocabulary_files}"
             )
         settings |= dict(zip(names, vocabulary_files, strict=False))
-        vocabulary = {name: settings.pop(name, None) for name in ("vocab_file", "merges_file", "vocab", "merges")}
+        vocabulary = {name: settings.pop(name, None) for name in (*names, "vocab", "merges")}
         if tokenizer_object is not None:
             backend = copy.deepcopy(tokenizer_object)
         elif tokenizer_file is not None:
@@ -106,6 +109,7 @@ class PreTrainedTokenizerFast(FramedVocabulary):
             settings = {**self.defaults_when_built, **settings}
         settings = {**self.defaults, **_baked_in(backend), **self.special_tokens, **settings}
         super().__init__(backend)
+        self._kept_files = files.kept(type(self), vocabulary)
 
         longest = settings.pop("model_max_length", None) or settings.get("max_len")
         self.__dict__["model_max_length"] = UNLIMITED if longest is None else longest
@@ -117,11 +121,13 @@ class PreTrainedTokenizerFast(FramedVocabulary):
             if self.__dict__[name] not in ("left", "right"):
                 raise ValueError(f"{name}={self.__dict__[name]!r}: it is 'right' or 'left'")
         ends = (settings.pop("add_bos_token", None), settings.pop("add_eos_token", None))
+        if self.more_special_tokens is not None:
+            settings["additional_special_tokens"] = self.more_special_tokens(settings)
         take_special_tokens(self, settings, self.token_flags, checks_ids=is_built)
         self.settings = settings
 
         if is_built and self.frame is not None:
-            self.frame(backend, str(self.cls_token), str(self.sep_token), settings)
+            self.frame(backend, {**settings, **self.special_tokens_map})
         self.adapt(backend, settings)
         if self.start_and_end is None:
             self.ask_for_ends(*ends)
@@ -187,11 +193,15 @@ class PreTrainedTokenizerFast(FramedVocabulary):
         if text is None and text_target is None:
             raise ValueError("there is nothing to encode: give text, or text_target")
         if text is None:
-            return self.encode_plus(text_target, text_pair_target, **options)
+            return self._encode_target(text_target, text_pair_target, options)
         batch = self.encode_plus(text, text_pair, **options)
         if text_target is not None:
-            batch["labels"] = self.encode_plus(text_target, text_pair_target, **options)["input_ids"]
+            batch["labels"] = self._encode_target(text_target, text_pair_target, options)["input_ids"]
         return batch
+
+    def _encode_target(self, text: Any, pair: Any, options: dict[str, Any]) -> BatchEncoding:
+        """Encode what a model is to write; a family that writes it otherwise than it reads says so here."""
+        return self.encode_plus(text, pair, **options)
 
     def encode_plus(
         self,
@@ -231,8 +241,9 @@ class PreTrainedTokenizerFast(FramedVocabulary):
             self.pad_token_id,
         )
         inputs, is_batch = as_inputs(text, text_pair, is_split_into_words)
+        inputs, are_words = self._cut(inputs, is_split_into_words)
         splits = self.split_special_tokens if split_special_tokens is None else split_special_tokens
-        encodings = encode_batch(self, inputs, wanted, stride, add_special_tokens, is_split_into_words, splits)
+        encodings = encode_batch(self, inputs, wanted, stride, add_special_tokens, are_words, splits)
         if return_overflowing_tokens:
             samples = [row for row, encoding in enumerate(encodings) for _ in (encoding, *encoding.overflowing)]
             encodings = [part for encoding in encodings for part in (encoding, *encoding.overflowing)]
@@ -284,6 +295,10 @@ class PreTrainedTokenizerFast(FramedVocabulary):
         wanted = lengths(padding, False, max_length, self.model_max_length, pad_to_multiple_of, side, self.pad_token_id)
         masks = self._wants("attention_mask", return_attention_mask)
         return pad_rows(self, encoded_inputs, wanted, masks, return_tensors)
+
+    def _cut(self, inputs: list[Any], are_words: bool) -> tuple[list[Any], bool]:
+        """The texts, and whether they are lists of words; a family that cuts them before the backend does so here."""
+        return inputs, are_words
 
     def _wants(self, name: str, said: bool | None) -> bool:
         return name in self.model_input_names if said is None else said
