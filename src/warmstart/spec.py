@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,13 +30,27 @@ class RotarySpec:
             )
         for name in _SCALINGS[self.kind][1]:
             value = self.scaling.get(name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+            if not _is_above_0(value):
                 raise ValueError(f"rope_scaling={self.scaling}: {self.kind!r} needs a number above 0 as {name}")
+        for name in ("short_factor", "long_factor") if self.kind == "longrope" else ():
+            values = self.scaling.get(name)
+            if (
+                not isinstance(values, (list, tuple))
+                or len(values) != self.size // 2
+                or not all(map(_is_above_0, values))
+            ):
+                raise ValueError(
+                    f"rope_scaling={self.scaling}: 'longrope' needs {self.size // 2} numbers above 0 as {name}"
+                )
 
     @property
     def kind(self) -> Any:
         """How long texts are scaled: a key of the table below."""
         return self.scaling.get("rope_type") or self.scaling.get("type") or "default"
+
+
+def _is_above_0(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
 
 
 @dataclass(frozen=True)
@@ -94,8 +108,9 @@ class AttentionSpec:
     scaled_by_layer: bool = False  # and by 1 / (layer + 1)
     scale_size: float | None = None  # by 1 / sqrt(this) in place of head_size (Gemma 2)
     soft_cap: float | None = None  # scores become cap * tanh(score / cap) (Gemma 2)
-    head_norm: bool = False  # RMSNorm over each head of queries and keys
-    whole_norm: bool = False  # RMSNorm over all heads of the queries, and over all of the keys (OLMo 2)
+    head_norm: bool = False  # a norm over each head of queries and keys, of the kind that the stack's norms have
+    head_norms_apart: bool = False  # each head has such a norm of its own, without a bias (StableLM 2 12B)
+    whole_norm: bool = False  # such a norm over all heads of the queries, and over all of the keys (OLMo 2)
     alibi: float = 0.0  # distance lowers scores (Press et al. 2022, "ALiBi"), by slopes times this; 0 is no such thing
     rotary: RotarySpec | None = None
     relative: RelativeSpec | None = None
@@ -142,6 +157,7 @@ class EmbeddingSpec:
     beside: tuple[tuple[str, int, int], ...] = ()  # tables whose row 0 stands beside every token: (name, rows, size)
     projected: bool = False  # at the end, from `size` to the hidden size
     projected_first: bool = False  # or before the norm, and without a bias (DeBERTa)
+    tokens_projected: bool = False  # tokens alone, without a bias, before positions are added (OPT-350m)
     norm: bool = False
     norm_before_positions: bool = False  # the norm acts on the tokens alone (Blenderbot's small decoder)
     scale: float = 1.0
@@ -214,6 +230,7 @@ class HeadSpec:
     soft_cap: float | None = None  # logits become cap * tanh(logit / cap) (Gemma 2)
     size: int = 0  # what the transform gives; 0 is the size of the embeddings
     transform_bias: bool = True
+    transform_norm: bool = True
 
 
 @dataclass(frozen=True)
@@ -326,16 +343,57 @@ def inverse_frequencies(rotary: RotarySpec) -> tuple[np.ndarray, float]:
     """Inverse frequencies (size / 2,) in float32, and the factor on cosine and sine.
 
     Kinds: "default"; "linear" (position interpolation, Chen et al. 2023); "llama3" (Llama 3.1's `apply_scaling`);
-    "yarn" (Peng et al. 2023, sections 3.2 to 3.4).
+    "yarn" (Peng et al. 2023, sections 3.2 to 3.4); "dynamic" (their appendix B.2) and "longrope" (Ding et al. 2024),
+    whose frequencies are others beyond the trained length: see `beyond`.
 
     >>> frequencies, factor = inverse_frequencies(RotarySpec(size=4, theta=100.0))
     >>> [round(float(x), 3) for x in frequencies], factor
     ([1.0, 0.1], 1.0)
     """
-    exponents = np.arange(0, rotary.size, 2, dtype=np.float32) / np.float32(rotary.size)
-    plain = (1.0 / np.float32(rotary.theta) ** exponents).astype(np.float32)
+    plain = (1.0 / _wave_lengths(rotary)).astype(np.float32)
     frequencies, factor = _SCALINGS[rotary.kind][0](plain, rotary)
     return frequencies.astype(np.float32), factor
+
+
+class Beyond(NamedTuple):
+    """The frequencies of a pass over more positions than `trained`: of length l, those of `at`."""
+
+    trained: int
+    frequencies: np.ndarray
+    exponents: np.ndarray
+    slope: float
+
+    def at(self, length: Any) -> Any:
+        """Inverse frequencies (size / 2,) for a length beyond the trained one: a number, or a framework's scalar."""
+        return self.frequencies * (1 + self.slope * (length - self.trained)) ** self.exponents
+
+
+def beyond(rotary: RotarySpec) -> Beyond | None:
+    """What becomes of the frequencies where a text is longer than the model was trained for; None is nothing.
+
+    Keys that a cache holds stay as they were turned, as in the reference, so that what is written past that length one
+    token at a time is not what one pass over all of it would give.
+
+    >>> beyond(RotarySpec(size=4, theta=100.0, scaling={"rope_type": "dynamic", "factor": 2.0}, positions=8)).at(16)[0]
+    np.float32(1.0)
+    """
+    plain = (1.0 / _wave_lengths(rotary)).astype(np.float32)
+    steps = np.arange(0, rotary.size, 2, dtype=np.float32)
+    if rotary.kind == "dynamic":  # the base grows so that the slowest frequency is divided by the share of the length
+        growing = -steps / np.float32(max(rotary.size - 2, 1))
+        return Beyond(rotary.positions, plain, growing, rotary.scaling["factor"] / rotary.positions)
+    if rotary.kind == "longrope":
+        return Beyond(_trained(rotary), plain / np.float32(rotary.scaling["long_factor"]), np.zeros_like(steps), 0.0)
+    return None
+
+
+def _wave_lengths(rotary: RotarySpec) -> np.ndarray:
+    exponents = np.arange(0, rotary.size, 2, dtype=np.float32) / np.float32(rotary.size)
+    return np.asarray(np.float32(rotary.theta) ** exponents)
+
+
+def _trained(rotary: RotarySpec) -> int:
+    return int(rotary.scaling.get("original_max_position_embeddings") or rotary.positions)
 
 
 def alibi_slopes(heads: int) -> np.ndarray:
@@ -373,7 +431,7 @@ def _llama3(plain: np.ndarray, rotary: RotarySpec) -> tuple[np.ndarray, float]:
 def _yarn(plain: np.ndarray, rotary: RotarySpec) -> tuple[np.ndarray, float]:
     scaling, size = rotary.scaling, rotary.size
     factor = scaling["factor"]
-    trained = scaling.get("original_max_position_embeddings") or rotary.positions
+    trained = _trained(rotary)
 
     def index_that_turns(times: float) -> float:
         return size * math.log(trained / (times * 2 * math.pi)) / (2 * math.log(rotary.theta))
@@ -397,10 +455,20 @@ def _yarn_magnitude(scaling: dict[str, Any], factor: float) -> float:
     return magnitude(1.0)
 
 
+def _longrope(plain: np.ndarray, rotary: RotarySpec) -> tuple[np.ndarray, float]:
+    scaling, trained = rotary.scaling, _trained(rotary)
+    factor = scaling.get("factor") or rotary.positions / trained
+    magnitude = math.sqrt(1 + math.log(factor) / math.log(trained)) if factor > 1 else 1.0
+    given = scaling.get("attention_factor")
+    return plain / np.float32(scaling["short_factor"]), magnitude if given is None else float(given)
+
+
 # kind of scaling -> how it is computed, and the numbers that it needs
 _SCALINGS = {
     "default": (_default, ()),
     "linear": (_linear, ("factor",)),
     "llama3": (_llama3, ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")),
     "yarn": (_yarn, ("factor",)),
+    "dynamic": (_default, ("factor",)),
+    "longrope": (_longrope, ()),
 }

@@ -33,7 +33,7 @@ from parity.tiny import (
     skip_in_5,
     source_batch,
 )
-from warmstart import AutoModelForCausalLM
+from warmstart import AutoModelForCausalLM, LlamaConfig
 
 pytestmark = pytest.mark.v5
 
@@ -85,10 +85,13 @@ CASES = {
     "gemma3-untied": ("gemma3_text", {"tie_word_embeddings": False, "attention_bias": True}),
     "gpt_neox-sequential": ("gpt_neox", {"use_parallel_residual": False, "attention_bias": False}),
     "stablelm-parallel": ("stablelm", {"use_parallel_residual": True, "use_qkv_bias": True}),
+    "stablelm-12b": ("stablelm", {"use_parallel_residual": True, "qk_layernorm": True}),
+    "phi-head-norms": ("phi", {"qk_layernorm": True}),
     "starcoder2-plain": ("starcoder2", {"use_bias": False, "sliding_window": None, "tie_word_embeddings": False}),
     "olmo2-tied": ("olmo2", {"tie_word_embeddings": True, "num_key_value_heads": 4}),
     "smollm3-window": ("smollm3", {"use_sliding_window": True, "sliding_window": 3, "tie_word_embeddings": False}),
     "opt-after": ("opt", {"do_layer_norm_before": False}),
+    "opt-350m": ("opt", {"do_layer_norm_before": False, "word_embed_proj_dim": 12}),
     "opt-unbiased": ("opt", {"enable_bias": False, "tie_word_embeddings": False}),
     "gpt_neo-untied": ("gpt_neo", {"tie_word_embeddings": False}),
     "bloom-heads": ("bloom", {"hidden_size": 18, "n_head": 6}),
@@ -159,6 +162,9 @@ def test_outputs(models, side):
     given, positions = inputs(models, side)
     found = call(models.ours, **given, **EVERYTHING)
     wanted = call(models.theirs, **given, **positions, **EVERYTHING)
+    if models.family == "opt" and models.theirs.config.word_embed_proj_dim == 12:
+        # There the last of the states is projected already, here the head does that.
+        found.hidden_states, wanted.hidden_states = found.hidden_states[:-1], wanted.hidden_states[:-1]
     if side == "right" and models.family not in ODD_PADDING:
         return assert_same_outputs(found, wanted, FIELDS)
     for name in FIELDS:
@@ -221,6 +227,51 @@ def test_spellings_of_rotary_positions(kind, newest, tmp_path):
     ids, mask = source_batch(None, LENGTHS)
     found = AutoModelForCausalLM.from_pretrained(folder)(ids, mask).logits
     assert_close(found, call(theirs, input_ids=ids, attention_mask=mask).logits, "logits")
+
+
+FACTORS = {"short_factor": [1.0, 1.5, 2.0, 2.5], "long_factor": [1.0, 3.0, 5.0, 9.0]}
+GROWING = {
+    "dynamic": {"rotary": {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 3.0}, "max_position_embeddings": 8},
+    "longrope": {
+        "rotary": {"rope_type": "longrope", **SCALED, **FACTORS, "factor": 4.0},
+        "original_max_position_embeddings": 8,  # where version 4 has it
+        "max_position_embeddings": 32,
+    },
+    "longrope-attention": {
+        "rotary": {"rope_type": "longrope", **SCALED, **FACTORS, "factor": 4.0, "attention_factor": 1.3},
+        "original_max_position_embeddings": 8,
+        "max_position_embeddings": 32,
+    },
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", GROWING)
+@pytest.mark.parametrize("family", ["llama", "phi"])
+def test_rotary_positions_that_change_with_the_length(family, kind, tmp_path):
+    """One pass of up to the trained length, and passes of more; then one token after another."""
+    options = {**GROWING[kind], **({"head_dim": 8} if family == "llama" else {"hidden_size": 64})}
+    theirs = randomise(reference_causal(family, **options))
+    ours = AutoModelForCausalLM.from_pretrained(saved(theirs, tmp_path))
+    ids = torch.randint(6, 60, (2, 24), generator=torch.Generator().manual_seed(0))
+    for length in (7, 8, 9, 24):
+        wanted = call(theirs, input_ids=ids[:, :length], use_cache=False).logits
+        assert_close(ours(ids[:, :length]).logits, wanted, f"logits of {length} tokens")
+    call(theirs, input_ids=ids[:, :3])  # which makes the reference forget the long text
+    found = wanted = None
+    for end in range(7, 13):
+        start = 0 if found is None else end - 1
+        found = ours(ids[:, start:end], past_key_values=found and found.past_key_values, use_cache=True)
+        more = {} if wanted is None else {"past_key_values": wanted.past_key_values}
+        wanted = call(theirs, input_ids=ids[:, start:end], use_cache=True, **more)
+        assert_close(found.logits, wanted.logits, f"token {end}")
+
+
+def test_long_rope_needs_its_factors():
+    options = {"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0, 2.0], "long_factor": [1.0, -2.0]}}
+    config = LlamaConfig(vocab_size=9, hidden_size=8, num_attention_heads=2, num_hidden_layers=1, **options)
+    with pytest.raises(ValueError, match="needs 2 numbers above 0 as long_factor"):
+        AutoModelForCausalLM(config)
 
 
 def test_falcon_with_alibi(tmp_path):

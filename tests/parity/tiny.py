@@ -11,6 +11,7 @@ import json
 import tempfile
 import warnings
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -337,7 +338,12 @@ def _built(family, kind, options):
         model = transformers.AutoModel.from_config(config, attn_implementation="eager")
         return model.encoder if family in HALVES else model
     config.is_decoder, config.add_cross_attention = True, kind == "cross"
-    return transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    with contextlib.ExitStack() as stack:
+        if family == "stablelm" and config.qk_layernorm and not NEWEST:
+            # Version 4 fails to give first values to norms without a bias; those that torch gives will do.
+            parent = transformers.StableLmForCausalLM.__mro__[1]
+            stack.enter_context(mock.patch.object(parent, "_init_weights", lambda self, module: None))
+        return transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
 
 
 def reference_pair(encoder, decoder, encoder_options=None, decoder_options=None):

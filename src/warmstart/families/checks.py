@@ -49,7 +49,6 @@ _COUNTS = {
 _OPTIONAL = ("sliding_window", "n_inner", "head_dim", "intermediate_size", "rotary_dim")
 # Options that no released checkpoint needs -> the one value that is supported.
 _ONLY = {
-    "qk_layernorm": False,
     "apply_residual_connection_post_layernorm": False,
     "layer_norm_elementwise_affine": True,
 }

@@ -185,6 +185,12 @@ def head_size(config: PretrainedConfig) -> int:
 def rotary_of(config: PretrainedConfig) -> RotarySpec:
     """The rotary positions of a configuration."""
     scaling = getattr(config, "rope_scaling", None) or {}
+    if (trained := getattr(config, "original_max_position_embeddings", None)) is not None:
+        # The two lengths then say how much longer texts may be, whatever `factor` says.
+        scaling = {
+            name: value for name, value in scaling.items() if name != "factor" or scaling.get("rope_type") != "longrope"
+        }
+        scaling = {**scaling, "original_max_position_embeddings": trained}
     share = scaling.get("partial_rotary_factor", getattr(config, "partial_rotary_factor", 1.0))
     size = int(head_size(config) * share)
     return RotarySpec(size, config.rope_theta, scaling, config.max_position_embeddings)

@@ -5,6 +5,8 @@ Cross-attention is added between self-attention and MLP, with its heads, biases 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from warmstart.config import PretrainedConfig
 from warmstart.families.bart import POSITION_OFFSET
 from warmstart.families.checks import check
@@ -49,19 +51,11 @@ class OPTConfig(PretrainedConfig):
 
 
 def opt_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
-    """The stack of an OPT.
-
-    Raises:
-        ValueError: its embeddings have another width than its states, as in OPT-350m alone.
-    """
+    """The stack of an OPT; in the one of 350 million parameters, tokens and logits have another width than states."""
     check(config)
-    if config.word_embed_proj_dim != config.hidden_size:
-        raise ValueError(
-            f"opt config: word_embed_proj_dim={config.word_embed_proj_dim} is not hidden_size={config.hidden_size}; "
-            "embeddings that are projected are not supported: use another size of OPT than 350m"
-        )
     before = config.do_layer_norm_before
-    return language_model(
+    narrow = config.word_embed_proj_dim != config.hidden_size
+    spec = language_model(
         config,
         headed,
         embedding={"positions": config.max_position_embeddings, "position_offset": POSITION_OFFSET},
@@ -79,10 +73,16 @@ def opt_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
         layer_drop=config.layerdrop,
         positions=config.max_position_embeddings,
     )
+    if not narrow:
+        return spec
+    embedding = replace(spec.embedding, size=config.word_embed_proj_dim, tokens_projected=True)
+    head = spec.head and replace(spec.head, transform="linear", transform_bias=False, transform_norm=False)
+    return replace(spec, embedding=embedding, head=head)
 
 
 OPT_NAMES: dict[str, str | Stored] = {
     "embeddings.token": "decoder.embed_tokens",
+    "embeddings.token_projection": "decoder.project_in",
     "embeddings.position": "decoder.embed_positions",
     "layers.{}.attention_norm": "decoder.layers.{}.self_attn_layer_norm",
     "layers.{}.attention.query": "decoder.layers.{}.self_attn.q_proj",
@@ -94,6 +94,7 @@ OPT_NAMES: dict[str, str | Stored] = {
     "layers.{}.mlp.up": "decoder.layers.{}.fc1",
     "layers.{}.mlp.down": "decoder.layers.{}.fc2",
     "final_norm": "decoder.final_layer_norm",
+    "head.dense": "decoder.project_out",
     "head.output": "/lm_head",
 }
 

@@ -54,6 +54,7 @@ def phi_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
             key_value_heads=config.num_key_value_heads,
             head_size=head_size(config),
             dropout=config.attention_dropout,
+            head_norm=config.qk_layernorm,
             rotary=rotary_of(config),
         ),
         mlp=MLPSpec(config.intermediate_size, config.hidden_act),
@@ -65,6 +66,8 @@ def phi_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
 
 PHI_NAMES: dict[str, str | Stored] = LLAMA_NAMES | {
     "layers.{}.attention.output": "layers.{}.self_attn.dense",
+    "layers.{}.attention.query_norm": "layers.{}.self_attn.q_layernorm",
+    "layers.{}.attention.key_norm": "layers.{}.self_attn.k_layernorm",
     "layers.{}.mlp.up": "layers.{}.mlp.fc1",
     "layers.{}.mlp.down": "layers.{}.mlp.fc2",
     "final_norm": "final_layernorm",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from warmstart.config import PretrainedConfig
 from warmstart.families.checks import check
-from warmstart.families.entry import language_model
+from warmstart.families.entry import Stored, language_model
 from warmstart.families.llama import LlamaConfig, head_size, llama_like, rotary_of
 from warmstart.spec import AttentionSpec, MLPSpec, NormSpec, StackSpec
 
@@ -56,6 +56,7 @@ def stablelm_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
             bias=config.use_qkv_bias,
             output_bias=False,
             dropout=config.attention_dropout,
+            head_norms_apart=config.qk_layernorm,
             rotary=rotary_of(config),
         ),
         mlp=MLPSpec(config.intermediate_size, config.hidden_act, gated=True, bias=False),
@@ -65,4 +66,18 @@ def stablelm_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
     )
 
 
-FAMILIES = {"stablelm": llama_like(StableLmConfig, "StableLm", spec=stablelm_spec)}
+def names_of_head_norms(spec: StackSpec) -> dict[str, str | Stored]:
+    """The names of the norms that each head of queries and keys has (StableLM 2 12B)."""
+    counts = {"query": spec.attention.heads, "key": spec.attention.key_value_heads}
+    kinds = {"attention": "self_attn.{}_layernorm.norms", "cross_attention": "cross_attention.{}_norm"}
+    return {
+        f"layers.{{}}.{kind}.{part}_norm.head_{head}_norm": f"layers.{{}}.{theirs.format(part[0])}.{head}"
+        for part, count in counts.items()
+        for kind, theirs in kinds.items()
+        for head in range(count if spec.attention.head_norms_apart else 0)
+    }
+
+
+FAMILIES = {
+    "stablelm": llama_like(StableLmConfig, "StableLm", spec=stablelm_spec, variant=names_of_head_norms),
+}

@@ -15,7 +15,7 @@ from jax import Array
 
 from warmstart.flax.cache import LayerCache, Pair
 from warmstart.flax.disentangled import Disentangled, Rows
-from warmstart.flax.elements import Linear, capped, make_rms_norm, normal
+from warmstart.flax.elements import HeadNorms, Linear, capped, make_norm, normal
 from warmstart.spec import StackSpec
 
 
@@ -104,13 +104,18 @@ class Attention(nn.Module):
             use_bias=spec.output_bias,
             kernel_init=normal(stack.initial_deviation("attention.output.weight")),
         )
-        has_norm = spec.head_norm or spec.whole_norm
-        self.query_norm = make_rms_norm(stack.norm, self.dtype) if has_norm else None
-        self.key_norm = make_rms_norm(stack.norm, self.dtype) if has_norm else None
+        self.query_norm, self.key_norm = self._norm_of(heads), self._norm_of(shared)
         if spec.disentangled is not None and not self.is_cross:
             self.disentangled = Disentangled(stack, heads, self.dtype)
         kinds = spec.rotary_kinds()
         self.rotate = rotate_neighbours if kinds and kinds[0].interleaved else rotate
+
+    def _norm_of(self, heads: int) -> Any:
+        """The norm of queries or of keys, where they have one."""
+        spec, norm = self.spec, self.stack.norm
+        if spec.head_norms_apart:
+            return HeadNorms(heads, norm, self.dtype)
+        return make_norm(norm, self.dtype) if spec.head_norm or spec.whole_norm else None
 
     def __call__(
         self,

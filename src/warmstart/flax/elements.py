@@ -6,6 +6,7 @@ Shapes: r rows, t length, i and o the widths that a matrix takes and gives.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -65,13 +66,24 @@ class RMSNormFromOne(nn.Module):
 def make_norm(spec: NormSpec, dtype: Any) -> Any:
     """The norm that a spec asks for, over the last axis."""
     if spec.kind == "rms":
-        return make_rms_norm(spec, dtype)
+        return (RMSNormFromOne if spec.from_one else RMSNorm)(spec.epsilon, dtype)
     return nn.LayerNorm(spec.epsilon, dtype=dtype, use_bias=spec.bias, use_fast_variance=False)
 
 
-def make_rms_norm(spec: NormSpec, dtype: Any) -> Any:
-    """A root mean square norm, of the form that the stack's norms have."""
-    return (RMSNormFromOne if spec.from_one else RMSNorm)(spec.epsilon, dtype)
+class HeadNorms(nn.Module):
+    """A norm for each head of x (..., heads, size): the first is called `head_0_norm`, and so on."""
+
+    heads: int
+    spec: NormSpec
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        for head in range(self.heads):
+            setattr(self, f"head_{head}_norm", make_norm(replace(self.spec, bias=False), self.dtype))
+
+    def __call__(self, x: Array) -> Array:
+        norms = [getattr(self, f"head_{head}_norm") for head in range(self.heads)]
+        return jnp.stack([norm(x[..., head, :]) for head, norm in enumerate(norms)], -2)
 
 
 class Linear(nn.Module):

@@ -35,14 +35,18 @@ class Embeddings(nn.Module):
         }
         if self.tokens is None:
             self.token = table(spec.vocabulary, embedding_init=starts["token"])
-        rows, start = spec.positions + spec.position_offset, starts["position"]
-        self.position = table(rows, embedding_init=start) if spec.positions and not spec.sinusoids else None
+        self.position: Any = None
+        if spec.positions and not spec.sinusoids:
+            rows, width = spec.positions + spec.position_offset, self.stack.hidden_size
+            width = width if spec.tokens_projected else spec.size
+            self.position = table(rows, features=width, embedding_init=starts["position"])
         self.sinusoids = sinusoids(spec) if spec.positions and spec.sinusoids else None  # computed, no parameter
         self.token_type = table(spec.token_types, embedding_init=normal(deviation)) if spec.token_types else None
         self.task_type = table(spec.task_types, embedding_init=normal(deviation)) if spec.task_types else None
         self.beside = Beside(self.stack, self.dtype) if spec.beside else None
         dense = partial(Linear, dtype=self.dtype, kernel_init=normal(deviation))
         self.joined_projection = dense(spec.size) if spec.beside else None
+        self.token_projection = dense(self.stack.hidden_size, use_bias=False) if spec.tokens_projected else None
         self.norm = make_norm(self.stack.norm, self.dtype) if spec.norm else None
         self.dropout = nn.Dropout(spec.dropout)
         bias = not spec.projected_first
@@ -61,7 +65,7 @@ class Embeddings(nn.Module):
         if vectors is None:
             vectors = _looked_up(self.table(), ids, fixed.get("embeddings.token.weight"))
             vectors = vectors * jnp.asarray(spec.scale, self.dtype)
-        x = vectors
+        x = vectors if self.token_projection is None else self.token_projection(vectors)
         if self.beside is not None and self.joined_projection is not None:
             x = self.joined_projection(self.beside(vectors))
         if self.task_type is not None:
@@ -121,6 +125,7 @@ class Head(nn.Module):
         start = normal(stack.initializer_range)
         if spec.transform:
             self.dense = Linear(stack.head_width, spec.transform_bias, self.dtype, start)
+        if spec.transform and spec.transform_norm:
             self.norm = make_norm(stack.norm, self.dtype)
         self.output = Output(
             stack.embedding.vocabulary, spec.bias, spec.tied, stack.initializer_range, self.dtype, spec.fixed_bias
@@ -130,7 +135,8 @@ class Head(nn.Module):
         spec = self.stack.head
         assert spec is not None
         if spec.transform:
-            x = self.norm(ACTIVATIONS[spec.transform](self.dense(x)))
+            x = ACTIVATIONS[spec.transform](self.dense(x))
+            x = self.norm(x) if spec.transform_norm else x
         logits = self.output(x if spec.scale == 1.0 else x * jnp.asarray(spec.scale, self.dtype), table)
         return logits if spec.soft_cap is None else capped(logits, spec.soft_cap)
 

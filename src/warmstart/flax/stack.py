@@ -20,7 +20,7 @@ from warmstart.flax.elements import make_norm, normal
 from warmstart.flax.ends import Embeddings, Head
 from warmstart.flax.layers import Layer
 from warmstart.flax.masks import counted, eager, leaning, leaning_by, position_rows, self_mask, source_mask
-from warmstart.spec import RotarySpec, StackSpec, alibi_slopes, inverse_frequencies, relative_buckets
+from warmstart.spec import RotarySpec, StackSpec, alibi_slopes, beyond, inverse_frequencies, relative_buckets
 
 
 class States(NamedTuple):
@@ -178,6 +178,11 @@ class Stack(nn.Module):
         made: dict[RotarySpec | None, Pair] = {}
         for rotary in attention.rotary_kinds():
             frequencies, factor = inverse_frequencies(rotary)
+            if (longer := beyond(rotary)) is not None:
+                length = past + tokens
+                frequencies = jnp.where(
+                    length > longer.trained, longer.at(jnp.maximum(length, longer.trained)), frequencies
+                )
             positions = counted(attention_mask, tokens, past) if position_ids is None else position_ids
             angles = positions[:, None, :, None].astype(jnp.float32) * frequencies
             angles = jnp.repeat(angles, 2, -1) if rotary.interleaved else jnp.concatenate((angles, angles), -1)

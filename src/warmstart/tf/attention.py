@@ -16,7 +16,7 @@ import tensorflow as tf
 from warmstart.spec import AttentionSpec, NormSpec
 from warmstart.tf.cache import LayerCache
 from warmstart.tf.disentangled import Disentangled, Rows
-from warmstart.tf.elements import Block, capped, linear, make_rms_norm, size_of
+from warmstart.tf.elements import Block, HeadNorms, capped, linear, make_norm, size_of
 
 
 def rotate(x: Any, rotation: tuple[Any, Any]) -> Any:
@@ -98,6 +98,15 @@ class Source:
     length: Any
 
 
+def _norm_of(spec: AttentionSpec, heads: int, norm: NormSpec) -> Any:
+    """The norm of queries or of keys, where they have one."""
+    if spec.head_norms_apart:
+        return HeadNorms(heads, spec.head_size, norm)
+    if spec.whole_norm:
+        return make_norm(heads * spec.head_size, norm)
+    return make_norm(spec.head_size, norm) if spec.head_norm else None
+
+
 class Attention(Block):
     """Attention with heads, over the stack's own tokens or over a source of width `source_size`."""
 
@@ -117,9 +126,7 @@ class Attention(Block):
         self.key = linear(width, key_value_heads * spec.head_size, spec.bias)
         self.value = linear(width, key_value_heads * spec.head_size, spec.bias)
         self.output_layer = linear(heads * spec.head_size, hidden_size, spec.output_bias)
-        sizes = (heads * spec.head_size, key_value_heads * spec.head_size) if spec.whole_norm else (spec.head_size,) * 2
-        has_norm = spec.head_norm or spec.whole_norm
-        self.query_norm, self.key_norm = (make_rms_norm(size, norm) if has_norm else None for size in sizes)
+        self.query_norm, self.key_norm = (_norm_of(spec, count, norm) for count in (heads, key_value_heads))
         is_disentangled = spec.disentangled is not None and source_size is None
         self.disentangled = Disentangled(spec, heads, hidden_size) if is_disentangled else None
         self.dropout = keras.layers.Dropout(spec.dropout) if spec.dropout else None

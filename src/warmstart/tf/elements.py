@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -163,15 +164,24 @@ class RMSNormFromOne(RMSNorm):
 def make_norm(size: int, spec: NormSpec) -> keras.layers.Layer:
     """The norm that a spec asks for, over the last `size` numbers."""
     if spec.kind == "rms":
-        return make_rms_norm(size, spec)
+        return (RMSNormFromOne if spec.from_one else RMSNorm)(size, spec.epsilon)
     layer = keras.layers.LayerNormalization(epsilon=spec.epsilon, center=spec.bias)
     layer.build((None, size))
     return layer
 
 
-def make_rms_norm(size: int, spec: NormSpec) -> RMSNorm:
-    """A root mean square norm, of the form that the stack's norms have."""
-    return (RMSNormFromOne if spec.from_one else RMSNorm)(size, spec.epsilon)
+class HeadNorms(Block):
+    """A norm for each head of x (..., heads, size): the first is called `head_0_norm`, and so on."""
+
+    def __init__(self, heads: int, size: int, spec: NormSpec) -> None:
+        super().__init__()
+        self._heads = heads
+        for head in range(heads):
+            setattr(self, f"head_{head}_norm", make_norm(size, replace(spec, bias=False)))
+
+    def call(self, x: Any) -> Any:
+        norms = [getattr(self, f"head_{head}_norm") for head in range(self._heads)]
+        return tf.stack([norm(x[..., head, :]) for head, norm in enumerate(norms)], -2)
 
 
 def capped(x: Any, cap: float) -> Any:

@@ -45,7 +45,9 @@ class Embeddings(Block):
         self.position: Any = None
         if spec.positions:
             rows = spec.positions + spec.position_offset
-            self.position = Sinusoids(spec) if spec.sinusoids else table(rows, spec.size)
+            width = hidden_size if spec.tokens_projected else spec.size
+            self.position = Sinusoids(spec) if spec.sinusoids else table(rows, width)
+        self.token_projection = linear(spec.size, hidden_size, bias=False) if spec.tokens_projected else None
         self.token_type = table(spec.token_types, spec.size) if spec.token_types else None
         self.task_type = table(spec.task_types, spec.size) if spec.task_types else None
         self.beside = Beside(spec) if spec.beside else None
@@ -63,7 +65,7 @@ class Embeddings(Block):
         if vectors is None:
             vectors = _untrained(self.token(ids), ids, self.padding_id)
             vectors = vectors if self.scale == 1.0 else vectors * tf.cast(self.scale, vectors.dtype)
-        x = vectors
+        x = vectors if self.token_projection is None else self.token_projection(vectors)
         if self.beside is not None and self.joined_projection is not None:
             x = self.joined_projection(self.beside(vectors))
         if self.task_type is not None:
@@ -112,7 +114,7 @@ class Head(Block):
         assert spec is not None
         self.activation = check_activation(spec.transform) if spec.transform else None
         self.dense = linear(stack.hidden_size, size, spec.transform_bias) if spec.transform else None
-        self.norm = make_norm(size, stack.norm) if spec.transform else None
+        self.norm = make_norm(size, stack.norm) if spec.transform and spec.transform_norm else None
         self.output_layer = Output(
             tokens if spec.tied else None, size, stack.embedding.vocabulary, spec.bias, spec.fixed_bias
         )
@@ -120,8 +122,9 @@ class Head(Block):
 
     def call(self, x: Any) -> Any:
         flat = tf.reshape(x, [-1, x.shape[-1]])
-        if self.activation is not None and self.dense is not None and self.norm is not None:
-            flat = self.norm(ACTIVATIONS[self.activation](self.dense(flat)))
+        if self.activation is not None and self.dense is not None:
+            flat = ACTIVATIONS[self.activation](self.dense(flat))
+        flat = flat if self.norm is None else self.norm(flat)
         logits = self.output_layer(flat if self.scale == 1.0 else flat * tf.cast(self.scale, flat.dtype))
         logits = logits if self.soft_cap is None else capped(logits, self.soft_cap)
         return tf.reshape(logits, [-1, size_of(x, 1), logits.shape[1]])

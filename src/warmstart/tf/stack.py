@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from warmstart.spec import RotarySpec, StackSpec, alibi_slopes, inverse_frequencies, relative_buckets
+from warmstart.spec import RotarySpec, StackSpec, alibi_slopes, beyond, inverse_frequencies, relative_buckets
 from warmstart.tf.attention import Source
 from warmstart.tf.cache import KeyValueCache
 from warmstart.tf.disentangled import Convolution, Distances
@@ -153,8 +153,13 @@ class Stack(PreTrainedModel):
         made: dict[RotarySpec | None, Any] = {}
         for rotary in attention.rotary_kinds():
             frequencies, factor = inverse_frequencies(rotary)
+            if (longer := beyond(rotary)) is not None:
+                reached = tf.cast(past + length, tf.float32)
+                frequencies = tf.where(
+                    reached > longer.trained, longer.at(tf.maximum(reached, longer.trained)), frequencies
+                )
             positions = counted(attention_mask, length, past) if position_ids is None else position_ids
-            angles = tf.cast(positions, tf.float32)[:, None, :, None] * tf.constant(frequencies)
+            angles = tf.cast(positions, tf.float32)[:, None, :, None] * frequencies
             angles = tf.repeat(angles, 2, -1) if rotary.interleaved else tf.concat([angles, angles], -1)
             made[rotary] = tf.cast(tf.cos(angles) * factor, x.dtype), tf.cast(tf.sin(angles) * factor, x.dtype)
         if not attention.rotaries:

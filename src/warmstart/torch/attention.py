@@ -15,7 +15,7 @@ from warmstart.spec import AttentionSpec, NormSpec
 from warmstart.torch.cache import LayerCache
 from warmstart.torch.disentangled import Disentangled, Rows
 from warmstart.torch.dropped_attention import dropped_attention, is_dropped_apart
-from warmstart.torch.elements import capped, make_rms_norm
+from warmstart.torch.elements import HeadNorms, capped, make_norm
 
 
 @dataclass
@@ -107,6 +107,15 @@ def scores_to_weights(scores: Tensor, mask: Mask) -> Tensor:
     return F.softmax(scores, -1, dtype=torch.float32).to(scores.dtype)
 
 
+def _norm_of(spec: AttentionSpec, heads: int, norm: NormSpec) -> nn.Module | None:
+    """The norm of queries or of keys, where they have one."""
+    if spec.head_norms_apart:
+        return HeadNorms(heads, spec.head_size, norm)
+    if spec.whole_norm:
+        return make_norm(heads * spec.head_size, norm)
+    return make_norm(spec.head_size, norm) if spec.head_norm else None
+
+
 class Attention(nn.Module):
     """Attention with heads, over the stack's own tokens or over a source of width `source_size`."""
 
@@ -124,9 +133,7 @@ class Attention(nn.Module):
         self.key = nn.Linear(width, key_value_heads * spec.head_size, spec.bias)
         self.value = nn.Linear(width, key_value_heads * spec.head_size, spec.bias)
         self.output = nn.Linear(heads * spec.head_size, hidden_size, spec.output_bias)
-        sizes = (heads * spec.head_size, key_value_heads * spec.head_size) if spec.whole_norm else (spec.head_size,) * 2
-        has_norm = spec.head_norm or spec.whole_norm
-        self.query_norm, self.key_norm = (make_rms_norm(size, norm) if has_norm else None for size in sizes)
+        self.query_norm, self.key_norm = (_norm_of(spec, count, norm) for count in (heads, key_value_heads))
         is_disentangled = spec.disentangled is not None and source_size is None
         self.disentangled = Disentangled(spec, heads, hidden_size) if is_disentangled else None
 

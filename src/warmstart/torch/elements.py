@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -62,12 +64,21 @@ class RMSNormFromOne(RMSNorm):
 
 def make_norm(size: int, spec: NormSpec) -> nn.Module:
     """The norm that a spec asks for, over the last `size` numbers."""
-    return make_rms_norm(size, spec) if spec.kind == "rms" else nn.LayerNorm(size, spec.epsilon, bias=spec.bias)
+    if spec.kind == "rms":
+        return (RMSNormFromOne if spec.from_one else RMSNorm)(size, spec.epsilon)
+    return nn.LayerNorm(size, spec.epsilon, bias=spec.bias)
 
 
-def make_rms_norm(size: int, spec: NormSpec) -> RMSNorm:
-    """A root mean square norm, of the form that the stack's norms have."""
-    return (RMSNormFromOne if spec.from_one else RMSNorm)(size, spec.epsilon)
+class HeadNorms(nn.Module):
+    """A norm for each head of x (..., heads, size): the first is called `head_0_norm`, and so on."""
+
+    def __init__(self, heads: int, size: int, spec: NormSpec):
+        super().__init__()
+        for head in range(heads):
+            self.add_module(f"head_{head}_norm", make_norm(size, replace(spec, bias=False)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([norm(x[..., head, :]) for head, norm in enumerate(self.children())], -2)
 
 
 def capped(x: Tensor, cap: float) -> Tensor:

@@ -46,7 +46,9 @@ class Embeddings(nn.Module):
         padding_row = spec.position_offset - 1 if spec.positions_skip_padding else None
         self.position: nn.Embedding | Sinusoids | None = None
         if spec.positions:
-            self.position = Sinusoids(spec) if spec.sinusoids else nn.Embedding(rows, spec.size, padding_row)
+            width = hidden_size if spec.tokens_projected else spec.size
+            self.position = Sinusoids(spec) if spec.sinusoids else nn.Embedding(rows, width, padding_row)
+        self.token_projection = nn.Linear(spec.size, hidden_size, bias=False) if spec.tokens_projected else None
         self.token_type = nn.Embedding(spec.token_types, spec.size) if spec.token_types else None
         self.task_type = nn.Embedding(spec.task_types, spec.size) if spec.task_types else None
         self.beside: nn.ModuleDict | None = None
@@ -70,7 +72,7 @@ class Embeddings(nn.Module):
             vectors = self.token(ids)
             if self.scale != 1.0:  # rounded to the weights' type first, as those who trained with it have it
                 vectors = vectors * torch.tensor(self.scale, dtype=vectors.dtype)
-        x = vectors
+        x = vectors if self.token_projection is None else self.token_projection(vectors)
         if self.beside is not None and self.joined_projection is not None:
             x = self.joined_projection(_joined(x, self.beside))
         if self.task_type is not None:
@@ -102,7 +104,7 @@ class Head(nn.Module):
         assert spec is not None
         self.activation = check_activation(spec.transform) if spec.transform else None
         self.dense = nn.Linear(stack.hidden_size, size, spec.transform_bias) if spec.transform else None
-        self.norm = make_norm(size, stack.norm) if spec.transform else None
+        self.norm = make_norm(size, stack.norm) if spec.transform and spec.transform_norm else None
         self.output = nn.Linear(size, stack.embedding.vocabulary, spec.bias)
         if spec.fixed_bias:
             self.output.bias.requires_grad_(False)
@@ -114,6 +116,7 @@ class Head(nn.Module):
 
     def transformed(self, x: Tensor) -> Tensor:
         """What the last layer reads: hidden states, through the transform where the head has one."""
-        if self.activation is not None and self.dense is not None and self.norm is not None:
-            x = self.norm(ACTIVATIONS[self.activation](self.dense(x)))
+        if self.activation is not None and self.dense is not None:
+            x = ACTIVATIONS[self.activation](self.dense(x))
+        x = x if self.norm is None else self.norm(x)
         return x if self.scale == 1.0 else x * self.scale

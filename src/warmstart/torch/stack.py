@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from warmstart.spec import StackSpec, alibi_slopes, inverse_frequencies, relative_buckets
+from warmstart.spec import StackSpec, alibi_slopes, beyond, inverse_frequencies, relative_buckets
 from warmstart.torch.cache import KeyValueCache
 from warmstart.torch.disentangled import Convolution, Distances
 from warmstart.torch.elements import make_norm
@@ -150,7 +150,10 @@ class Stack(PreTrainedModel):
         made: list[tuple[Tensor, Tensor]] = []
         for kind, rotary in enumerate(self.rotary_kinds):
             positions = counted(attention_mask, shape, past) if position_ids is None else position_ids
-            angles = positions.to(x.device)[:, None, :, None].float() * getattr(self, _frequencies(kind)).to(x.device)
+            frequencies, longer, length = getattr(self, _frequencies(kind)), beyond(rotary), past + shape[1]
+            if longer is not None and length > longer.trained:
+                frequencies = torch.tensor(longer.at(length))
+            angles = positions.to(x.device)[:, None, :, None].float() * frequencies.to(x.device)
             angles = angles.repeat_interleave(2, -1) if rotary.interleaved else torch.cat((angles, angles), -1)
             factor = self.rotation_factors[kind]
             made.append(((angles.cos() * factor).to(x.dtype), (angles.sin() * factor).to(x.dtype)))

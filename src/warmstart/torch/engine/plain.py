@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from warmstart.spec import StackSpec
+from warmstart.spec import StackSpec, beyond
 from warmstart.torch import attention, elements, ends, layers
 from warmstart.torch.engine.int8 import Int8Linear
 
@@ -61,12 +61,13 @@ def knows(spec: StackSpec) -> bool:
         or attention.relative
         or attention.disentangled
         or attention.rotaries
-        or (attention.rotary is not None and attention.rotary.interleaved)
+        or attention.head_norms_apart
+        or (attention.rotary is not None and (attention.rotary.interleaved or beyond(attention.rotary) is not None))
         or norm.output
         or not norm.first
         or spec.parallel
         or spec.convolution
-        or (spec.head is not None and (spec.head.soft_cap or spec.head.scale != 1.0))
+        or (spec.head is not None and (spec.head.soft_cap or spec.head.scale != 1.0 or not spec.head.transform_norm))
     )
 
 
