@@ -3,6 +3,7 @@
 import torch
 
 from warmstart import AutoConfig, AutoModel, AutoModelForCausalLM, EncoderDecoderConfig, EncoderDecoderModel
+from warmstart.families.encoder_decoder import set_side
 
 VOCABULARY = 37
 START, PAD, END, FIRST = 1, 0, 2, 5  # the decoder's special ids, and the first that is an ordinary token
@@ -205,6 +206,16 @@ RELATED = [
 _ADDED = ("gemma", "gemma2", "gemma3_text", "gptj", "gpt_neox", "phi", "stablelm", "starcoder2", "olmo2", "smollm3")
 _ADDED += ("eurobert", "opt", "gpt_neo", "bloom", "falcon")
 RELATED += zip(_ADDED, (*_ADDED[1:], _ADDED[0]), strict=True)
+# What no released checkpoint of a family is but one, or few: (family, fields).
+_FACTORS = {"short_factor": [1.0, 2.0], "long_factor": [2.0, 9.0], "original_max_position_embeddings": 4}
+ODD = {
+    "opt-350m": ("opt", {"do_layer_norm_before": False, "word_embed_proj_dim": 12}),
+    "stablelm-12b": ("stablelm", {"qk_layernorm": True, "use_parallel_residual": True}),
+    "phi-head-norms": ("phi", {"qk_layernorm": True}),
+    "llama-dynamic": ("llama", {"rope_scaling": {"rope_type": "dynamic", "factor": 3.0}, "max_position_embeddings": 4}),
+    "llama-longrope": ("llama", {"rope_scaling": {"rope_type": "longrope", **_FACTORS}}),
+}
+STEPS = ((0, 3), (3, 4), (4, 6))  # the tokens that each step of a cached decoding reads
 PAIRS = [("bert", "bert"), ("roberta", "gpt2"), ("gpt2", "bart"), ("bart", "llama"), ("bert-generation", "roberta")]
 
 
@@ -254,6 +265,28 @@ def saved(folder, family, *, decoder=False, seed=0, **fields):
     model = spread_out(kind(config(family, is_decoder=decoder, **fields)))
     model.save_pretrained(folder)
     return str(folder)
+
+
+def decoder(name, folder):
+    """A decoder with cross-attention, of a family or an odd one, saved; what it reads, and its logits.
+
+    Gives the model, ids (2, 6), states of a source (2, 3, h), the logits of one pass, and those in steps of `STEPS`.
+    """
+    family, fields = ODD.get(name, (name, {}))
+    own = config(family, **fields)
+    set_side(own, "decoder")
+    torch.manual_seed(0)
+    model = spread_out(AutoModelForCausalLM(own)).eval()
+    model.save_pretrained(folder)
+    ids, source = torch.randint(FIRST, VOCABULARY, (2, 6)), torch.randn(2, 3, model.spec.cross_attention_size)
+    with torch.no_grad():
+        whole = model(ids, encoder_hidden_states=source).logits
+        cache, steps = None, []
+        for start, end in STEPS:
+            output = model(ids[:, start:end], encoder_hidden_states=source, past_key_values=cache, use_cache=True)
+            cache = output.past_key_values
+            steps.append(output.logits)
+    return model, ids.numpy(), source.numpy(), whole, torch.cat(steps, 1)
 
 
 def batch(rows=3, source=7, target=6, seed=0, encoder_pad=None):

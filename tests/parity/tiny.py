@@ -342,7 +342,7 @@ def _built(family, kind, options):
         if family == "stablelm" and config.qk_layernorm and not NEWEST:
             # Version 4 fails to give first values to norms without a bias; those that torch gives will do.
             parent = transformers.StableLmForCausalLM.__mro__[1]
-            stack.enter_context(mock.patch.object(parent, "_init_weights", lambda self, module: None))
+            stack.enter_context(mock.patch.object(parent, "_init_weights", return_value=None))
         return transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
 
 
