@@ -61,7 +61,7 @@ def locate(
         else:
             result.found[name] = replace(entry, name=known[key], aliases=(), untied="")
     layers = math.inf if fewer_layers else spec.layers
-    _sort_rest(result, known, family, spec, layers, prefix)
+    _sort_rest(result, known, family, names, layers, prefix)
     return result
 
 
@@ -157,12 +157,17 @@ def _modern(key: str, family: Family) -> str:
 
 
 def _sort_rest(
-    result: Located, known: Mapping[str, str], family: Family, spec: StackSpec, layers: float, prefix: str
+    result: Located,
+    known: Mapping[str, str],
+    family: Family,
+    names: Mapping[str, str | Stored],
+    layers: float,
+    prefix: str,
 ) -> None:
     """Say of each key that was not taken whether the family knows it."""
     taken = {entry.name for entry in result.found.values()}
     unwanted = [re.compile(pattern) for pattern in family.left_out]
-    own = _family_keys(family, spec)
+    own = _family_keys(family, names)
     prefixes = sorted({*family.prefixes, *family.decoder_prefixes, family.head_prefix}, key=len, reverse=True)
     for modern, key in known.items():
         if key in taken:
@@ -173,13 +178,13 @@ def _sort_rest(
         (result.left_out if is_known else result.unexpected).append(key)
 
 
-def _family_keys(family: Family, spec: StackSpec) -> Callable[[str, str], int | None]:
+def _family_keys(family: Family, names: Mapping[str, str | Stored]) -> Callable[[str, str], int | None]:
     """A function that gives the layer of a key which is the family's under a prefix (-1: of no layer), else None."""
     relative: list[str] = []
     absolute: list[str] = []
-    for entry in (*family.names.values(), *family.encoder_names.values(), *family.names_of(spec).values()):
-        names = (entry,) if isinstance(entry, str) else (entry.name, entry.untied, entry.ungated, *entry.aliases)
-        for name in filter(None, names):
+    for entry in (*family.names.values(), *family.encoder_names.values(), *names.values()):
+        spellings = (entry,) if isinstance(entry, str) else (entry.name, entry.untied, entry.ungated, *entry.aliases)
+        for name in filter(None, spellings):
             target = absolute if name.startswith("/") else relative
             target.append(re.escape(name.lstrip("/")).replace(r"\{\}", r"(\d+)"))
     inner, outer = (

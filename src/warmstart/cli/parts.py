@@ -59,7 +59,7 @@ def _places_of_stack(config: PretrainedConfig) -> Callable[[str], Place]:
     family = family_of(config)
     own: list[tuple[re.Pattern[str], str]] = []  # names under a prefix, and those that stand outside any
     outside: list[tuple[re.Pattern[str], str]] = []
-    special = family.names_of(family.spec(config, False))
+    special = family.names_of(config, family.spec(config, False))
     for ours, stored in (*family.names.items(), *family.encoder_names.items(), *special.items()):
         names = (stored,) if isinstance(stored, str) else (stored.name, stored.ungated, *stored.aliases)
         for name in filter(None, names):

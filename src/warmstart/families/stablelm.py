@@ -66,7 +66,7 @@ def stablelm_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
     )
 
 
-def names_of_head_norms(spec: StackSpec) -> dict[str, str | Stored]:
+def names_of_head_norms(config: PretrainedConfig, spec: StackSpec) -> dict[str, str | Stored]:
     """The names of the norms that each head of queries and keys has (StableLM 2 12B)."""
     counts = {"query": spec.attention.heads, "key": spec.attention.key_value_heads}
     kinds = {"attention": "self_attn.{}_layernorm.norms", "cross_attention": "cross_attention.{}_norm"}
