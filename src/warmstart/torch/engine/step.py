@@ -86,9 +86,7 @@ class Step:
 
     def _embed(self, ids: Tensor, positions: Tensor) -> Tensor:
         spec, tables = self.spec.embedding, self.decoder.embeddings
-        if (
-            tables.projection is not None or spec.tokens_projected or spec.task_types or spec.beside
-        ):  # rare: as the module has it
+        if tables.projection is not None or spec.task_types or spec.beside:  # rare: as the module has it
             return tables(ids, None, positions + spec.position_offset, None).float().flatten(0, 1)
         x = F.embedding(ids, tables.token.weight).float()
         x = x if spec.scale == 1.0 else x * spec.scale
