@@ -126,12 +126,15 @@ def test_compiled_memory_is_torchs(size, window, dtype):
             bound = 2e-5 if dtype is torch.float32 else 4e-2
             assert (ours - theirs).abs().max() <= bound
 
-    def step(rows, tokens):
-        query = torch.randn(rows * tokens, 6 * size)
-        key, value = torch.randn(2, rows * tokens, 2 * size)
+    def step(rows, tokens, counts=None):
+        counts = torch.tensor(counts or [tokens] * rows, dtype=torch.int32)
+        query = torch.randn(int(counts.sum()), 6 * size)
+        key, value = torch.randn(2, len(query), 2 * size)
+        for memory in memories:
+            memory.expect(counts)
         both(lambda memory: memory.own(0, query, key, value))
         both(lambda memory: memory.source(0, query))
-        both(lambda memory: memory.advance(tokens))
+        both(lambda memory: memory.advance())
 
     def pair(length):
         return torch.randn(1, 2, 2, length, size).to(dtype)
@@ -147,6 +150,9 @@ def test_compiled_memory_is_torchs(size, window, dtype):
         both(lambda memory, moved=moved: memory.take(torch.tensor(moved)))
     both(lambda memory: memory.crop(5))
     step(4, 2)
+    step(4, 0, [3, 1, 0, 5])
+    both(lambda memory: memory.crop(torch.tensor([7, 6, 7, 9], dtype=torch.int32)))
+    step(4, 0, [1, 0, 4, 2])
     both(lambda memory: memory.take(torch.tensor([3, 2]), torch.tensor([1])))
     more = [pair(50), pair(1)]
     both(lambda memory: memory.join(more, 2))
@@ -170,7 +176,7 @@ def test_no_row_writes_beyond_its_room():
     memory = NativeMemory(library, _spec(8, 0), 2, 3, torch.float32)
     memory.join([torch.randn(1, 2, 2, 4, 8)], 2)
     with pytest.raises(ValueError, match="4 tokens in a row, and there is room for 3"):
-        memory.own(0, torch.randn(8, 48), torch.randn(8, 16), torch.randn(8, 16))
+        memory.expect(torch.tensor([4, 2], dtype=torch.int32))
     with pytest.raises(ValueError, match="3 rows for 2 slots"):
         memory.take(torch.tensor([0, 1, 1]))
 

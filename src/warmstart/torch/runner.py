@@ -33,6 +33,13 @@ class Runner(Protocol):
         """
         ...
 
+    def drafted(self, ids: Tensor, at: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """After the prompt: each row of `ids` (r, n) has `at` (r, 1) tokens and `counts` (r,) drafted ones behind them,
+        or -1 if it is done. The float32 logits of the rows' next tokens, after their last token and after each draft,
+        one row's behind the other's (any number, v), and at which of them each row's begin (r or more,).
+        """
+        ...
+
     def reorder(self, rows: Tensor) -> None:
         """Let row i be what row ``rows[i]`` was; sources may leave with all their rows."""
         ...
@@ -103,6 +110,15 @@ class ModuleRunner:
                 self.cache.reorder(torch.arange(len(ids), device=ids.device) // spread)
         self._collect(outputs, spread)
         return logits
+
+    def drafted(self, ids: Tensor, at: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        # The modules' cache has one length: what the youngest row lacks is computed for all.
+        at, live = at[:, 0], counts >= 0
+        first, last = int(at[live].min()), int((at + counts)[live].max())
+        self.crop(first - 1)
+        logits = self.logits(ids[:, :last], last - first + 1)
+        begins = torch.arange(len(ids), device=ids.device) * logits.shape[1]
+        return logits.flatten(0, 1), begins + (at - first).clamp(min=0)
 
     def _collect(self, outputs: Any, spread: int) -> None:
         for name, passes in self.seen.items():

@@ -192,21 +192,23 @@ struct Heads {
 };
 
 // What is remembered. keys and values of each layer (slots, m, c, d); table (r, c): in which slot each token of a row's
-// past lies; slots (r,): where its new ones go; before (r,): tokens held; first (r,): the first that is seen. Sources'
-// keys and values (m, s, d) for each layer and source, and their lengths s. Types: 0 float, 1 bfloat16.
+// past lies; slots (r,): where its new ones go; before (r,): tokens held; first (r,): the first that is seen; starts
+// (r + 1,): where the new tokens of each row begin among all of them, n. Sources' keys and values (m, s, d) for each
+// layer and source, and their lengths s. Types: 0 float, 1 bfloat16.
 struct Held {
-    int64_t rows, tokens, capacity, type, sources;
+    int64_t rows, capacity, type, sources;
     void *const *keys, *const *values;
     const int32_t *table, *slots, *before, *first;
+    const int64_t* starts;
     const void *const *source_keys, *const *source_values;
     const int64_t* lengths;
 };
 
-// Attention of t new tokens of each row over what the row holds and themselves; their keys and values are stored first.
-// query (r * t, m * g * d), key and value (r * t, m * d), each with its stride; out (r * t, m * g * d).
+// Attention of the new tokens of each row over what the row holds and themselves; their keys and values are stored first.
+// query (n, m * g * d), key and value (n, m * d), each with its stride; out (n, m * g * d).
 void attend_own(const float* query, const float* key, const float* value, long query_stride, long key_stride,
                 long value_stride, const Heads& of, int64_t layer, const Held& held, float* out) {
-    long rows = held.rows, tokens = held.tokens, heads = of.heads, group = of.group, size = of.size;
+    long rows = held.rows, heads = of.heads, group = of.group, size = of.size;
     long capacity = held.capacity, window = of.window;
     float scale = of.scale;
     void *keys = held.keys[layer], *values = held.values[layer];
@@ -216,15 +218,17 @@ void attend_own(const float* query, const float* key, const float* value, long q
     for (long task = 0; task < rows * heads; ++task) {
         static thread_local std::vector<int64_t> offsets;
         static thread_local std::vector<Query> queries;
-        long row = task / heads, head = task % heads, end = before[row] + tokens;
+        long row = task / heads, head = task % heads, start = held.starts[row], tokens = held.starts[row + 1] - start;
+        long end = before[row] + tokens;
+        if (!tokens) continue;
         offsets.resize(end);
         for (long t = 0; t < end; ++t) {
             int64_t slot = t < before[row] ? table[row * capacity + t] : slots[row];
             offsets[t] = ((slot * heads + head) * capacity + t) * size;
         }
         for (long j = 0; j < tokens; ++j) {
-            const float *k = key + (row * tokens + j) * key_stride + head * size,
-                        *v = value + (row * tokens + j) * value_stride + head * size;
+            const float *k = key + (start + j) * key_stride + head * size,
+                        *v = value + (start + j) * value_stride + head * size;
             int64_t at = offsets[before[row] + j];
             for (long i = 0; i < size; ++i) {
                 if (kind == 0) {
@@ -239,7 +243,7 @@ void attend_own(const float* query, const float* key, const float* value, long q
             long position = before[row] + j, from = std::min<long>(first[row], position);
             if (window > 0) from = std::max<long>(from, position - window + 1);
             for (long g = 0; g < group; ++g) {
-                long column = (head * group + g) * size, line = row * tokens + j;
+                long column = (head * group + g) * size, line = start + j;
                 queries.push_back({query + line * query_stride + column, out + line * heads * group * size + column,
                                    from, position + 1});
             }
@@ -251,10 +255,10 @@ void attend_own(const float* query, const float* key, const float* value, long q
     }
 }
 
-// Attention of each source's lines, of which each has as many, over the source.
+// Attention of the lines of each source's rows, of which each source has as many, over the source.
 void attend_source(const float* query, long query_stride, const Heads& of, int64_t layer, const Held& held, float* out) {
     long sources = held.sources, heads = of.heads, group = of.group, size = of.size;
-    long lines = held.rows * held.tokens / sources;
+    long rows = held.rows / sources;
     float scale = of.scale;
     int64_t kind = held.type, bytes = kind == 0 ? 4 : 2;
 #pragma omp for schedule(dynamic, 1)
@@ -262,7 +266,7 @@ void attend_source(const float* query, long query_stride, const Heads& of, int64
         static thread_local std::vector<Query> queries;
         long source = task / heads, head = task % heads, length = held.lengths[source];
         queries.clear();
-        for (long line = source * lines; line < (source + 1) * lines; ++line)
+        for (long line = held.starts[source * rows]; line < held.starts[(source + 1) * rows]; ++line)
             for (long g = 0; g < group; ++g) {
                 long column = (head * group + g) * size;
                 queries.push_back(

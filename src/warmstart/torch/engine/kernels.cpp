@@ -3,7 +3,7 @@
 // Plain C functions over row-major arrays, called through ctypes; torch's OpenMP runs them. Weights are read where they
 // lie, (n, k) as in nn.Linear, so that nothing is packed beforehand and a changed weight is seen at once.
 //
-// Shapes: r rows, k inputs, n outputs, t new tokens of a row, m key-value heads, g query heads for each, d head size,
+// Shapes: r rows, k inputs, n outputs, or n new tokens, m key-value heads, g query heads for each, d head size,
 // c capacity (tokens that a cache slot holds), h hidden size.
 
 #include "attention.h"

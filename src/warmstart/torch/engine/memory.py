@@ -3,8 +3,8 @@
 There are two forms with the same methods: `NativeMemory` for the compiled kernels, where a row's past is a table of the
 places in which its tokens lie, so that reordering beams moves no keys; and `TorchMemory` for torch's operators.
 
-Shapes: b sources, r rows (as many for each source), t new tokens, m key-value heads, g query heads for each, d head
-size, s source length, c capacity in tokens.
+Shapes: b sources, r rows (as many for each source), n new tokens, row by row (of each row as many, or not), m key-value
+heads, g query heads for each, d head size, s source length, c capacity in tokens.
 """
 
 from __future__ import annotations
@@ -60,21 +60,53 @@ def cross_heads(spec: StackSpec, layer: int) -> Heads | None:
     return Heads(shared, attention.heads // shared, attention.head_size, attention.scale(layer))
 
 
+class Lines:
+    """The new tokens of a step: `counts` (r,) of each row, `starts` (r + 1,) where each row's begin, and of each token
+    its row and its place there, `rows` and `places` (n,).
+    """
+
+    def __init__(self, counts: Tensor, before: Tensor) -> None:
+        self.counts = counts
+        self.starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+        self.rows = torch.arange(len(counts)).repeat_interleave(counts)
+        self.inside = torch.arange(len(self.rows)) - self.starts[self.rows]
+        self.places = before[self.rows] + self.inside
+        self.longest = int(counts.max())
+        self.even = len(self.rows) == len(counts) * self.longest
+
+    def squared(self, x: Tensor) -> Tensor:
+        """Lines (n, ...) as (r * the longest row's, ...), with 0 where a row has fewer."""
+        if self.even:
+            return x
+        out = x.new_zeros(len(self.counts), self.longest, *x.shape[1:])
+        out[self.rows, self.inside] = x
+        return out.flatten(0, 1)
+
+    def lined(self, x: Tensor) -> Tensor:
+        """What `squared` gave, without what it put in."""
+        return x if self.even else x[self.rows * self.longest + self.inside]
+
+
 class Memory(Protocol):
     """Rows of a decoder, each with as many tokens as `before` says, of which those from `first` on are seen."""
 
     before: Tensor  # (r,) tokens held
     first: Tensor  # (r,) the first that is seen: what stands before it is padding
+    lines: Lines
+
+    def expect(self, counts: Tensor) -> Lines:
+        """Begin a step: so many new tokens (r,) of each row. ValueError where there is no room for them."""
+        ...
 
     def own(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Keep new keys and values (r * t, m * d); attention of queries (r * t, m * g * d) over each row's tokens."""
+        """Keep new keys and values (n, m * d); attention of queries (n, m * g * d) over each row's tokens."""
         ...
 
     def source(self, layer: int, query: Tensor) -> Tensor:
-        """Attention of queries (r * t, m * g * d) over the rows' sources."""
+        """Attention of queries (n, m * g * d) over the rows' sources."""
         ...
 
-    def advance(self, tokens: int) -> None:
+    def advance(self) -> None:
         """Count the new tokens as held, after the last layer."""
         ...
 
@@ -86,8 +118,8 @@ class Memory(Protocol):
         """Let row i be what row ``rows[i]`` was, and source i what ``sources[i]`` was; others leave."""
         ...
 
-    def crop(self, length: int) -> None:
-        """Hold no more than the first `length` tokens of each row."""
+    def crop(self, length: int | Tensor) -> None:
+        """Hold no more than the first `length` tokens of each row; of several lengths, each row's own (r,)."""
         ...
 
     def join(self, pairs: Sequence[Tensor], rows: int) -> None:
@@ -95,7 +127,7 @@ class Memory(Protocol):
         ...
 
     def as_cache(self) -> KeyValueCache:
-        """A copy of what is held, in the form that the modules use; all rows hold as many tokens."""
+        """A copy of what is held, in the form that the modules use: as many tokens as all rows hold."""
         ...
 
 
@@ -124,20 +156,24 @@ class NativeMemory:
         self.source_places = [_places([]), _places([])]
         self.lengths = torch.empty(0, dtype=torch.int64)
 
-    def held(self, tokens: int) -> native.Held:
-        """What the kernels need to know for so many new tokens of each row."""
-        rows = len(self.before)
-        if (most := int(self.before.max()) + tokens) > self.capacity:
+    def expect(self, counts: Tensor) -> Lines:
+        if (most := int((self.before + counts).max())) > self.capacity:
             raise ValueError(f"{most} tokens in a row, and there is room for {self.capacity}")
-        held = native.Held(rows, tokens, self.capacity, int(self.dtype is torch.bfloat16), len(self.pairs))
+        self.lines = Lines(counts, self.before)
+        return self.lines
+
+    def held(self) -> native.Held:
+        """What the kernels need to know."""
+        held = native.Held(len(self.before), self.capacity, int(self.dtype is torch.bfloat16), len(self.pairs))
         for name in ("table", "slots", "before", "first", "lengths"):
             setattr(held, name, getattr(self, name).data_ptr())
+        held.starts = self.lines.starts.data_ptr()
         held.keys, held.values = (ctypes.addressof(places) for places in self.places)
         held.source_keys, held.source_values = (ctypes.addressof(places) for places in self.source_places)
         return held
 
     def own(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        heads, held = self.own_heads[layer], self.held(len(query) // len(self.before))
+        heads, held = self.own_heads[layer], self.held()
         out = torch.empty(len(query), heads.count * heads.group * heads.size)
         self.library.warmstart_attend_own(
             *(x.data_ptr() for x in (query, key, value)),
@@ -150,7 +186,7 @@ class NativeMemory:
         return out
 
     def source(self, layer: int, query: Tensor) -> Tensor:
-        heads, held = self.cross_heads[layer], self.held(len(query) // len(self.before))
+        heads, held = self.cross_heads[layer], self.held()
         assert heads is not None
         out = torch.empty(len(query), heads.count * heads.group * heads.size)
         self.library.warmstart_attend_source(
@@ -163,10 +199,9 @@ class NativeMemory:
         )
         return out
 
-    def advance(self, tokens: int) -> None:
-        for step in range(tokens):
-            self.table.scatter_(1, (self.before + step).long()[:, None], self.slots[:, None])
-        self.before += tokens
+    def advance(self) -> None:
+        self.table[self.lines.rows, self.lines.places] = self.slots[self.lines.rows]
+        self.before += self.lines.counts
 
     def spread(self, rows: int) -> None:
         if rows == 1:
@@ -193,7 +228,7 @@ class NativeMemory:
         if len(self.before) != len(self.slots):
             raise ValueError(f"{len(self.before)} rows for {len(self.slots)} slots: a source keeps as many rows")
 
-    def crop(self, length: int) -> None:
+    def crop(self, length: int | Tensor) -> None:
         self.before.clamp_(max=length)
 
     def join(self, pairs: Sequence[Tensor], rows: int) -> None:
@@ -207,7 +242,7 @@ class NativeMemory:
         self._point()
 
     def as_cache(self) -> KeyValueCache:
-        cache, held = KeyValueCache(len(self.keys)), int(self.before[0])
+        cache, held = KeyValueCache(len(self.keys)), int(self.before.min())
         places = self.table[:, :held].long(), slice(None), torch.arange(held)
         for index, layer in enumerate(cache.layers):
             layer.append(*(x[index][places].transpose(1, 2) for x in (self.keys, self.values)))
@@ -250,29 +285,34 @@ class TorchMemory:
         self.seen = torch.empty(0, 1, 0, dtype=torch.bool)  # (b, 1, s)
 
     def own(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        heads, rows = self.own_heads[layer], len(self.before)
-        tokens = len(query) // rows
+        heads, lines = self.own_heads[layer], self.lines
         keys, values = self.keys[layer], self.values[layer]
-        positions = self.before.long()[:, None] + torch.arange(tokens)  # (r, t)
-        where = torch.arange(rows)[:, None], slice(None), positions
-        keys[where] = key.reshape(rows, tokens, heads.count, heads.size).to(keys.dtype)
-        values[where] = value.reshape(rows, tokens, heads.count, heads.size).to(values.dtype)
-        held = torch.arange(int(self.before.max()) + tokens)
+        where = lines.rows, slice(None), lines.places
+        keys[where] = key.reshape(-1, heads.count, heads.size).to(keys.dtype)
+        values[where] = value.reshape(-1, heads.count, heads.size).to(values.dtype)
+        positions = self.before.long()[:, None] + torch.arange(lines.longest)  # (r, the longest row's)
+        held = torch.arange(int((self.before + lines.counts).max()))
         allowed = (held <= positions[..., None]) & (
             held >= self.first.long()[:, None, None].minimum(positions[..., None])
         )
         if heads.window:
             allowed &= held > positions[..., None] - heads.window
-        return _attend(query, keys[:, :, : len(held)], values[:, :, : len(held)], allowed, heads)
+        out = _attend(lines.squared(query), keys[:, :, : len(held)], values[:, :, : len(held)], allowed, heads)
+        return lines.lined(out)
 
     def source(self, layer: int, query: Tensor) -> Tensor:
         heads = self.cross_heads[layer]
         assert heads is not None and self.sources is not None
         seen = None if bool(self.seen.all()) else self.seen
-        return _attend(query, self.sources[layer, 0], self.sources[layer, 1], seen, heads)
+        out = _attend(self.lines.squared(query), self.sources[layer, 0], self.sources[layer, 1], seen, heads)
+        return self.lines.lined(out)
 
-    def advance(self, tokens: int) -> None:
-        self.before += tokens
+    def expect(self, counts: Tensor) -> Lines:
+        self.lines = Lines(counts, self.before)
+        return self.lines
+
+    def advance(self) -> None:
+        self.before += self.lines.counts
 
     def spread(self, rows: int) -> None:
         self._pick(torch.arange(len(self.before)).repeat_interleave(rows))
@@ -286,7 +326,7 @@ class TorchMemory:
         self.keys, self.values = ([x[rows] for x in kind] for kind in (self.keys, self.values))
         self.before, self.first = self.before[rows], self.first[rows]
 
-    def crop(self, length: int) -> None:
+    def crop(self, length: int | Tensor) -> None:
         self.before.clamp_(max=length)
 
     def join(self, pairs: Sequence[Tensor], rows: int) -> None:
@@ -311,7 +351,7 @@ class TorchMemory:
         self.seen = (torch.arange(longest) < torch.tensor(lengths)[:, None])[:, None]
 
     def as_cache(self) -> KeyValueCache:
-        cache, held = KeyValueCache(len(self.keys)), int(self.before[0])
+        cache, held = KeyValueCache(len(self.keys)), int(self.before.min())
         for index, layer in enumerate(cache.layers):
             layer.append(self.keys[index][:, :, :held], self.values[index][:, :, :held])
             if self.sources is not None:

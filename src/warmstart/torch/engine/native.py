@@ -48,8 +48,8 @@ class Held(ctypes.Structure):
     """What a `memory.NativeMemory` holds: see `kernels.cpp`."""
 
     _fields_ = [
-        *((name, _INTEGER) for name in ("rows", "tokens", "capacity", "type", "sources")),
-        *((name, _POINTER) for name in ("keys", "values", "table", "slots", "before", "first")),
+        *((name, _INTEGER) for name in ("rows", "capacity", "type", "sources")),
+        *((name, _POINTER) for name in ("keys", "values", "table", "slots", "before", "first", "starts")),
         *((name, _POINTER) for name in ("source_keys", "source_values", "lengths")),
     ]
 

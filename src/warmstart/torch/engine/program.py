@@ -120,9 +120,9 @@ class StackProgram:
             raise ValueError("a norm before each layer, and none here")
         self.program.norm(self.x, y, self.x, self.h, self.size, following)
 
-    def states(self, x: Tensor, memory: NativeMemory, tokens: int) -> Tensor:
+    def states(self, x: Tensor, memory: NativeMemory) -> Tensor:
         """Embedded rows (r, h) to states (r, h)."""
-        return self.program.run(memory.library, x, self.x, (self.h, self.size), memory.held(tokens))
+        return self.program.run(memory.library, x, self.x, (self.h, self.size), memory.held())
 
 
 class HeadProgram:

@@ -53,6 +53,19 @@ class EngineRunner:
             self.memory.spread(spread)
         return logits if spread == 1 else logits.repeat_interleave(spread, 0)
 
+    def drafted(self, ids: Tensor, at: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        if self.memory is None:
+            self._begin(len(ids) // self.rows)
+        assert self.memory is not None
+        if not self.started:
+            self.started = True
+            self.memory.spread(self.rows)
+        self.memory.crop((at[:, 0] - 1).int())
+        lines = self.memory.expect(counts.int() + 1)
+        new = ids[lines.rows, lines.places]
+        self.decoder._check(new[:, None], None, None, None)
+        return self.step.logits(self.step.states(new, self.memory, lines)), lines.starts
+
     def _begin(self, sources: int) -> None:
         pairs = self.pairs if self.has_sources else [None] * sources
         self.memory = new_memory(self.decoder, sources * self.rows, self.capacity)

@@ -1,7 +1,7 @@
 """A decoder as the engine runs it: new tokens in, hidden states and logits out, by the stack's spec.
 
-Shapes: r rows, t new tokens of each, h hidden size, m key-value heads, d head size, v vocabulary. Numbers are float32
-between the layers, whatever the type of the weights.
+Shapes: r rows, n new tokens, row by row, h hidden size, m key-value heads, d head size, v vocabulary. Numbers are
+float32 between the layers, whatever the type of the weights.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from warmstart.torch.attention import Attention, rotate
 from warmstart.torch.elements import ACTIVATIONS
 from warmstart.torch.engine import native
-from warmstart.torch.engine.memory import Memory, NativeMemory, cross_heads, own_heads
+from warmstart.torch.engine.memory import Lines, Memory, NativeMemory, cross_heads, own_heads
 from warmstart.torch.engine.products import add_norm, norm, product
 from warmstart.torch.engine.program import HeadProgram, StackProgram, can_program
 from warmstart.torch.layers import MLP
@@ -37,15 +37,17 @@ class Step:
         if can_program(decoder):
             self.program = StackProgram(decoder, self.layers, self.final_norm), HeadProgram(head, self.head_norm)
 
-    def states(self, ids: Tensor, memory: Memory) -> Tensor:
-        """New ids (r, t) to their states (r * t, h); the memory then holds them."""
-        tokens = ids.shape[1]
-        positions = memory.before.long()[:, None] + torch.arange(tokens)
-        positions = (positions - memory.first.long()[:, None]).clamp_min_(0)
-        x = self._embed(ids, positions)
+    def states(self, ids: Tensor, memory: Memory, lines: Lines | None = None) -> Tensor:
+        """New ids (r, any number), or (n,) where the memory was told which `lines` to expect, to their states (n, h);
+        the memory then holds them.
+        """
+        if lines is None:
+            lines = memory.expect(memory.before.new_full(memory.before.shape, ids.shape[1]))
+        positions = (lines.places - memory.first[lines.rows]).clamp_min_(0).long()
+        x = self._embed(ids.reshape(1, -1), positions[None])
         if self.program is not None and isinstance(memory, NativeMemory):
-            h = self.program[0].states(x, memory, tokens)
-            memory.advance(tokens)
+            h = self.program[0].states(x, memory)
+            memory.advance()
             return h
         rotation = self._rotation(positions)
         h = x
@@ -65,7 +67,7 @@ class Step:
                 last = index + 1 == len(self.layers)
                 following = self.final_norm if last else self.layers[index + 1].attention_norm
             x, h = self._add(x, y, following)
-        memory.advance(tokens)
+        memory.advance()
         return h
 
     def _add(self, x: Tensor, y: Tensor, following: Any) -> tuple[Tensor, Tensor]:
@@ -102,7 +104,7 @@ class Step:
         return add_norm(x, None, self.embedding_norm)[1]
 
     def _rotation(self, positions: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Cosine and sine (r * t, 1, 1, rotated size) of each position."""
+        """Cosine and sine (n, 1, 1, rotated size) of each position (n,)."""
         if self.spec.attention.rotary is None:
             return None
         angles = positions.reshape(-1, 1, 1, 1).float() * self.decoder.frequencies
@@ -135,7 +137,7 @@ class _Attention:
         self.query_norm, self.key_norm = norm(attention.query_norm), norm(attention.key_norm)
 
     def all(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of self-attention, each (r * t, its heads times d)."""
+        """Queries, keys and values of self-attention, each (n, its heads times d)."""
         y = self.project(x)
         query, key, value = y.split((y.shape[1] - 2 * self.width, self.width, self.width), 1)
         query, key = (

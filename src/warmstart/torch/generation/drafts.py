@@ -54,7 +54,9 @@ def drafted(call: Call, drafter: Drafter) -> dict[str, Any]:
     turn = _Turn(call, ids, torch.full((rows, 1), plan.prompt_length, device=device))
     call.stream.prompt(start)
     nothing = Draft(start[:, :0], start[:, :0].bool())
-    turn.take(nothing)  # the prompt passes alone, for the rows of a source share it
+    if plan.prompt_length > 1:  # it passes alone, for the rows of a source share it
+        call.scorer.runner.logits(start[:, :-1])
+    turn.take(nothing)
     final, at = ids.clone(), turn.at.clone()
     here = torch.arange(rows, device=device)
     shown = plan.prompt_length
@@ -69,7 +71,6 @@ def drafted(call: Call, drafter: Drafter) -> dict[str, Any]:
         shown = max(shown, least)
         if bool(ended.all()):
             break
-        call.scorer.runner.crop(int(turn.at[~ended].min()) - 1)
         sources = leaving(ended.reshape(-1, plan.rows).all(1)) if call.may_leave else None
         if sources is not None:
             kept = rows_of(sources, plan.rows)
@@ -102,14 +103,12 @@ class _Turn:
         for j in range(width):
             place = (at + j).clamp(max=ids.shape[1] - 1)
             ids.scatter_(1, place, torch.where(there[:, j : j + 1], draft.tokens[:, j : j + 1], ids.gather(1, place)))
-        live = at[~self.done]
-        first, last = int(live.min()), int((at + there.sum(1, keepdim=True))[~self.done].max())
-        logits = call.scorer.runner.logits(ids[:, :last], last - first + 1)
+        logits, begins = call.scorer.runner.drafted(ids, at, torch.where(self.done, -1, there.sum(1)))
         right = torch.zeros(len(ids), dtype=torch.long, device=at.device)
         active = ~self.done
         for j in range(int(there.sum(1).max()) + 1 if width else 1):
             here = (at + j).clamp(max=ids.shape[1])  # of rows that are done it may lie beyond
-            raw = xp.take(logits, (here - first).clamp(0, logits.shape[1] - 1))[:, 0]
+            raw = logits[(begins[: len(ids)] + j).clamp(max=len(logits) - 1)]  # of rows that are done, any
             scores = call.scorer.processed(raw, ids, here)
             check_choice(scores, active, here[:, 0].tolist())
             drafted = draft.tokens[:, j] if j < width else None
@@ -176,8 +175,8 @@ class LookUp:
     def learn(self, tried: Tensor, accepted: Tensor) -> None:
         wrong, right = (tried > 0) & (accepted == 0), accepted > 0
         self.pause = torch.where(wrong, self.wait, (self.pause - 1).clamp(min=0))
-        self.wait = torch.where(wrong, (2 * self.wait).clamp(max=8), torch.where(right, 1, self.wait))
-        grown = torch.where(right & (accepted >= tried), 2 * self.room, accepted + 1)
+        self.wait = torch.where(wrong, (2 * self.wait).clamp(max=16), torch.where(right, 1, self.wait))
+        grown = torch.where(right & (accepted >= tried), 4 * self.room, accepted + 1)
         self.room = torch.where(tried > 0, grown.clamp(1, self.count), self.room)
 
     def keep(self, rows: Tensor) -> None:
