@@ -181,6 +181,7 @@ _RELATIVES = {
         "norm_rel_ebd": "layer_norm",
         "conv_kernel_size": 3,
     },
+    "longformer": {**_BERT, "max_position_embeddings": POSITIONS + 2, "attention_window": 4},
     "roformer": {**_BERT, "embedding_size": 12},
     "modernbert": _MODERNBERT,
     "modernbert-decoder": _MODERNBERT,

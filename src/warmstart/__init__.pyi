@@ -39,6 +39,7 @@ from warmstart.families.llama import LlamaConfig as LlamaConfig
 from warmstart.families.llama import MistralConfig as MistralConfig
 from warmstart.families.llama import Qwen2Config as Qwen2Config
 from warmstart.families.llama import Qwen3Config as Qwen3Config
+from warmstart.families.longformer import LongformerConfig as LongformerConfig
 from warmstart.families.modernbert import ModernBertConfig as ModernBertConfig
 from warmstart.families.modernbert import ModernBertDecoderConfig as ModernBertDecoderConfig
 from warmstart.families.mpnet import MPNetConfig as MPNetConfig
@@ -121,6 +122,8 @@ from warmstart.flax.models import FlaxGemmaForCausalLM as FlaxGemmaForCausalLM
 from warmstart.flax.models import FlaxGemmaModel as FlaxGemmaModel
 from warmstart.flax.models import FlaxLlamaForCausalLM as FlaxLlamaForCausalLM
 from warmstart.flax.models import FlaxLlamaModel as FlaxLlamaModel
+from warmstart.flax.models import FlaxLongformerForMaskedLM as FlaxLongformerForMaskedLM
+from warmstart.flax.models import FlaxLongformerModel as FlaxLongformerModel
 from warmstart.flax.models import FlaxMBartForCausalLM as FlaxMBartForCausalLM
 from warmstart.flax.models import FlaxMBartModel as FlaxMBartModel
 from warmstart.flax.models import FlaxMarianForCausalLM as FlaxMarianForCausalLM
@@ -256,6 +259,8 @@ from warmstart.tf.models import TFGemmaForCausalLM as TFGemmaForCausalLM
 from warmstart.tf.models import TFGemmaModel as TFGemmaModel
 from warmstart.tf.models import TFLlamaForCausalLM as TFLlamaForCausalLM
 from warmstart.tf.models import TFLlamaModel as TFLlamaModel
+from warmstart.tf.models import TFLongformerForMaskedLM as TFLongformerForMaskedLM
+from warmstart.tf.models import TFLongformerModel as TFLongformerModel
 from warmstart.tf.models import TFMBartForCausalLM as TFMBartForCausalLM
 from warmstart.tf.models import TFMBartModel as TFMBartModel
 from warmstart.tf.models import TFMarianForCausalLM as TFMarianForCausalLM
@@ -442,6 +447,8 @@ from warmstart.torch.models import GemmaForCausalLM as GemmaForCausalLM
 from warmstart.torch.models import GemmaModel as GemmaModel
 from warmstart.torch.models import LlamaForCausalLM as LlamaForCausalLM
 from warmstart.torch.models import LlamaModel as LlamaModel
+from warmstart.torch.models import LongformerForMaskedLM as LongformerForMaskedLM
+from warmstart.torch.models import LongformerModel as LongformerModel
 from warmstart.torch.models import MBartForCausalLM as MBartForCausalLM
 from warmstart.torch.models import MBartModel as MBartModel
 from warmstart.torch.models import MarianForCausalLM as MarianForCausalLM

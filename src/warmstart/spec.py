@@ -117,6 +117,7 @@ class AttentionSpec:
     disentangled: DisentangledSpec | None = None
     rotaries: tuple[RotarySpec | None, ...] = ()  # per layer, where they differ; () is `rotary` in every layer
     windows: tuple[int | None, ...] = ()  # per layer: how far back a token sees; () is everywhere without bound
+    global_tokens: bool = False  # tokens may be chosen that see all, by matrices of their own, and that all see
     pruned: dict[int, tuple[int, ...]] = field(default_factory=dict, hash=False)  # layer -> heads taken out
 
     def scale(self, layer: int) -> float:

@@ -207,6 +207,7 @@ TINY = {
     "albert": {**_BERT, "embedding_size": 12, "num_hidden_layers": 4, "num_hidden_groups": 2},
     "roformer": {**_BERT, "embedding_size": 12},
     "deberta-v2": {**_DEBERTA, "conv_kernel_size": 3, "conv_act": "gelu"},
+    "longformer": {**_BERT, "attention_window": [4, 8]},
     "modernbert": _MODERNBERT,
     "modernbert-decoder": {**_MODERNBERT, "local_attention": 8},
 }
@@ -237,7 +238,8 @@ HALVES += ("t5", "mt5")
 # The reference has no decoder of T5 that stands alone; `test_wholes.py` has it as half of a whole.
 ONLY_DECODERS = ("trocr",)
 ONLY_ENCODERS = ("distilbert", "albert", "mpnet", "t5", "mt5", "modernbert", "nomic_bert", "eurobert", "deberta-v2")
-ENCODERS = tuple(name for name in TINY if name not in ONLY_DECODERS)
+ONLY_ENCODERS += ("longformer",)
+ENCODERS = tuple(name for name in TINY if name not in (*ONLY_DECODERS, "longformer"))  # that is in a file of its own
 DECODERS = tuple(name for name in TINY if name not in ONLY_ENCODERS)
 MASKED = (
     "bert",

@@ -38,6 +38,7 @@ MODULES = {
     "gpt_neox": "gpt_neox",
     "gptj": "gptj",
     "llama": "llama",
+    "longformer": "longformer",
     "marian": "bart_relatives",
     "mbart": "bart_relatives",
     "megatron-bert": "bert_relatives",

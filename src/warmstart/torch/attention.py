@@ -116,6 +116,30 @@ def _norm_of(spec: AttentionSpec, heads: int, norm: NormSpec) -> nn.Module | Non
     return make_norm(spec.head_size, norm) if spec.head_norm else None
 
 
+class GlobalAttention(nn.Module):
+    """What chosen tokens see: everything, by matrices of their own (Beltagy et al. 2020, section 3.1)."""
+
+    def __init__(self, spec: AttentionSpec, heads: int, hidden_size: int):
+        super().__init__()
+        self.head_size, size = spec.head_size, heads * spec.head_size
+        self.query, self.key, self.value = (nn.Linear(hidden_size, size, spec.bias) for _ in range(3))
+
+    def forward(
+        self, x: Tensor, local: tuple[Tensor, Tensor | None], reach: Tensor, scale: float, dropout: float
+    ) -> tuple[Tensor, Tensor | None]:
+        """What attention gave, and its weights, where the tokens whose `reach` (r, t) is 2 have what they see.
+
+        1 is a token that sees its window, 0 is padding.
+        """
+        query, key, value = (m(x).unflatten(-1, (-1, self.head_size)).transpose(1, 2) for m in self._matrices())
+        seen, chosen = Mask((reach > 0)[:, None, None]), (reach > 1)[:, None, :, None]
+        out, weights = attend(query, key, value, seen, scale, dropout, local[1] is not None)
+        return torch.where(chosen, out, local[0]), None if weights is None else torch.where(chosen, weights, local[1])
+
+    def _matrices(self) -> tuple[nn.Linear, ...]:
+        return self.query, self.key, self.value
+
+
 class Attention(nn.Module):
     """Attention with heads, over the stack's own tokens or over a source of width `source_size`."""
 
@@ -136,6 +160,8 @@ class Attention(nn.Module):
         self.query_norm, self.key_norm = (_norm_of(spec, count, norm) for count in (heads, key_value_heads))
         is_disentangled = spec.disentangled is not None and source_size is None
         self.disentangled = Disentangled(spec, heads, hidden_size) if is_disentangled else None
+        is_global = spec.global_tokens and source_size is None
+        self.global_attention = GlobalAttention(spec, heads, hidden_size) if is_global else None
 
     def forward(
         self,
@@ -146,6 +172,7 @@ class Attention(nn.Module):
         cache: LayerCache | None = None,
         want_weights: bool = False,
         distances: Rows | None = None,
+        reach: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         query = self._heads(self.query(x), self.query_norm)
         if rotation is not None:
@@ -155,6 +182,8 @@ class Attention(nn.Module):
             mask = biased(self.disentangled(query, key, distances, self.query, self.key) * self.scale, mask.allowed)
         dropout = self.dropout if self.training else 0.0
         out, weights = attend(query, key, value, mask, self.scale, dropout, want_weights, self.soft_cap)
+        if self.global_attention is not None and reach is not None:
+            out, weights = self.global_attention(x, (out, weights), reach, self.scale, dropout)
         return self.output(out.transpose(1, 2).flatten(2)), weights
 
     def _own_pair(

@@ -68,10 +68,11 @@ class Layer(nn.Module):
         cache: LayerCache | None = None,
         want_weights: bool = False,
         distances: Rows | None = None,
+        reach: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """(r, t, h) to (r, t, h), with the weights of self-attention and of cross-attention if wanted."""
         before, h = x, self._before(x, self.attention_norm)
-        y, weights = self.attention(h, None, mask, rotation, cache, want_weights, distances)
+        y, weights = self.attention(h, None, mask, rotation, cache, want_weights, distances, reach)
         x = self._after(x, y, self.attention_norm, self.attention_output_norm)
         cross_weights = None
         if self.cross_attention is not None and (

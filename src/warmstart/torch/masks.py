@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from warmstart.spec import EmbeddingSpec
+from warmstart.spec import EmbeddingSpec, StackSpec
 from warmstart.torch.attention import Mask, biased
 
 
@@ -57,6 +57,35 @@ def _order(length: int, past: int, causal: bool, window: int | None, device: tor
     if window is not None:
         allowed = allowed & (back < window) & (back > -window)
     return allowed[None, None]
+
+
+def with_global(attention_mask: Tensor | None, global_attention_mask: Tensor | None, spec: StackSpec) -> Tensor | None:
+    """A mask (r, t) that is 2 for tokens which see everything and which everything sees, else 1, and 0 for padding.
+
+    Raises:
+        ValueError: the family has no such tokens, or the masks do not fit each other.
+    """
+    if global_attention_mask is None:
+        return attention_mask
+    if not spec.attention.global_tokens:
+        raise ValueError(f"a {spec.family} stack has no global attention; leave global_attention_mask out")
+    shape = tuple(global_attention_mask.shape)
+    if len(shape) != 2 or (attention_mask is not None and tuple(attention_mask.shape) != shape):
+        raise ValueError(f"global_attention_mask of shape {shape} must be (batch, length), as attention_mask is")
+    reach = global_attention_mask.bool().long() + 1
+    return reach if attention_mask is None else attention_mask.long() * reach
+
+
+def reach_of(attention_mask: Tensor | None) -> Tensor | None:
+    """A mask (r, t) that says of some tokens that they see everything, see `with_global`; else None."""
+    if attention_mask is None or attention_mask.dim() != 2:
+        return None
+    return None if eager(attention_mask) and not bool((attention_mask > 1).any()) else attention_mask
+
+
+def reaching(mask: Mask, reach: Tensor) -> Mask:
+    """The mask of a window, where everything sees the tokens whose reach (r, t) is 2."""
+    return mask if mask.allowed is None else Mask(mask.allowed | (reach > 1)[:, None, None])
 
 
 def leaning(mask: Mask, slopes: Tensor, length: int, past: int, dtype: torch.dtype) -> Mask:

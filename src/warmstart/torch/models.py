@@ -25,7 +25,7 @@ from warmstart.torch.cache import KeyValueCache
 from warmstart.torch.ends import Head
 from warmstart.torch.generation.generate import compute_transition_scores, generate
 from warmstart.torch.loss import cross_entropy
-from warmstart.torch.masks import eager
+from warmstart.torch.masks import eager, with_global
 from warmstart.torch.stack import Stack, States
 from warmstart.torch.unfilled import unfilled
 from warmstart.warm_start import half
@@ -101,8 +101,10 @@ class StackModel(Stack):
         use_cache = config.use_cache and not self.training if given["use_cache"] is None else given["use_cache"]
         if cache is None and use_cache and self.spec.causal and not (self.checkpoint_layers and self.training):
             cache = self.new_cache()
-        names = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
+        names = ("input_ids", "token_type_ids", "position_ids", "inputs_embeds")
+        wide = given.get("global_attention_mask")
         return {name: given[name] for name in names} | {
+            "attention_mask": with_global(given["attention_mask"], wide, self.spec),
             "source": given["encoder_hidden_states"],
             "source_attention_mask": given["encoder_attention_mask"],
             "cache": cache,
@@ -180,10 +182,12 @@ class AutoModel(StackModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        global_attention_mask: Tensor | None = None,
     ) -> Any:
         """Ids (r, t) to states (r, t, h).
 
-        `attention_mask` (r, p + t) is 1 for tokens and 0 for padding. `encoder_hidden_states` (b, s, h) with their mask
+        `attention_mask` (r, p + t) is 1 for tokens and 0 for padding. `global_attention_mask` (r, t) is 1 for tokens of
+        a Longformer that see everything and that everything sees. `encoder_hidden_states` (b, s, h) with their mask
         (b, s) are what cross-attention reads, where the model has it; row i belongs to source i // (r / b).
         """
         arguments = self._common(locals())
@@ -264,6 +268,7 @@ class AutoModelForMaskedLM(StackModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         num_items_in_batch: int | Tensor | None = None,
+        global_attention_mask: Tensor | None = None,
     ) -> Any:
         """Ids (b, s) to logits (b, s, v); with `labels` (b, s), -100 where nothing is to be predicted, the loss too."""
         states = self.states(**self._common({**locals(), "past_key_values": None, "use_cache": False}))

@@ -181,8 +181,9 @@ def encode_source(model: Any, arguments: dict[str, Any], wants: Iterable[str]) -
         more = {name: arguments[name] for name in ENCODER_ARGUMENTS if arguments.get(name) is not None}
         more |= {f"output_{name}": True for name in wants}
         embeds = arguments.get("inputs_embeds")
-        if not wants and (mask is None or mask.dim() == 2) and knows(model.encoder.spec) and is_plain(model):
-            states = encode(model.encoder, ids, mask, embeds, *(more.get(name) for name in ENCODER_ARGUMENTS))
+        usual = (mask is None or mask.dim() == 2) and "global_attention_mask" not in more
+        if not wants and usual and knows(model.encoder.spec) and is_plain(model):
+            states = encode(model.encoder, ids, mask, embeds, more.get("token_type_ids"), more.get("position_ids"))
             return {"encoder_outputs": BaseModelOutput(states.to(model.dtype)), "attention_mask": mask}
         outputs = model.encode(input_ids=ids, attention_mask=mask, inputs_embeds=embeds, **more)
     elif not hasattr(outputs, "last_hidden_state"):

@@ -19,7 +19,17 @@ from warmstart.torch.disentangled import Convolution, Distances
 from warmstart.torch.elements import make_norm
 from warmstart.torch.ends import Embeddings
 from warmstart.torch.layers import Layer
-from warmstart.torch.masks import counted, eager, leaning, leaning_by, position_rows, self_mask, source_mask
+from warmstart.torch.masks import (
+    counted,
+    eager,
+    leaning,
+    leaning_by,
+    position_rows,
+    reach_of,
+    reaching,
+    self_mask,
+    source_mask,
+)
 from warmstart.torch.pretrained import PreTrainedModel
 
 
@@ -98,6 +108,9 @@ class Stack(PreTrainedModel):
             window: self_mask(attention_mask, shape[1], past, spec.causal, window, x.device)
             for window in set(spec.attention.windows or (None,))
         }
+        reach = reach_of(attention_mask) if spec.attention.global_tokens else None
+        if reach is not None:
+            masks = {window: reaching(mask, reach) for window, mask in masks.items()}
         if spec.attention.alibi:
             slopes = torch.tensor(alibi_slopes(spec.attention.heads) * spec.attention.alibi, device=x.device)
             masks = {window: leaning(mask, slopes, shape[1], past, x.dtype) for window, mask in masks.items()}
@@ -114,7 +127,7 @@ class Stack(PreTrainedModel):
             mask = masks[spec.attention.window(index)]
             layer_cache = cache.layers[index] if cache is not None else None
             before = x
-            arguments = (x, mask, rotations[index], source, source_seen, layer_cache, want_attentions, distances)
+            arguments = (x, mask, rotations[index], source, source_seen, layer_cache, want_attentions, distances, reach)
             if self.checkpoint_layers and self.training:
                 x, weights, cross_weights = checkpoint(layer, *arguments, use_reentrant=False)
             else:

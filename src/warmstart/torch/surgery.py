@@ -98,9 +98,10 @@ def _prune(attention: Attention, kept: list[int]) -> None:
     size = attention.head_size
     device = attention.query.weight.device
     rows = torch.cat([torch.arange(head * size, (head + 1) * size, device=device) for head in kept])
-    apart = attention.disentangled
-    extra = () if apart is None else tuple(x for x in (apart.query, apart.key) if x is not None)
-    for projection in (attention.query, attention.key, attention.value, *extra):
+    holders = (attention, attention.disentangled, attention.global_attention)
+    for projection in (getattr(x, part, None) for x in holders for part in ("query", "key", "value")):
+        if projection is None:
+            continue
         projection.weight = _like(projection.weight, projection.weight[rows])
         if projection.bias is not None:
             projection.bias = _like(projection.bias, projection.bias[rows])

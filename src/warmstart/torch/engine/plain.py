@@ -60,6 +60,7 @@ def knows(spec: StackSpec) -> bool:
         or attention.alibi
         or attention.relative
         or attention.disentangled
+        or attention.global_tokens
         or attention.rotaries
         or attention.head_norms_apart
         or (attention.rotary is not None and (attention.rotary.interleaved or beyond(attention.rotary) is not None))

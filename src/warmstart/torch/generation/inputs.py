@@ -15,7 +15,7 @@ from torch import Tensor
 from warmstart.decoding.settings import start_ids
 from warmstart.generation_config import GenerationConfig
 
-ENCODER_ARGUMENTS = ("token_type_ids", "position_ids")
+ENCODER_ARGUMENTS = ("token_type_ids", "position_ids", "global_attention_mask")
 _ARGUMENTS = (
     "input_ids",
     "inputs_embeds",
