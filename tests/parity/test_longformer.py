@@ -120,6 +120,7 @@ def test_pair_with_tokens_that_see_everything(pair, tmp_path):
     wanted.loss.backward()
     assert_same_gradients(ours, theirs, least=0)
     options = {"max_new_tokens": 6, "num_beams": 2, "decoder_start_token_id": START, "pad_token_id": 3}
+    options |= {"eos_token_id": None}
     with quiet():
         tokens = theirs.generate(**inputs, **options)
     assert torch.equal(ours.generate(**inputs, **options), tokens)

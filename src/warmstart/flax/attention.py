@@ -81,6 +81,33 @@ def attend(
     return out.reshape(rows, length, heads * size), weights
 
 
+class GlobalAttention(nn.Module):
+    """What chosen tokens see: everything, by matrices of their own (Beltagy et al. 2020, section 3.1)."""
+
+    stack: StackSpec
+    heads: int
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        spec = self.stack.attention
+        size, start = self.heads * spec.head_size, normal(self.stack.initializer_range)
+        dense = partial(Linear, size, dtype=self.dtype, use_bias=spec.bias, kernel_init=start)
+        self.query, self.key, self.value = dense(), dense(), dense()
+
+    def __call__(
+        self, x: Array, local: Pair, reach: Array, scale: float, dropout: float, rng: Array | None
+    ) -> tuple[Array, Array]:
+        """What attention gave, and its weights, where the tokens whose `reach` (r, t) is 2 have what they see.
+
+        1 is a token that sees its window, 0 is padding.
+        """
+        shape = (*x.shape[:2], self.heads, -1)
+        query, key, value = (m(x).reshape(shape).swapaxes(1, 2) for m in (self.query, self.key, self.value))
+        out, weights = attend(query, key, value, (reach > 0)[:, None, None], scale, dropout, rng)
+        chosen = (reach > 1)[..., None]
+        return jnp.where(chosen, out, local[0]), jnp.where(chosen[:, None], weights, local[1])
+
+
 class Attention(nn.Module):
     """Attention with heads, over the stack's own tokens or over a source."""
 
@@ -107,6 +134,8 @@ class Attention(nn.Module):
         self.query_norm, self.key_norm = self._norm_of(heads), self._norm_of(shared)
         if spec.disentangled is not None and not self.is_cross:
             self.disentangled = Disentangled(stack, heads, self.dtype)
+        if spec.global_tokens and not self.is_cross:
+            self.global_attention = GlobalAttention(stack, heads, self.dtype)
         kinds = spec.rotary_kinds()
         self.rotate = rotate_neighbours if kinds and kinds[0].interleaved else rotate
 
@@ -128,6 +157,7 @@ class Attention(nn.Module):
         train: bool = False,
         bias: Array | None = None,
         distances: Rows | None = None,
+        reach: Array | None = None,
     ) -> tuple[Array, Array, LayerCache | None]:
         """(r, t, h) to (r, t, h), the weights, and the cache, which held `length` tokens, with what is new in it."""
         query = self._heads(self.query(x), self.query_norm)
@@ -149,6 +179,8 @@ class Attention(nn.Module):
         if distances is not None:
             bias = self.disentangled(query, key, distances, self.query, self.key, train) * scale
         out, weights = attend(query, key, value, allowed, scale, spec.dropout, rng, spec.soft_cap, bias)
+        if reach is not None:
+            out, weights = self.global_attention(x, (out, weights), reach, scale, spec.dropout, rng)
         return self.output(out), weights, cache
 
     def source_pair(self, source: Any) -> Pair:

@@ -24,7 +24,7 @@ from warmstart.flax.cache import KeyValueCache, new_cache
 from warmstart.flax.generation import compute_transition_scores, generate
 from warmstart.flax.loading import as_dtype
 from warmstart.flax.loss import shift_labels
-from warmstart.flax.masks import eager
+from warmstart.flax.masks import eager, with_global
 from warmstart.flax.models import FlaxAutoModel, FlaxAutoModelForCausalLM, either
 from warmstart.flax.pair import EncoderDecoder
 from warmstart.flax.pretrained import FlaxPreTrainedModel
@@ -212,9 +212,11 @@ class FlaxEncoderDecoderModel(FlaxPreTrainedModel):
         dropout_rng: Any = None,
         token_type_ids: Any = None,
         inputs_embeds: Any = None,
+        global_attention_mask: Any = None,
     ) -> Any:
         """Run the encoder alone: ids (b, s) to an output whose `last_hidden_state` is (b, s, h of the encoder)."""
         mask = self.encoder_attention_mask(input_ids, attention_mask)
+        mask = with_global(mask, global_attention_mask, self.module.encoder_spec)
         check_input(self.module.encoder_spec, input_ids, inputs_embeds, mask, None, position_ids, token_type_ids)
         arrays = {
             "input_ids": input_ids,
@@ -304,6 +306,7 @@ class FlaxEncoderDecoderModel(FlaxPreTrainedModel):
         dropout_rng: Any = None,
         inputs_embeds: Any = None,
         decoder_inputs_embeds: Any = None,
+        global_attention_mask: Any = None,
     ) -> Any:
         """Source ids (b, s) and target ids (r, t) to logits (r, t, v), as a `FlaxSeq2SeqLMOutput`.
 
@@ -320,6 +323,7 @@ class FlaxEncoderDecoderModel(FlaxPreTrainedModel):
                 "model.prepare_decoder_input_ids_from_labels(labels) makes from labels"
             )
         mask = self.encoder_attention_mask(input_ids, attention_mask)
+        mask = with_global(mask, global_attention_mask, self.module.encoder_spec)
         check_input(self.module.encoder_spec, input_ids, inputs_embeds, mask, None, position_ids)
         source = input_ids if input_ids is not None else inputs_embeds
         self._check_decoder(

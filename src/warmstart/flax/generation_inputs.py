@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from warmstart.decoding.settings import start_ids
+from warmstart.flax.masks import with_global
 from warmstart.flax.stack import check_input
 from warmstart.generation_config import GenerationConfig
 
@@ -21,6 +22,7 @@ def source_arrays(model: Any, arguments: dict[str, Any], multiple: int | None) -
     """The arrays of the source, its mask made, its length padded to a multiple."""
     ids, outputs = arguments.get("input_ids"), arguments.get("encoder_outputs")
     mask = model.encoder_attention_mask(ids, arguments.get("attention_mask"))
+    mask = with_global(mask, arguments.get("global_attention_mask"), model.module.encoder_spec)
     if outputs is not None:
         return {"encoder_states": outputs[0], "attention_mask": mask}
     names = ("inputs_embeds", "token_type_ids", "position_ids")

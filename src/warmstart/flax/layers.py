@@ -84,11 +84,13 @@ class Layer(nn.Module):
         train: bool = False,
         bias: Array | None = None,
         distances: Rows | None = None,
+        reach: Array | None = None,
     ) -> tuple[Array, Array, Array | None, LayerCache | None]:
         """(r, t, h) to (r, t, h), the weights of self-attention and of cross-attention, and the cache."""
         own = self if self.shared is None else self.shared
         before, h = x, self._before(x, own.attention_norm)
-        y, weights, cache = own.attention(h, None, allowed, rotation, cache, length, train, bias, distances)
+        more = (cache, length, train, bias, distances, reach)
+        y, weights, cache = own.attention(h, None, allowed, rotation, *more)
         x = self._after(x, y, own.attention_norm, own.attention_output_norm, train)
         cross_weights = None
         if self.stack.cross_attention is not None and (

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array, lax
 
 from warmstart.flax.cache import KeyValueCache
-from warmstart.spec import EmbeddingSpec
+from warmstart.spec import EmbeddingSpec, StackSpec
 
 
 def eager(array: object) -> bool:
@@ -62,6 +62,33 @@ def _order(tokens: int, cache: KeyValueCache | None, causal: bool, window: int |
     if window is not None:
         allowed = allowed & (back < window) & (back > -window)
     return allowed[None, None]
+
+
+def with_global(attention_mask: Any, global_attention_mask: Any, spec: StackSpec) -> Any:
+    """A mask (r, t) that is 2 for tokens which see everything and which everything sees, else 1, and 0 for padding.
+
+    Raises:
+        ValueError: the family has no such tokens, or the masks do not fit each other.
+    """
+    if global_attention_mask is None:
+        return attention_mask
+    if not spec.attention.global_tokens:
+        raise ValueError(f"a {spec.family} stack has no global attention; leave global_attention_mask out")
+    shape = tuple(global_attention_mask.shape)
+    if len(shape) != 2 or (attention_mask is not None and tuple(attention_mask.shape) != shape):
+        raise ValueError(f"global_attention_mask of shape {shape} must be (batch, length), as attention_mask is")
+    reach = jnp.asarray(global_attention_mask).astype(bool).astype(jnp.int32) + 1
+    return reach if attention_mask is None else jnp.asarray(attention_mask).astype(jnp.int32) * reach
+
+
+def reach_of(attention_mask: Array | None) -> Array | None:
+    """A mask (r, t) that may say of some tokens that they see everything, see `with_global`; else None."""
+    return attention_mask if attention_mask is not None and attention_mask.ndim == 2 else None
+
+
+def reaching(allowed: Array | None, reach: Array) -> Array | None:
+    """The mask of a window, where everything sees the tokens whose reach (r, t) is 2."""
+    return None if allowed is None else allowed | (reach > 1)[:, None, None]
 
 
 def leaning(slopes: Array, tokens: int, cache: KeyValueCache | None) -> Array:

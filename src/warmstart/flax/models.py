@@ -17,6 +17,7 @@ from warmstart.fitting import Side
 from warmstart.flax.cache import KeyValueCache, new_cache
 from warmstart.flax.generation import compute_transition_scores, generate
 from warmstart.flax.loading import as_dtype
+from warmstart.flax.masks import with_global
 from warmstart.flax.pretrained import FlaxPreTrainedModel
 from warmstart.flax.stack import Stack, States, check_input
 from warmstart.outputs import (
@@ -105,14 +106,17 @@ class FlaxStackModel(FlaxPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        global_attention_mask: Array | None = None,
     ) -> Any:
         """Ids (r, t) to states (r, t, h), or with a head to logits (r, t, v).
 
         `attention_mask` (r, t) is 1 for tokens and 0 for padding; with `past_key_values` it covers the whole cache.
+        `global_attention_mask` (r, t) is 1 for tokens of a Longformer that see everything and that everything sees.
         `encoder_hidden_states` (b, s, h) with their mask (b, s) are what cross-attention reads, where the model has it;
         row i belongs to source i // (r / b). `params` are used in place of the model's own.
         """
         config, spec = self.config, self.spec
+        attention_mask = with_global(attention_mask, global_attention_mask, spec)
         check_input(spec, input_ids, inputs_embeds, attention_mask, past_key_values, position_ids, token_type_ids)
         if encoder_hidden_states is not None and spec.cross_attention is None:
             raise ValueError(

@@ -19,7 +19,17 @@ from warmstart.flax.disentangled import Convolution, Distances
 from warmstart.flax.elements import make_norm, normal
 from warmstart.flax.ends import Embeddings, Head
 from warmstart.flax.layers import Layer
-from warmstart.flax.masks import counted, eager, leaning, leaning_by, position_rows, self_mask, source_mask
+from warmstart.flax.masks import (
+    counted,
+    eager,
+    leaning,
+    leaning_by,
+    position_rows,
+    reach_of,
+    reaching,
+    self_mask,
+    source_mask,
+)
 from warmstart.spec import RotarySpec, StackSpec, alibi_slopes, beyond, inverse_frequencies, relative_buckets
 
 
@@ -122,6 +132,11 @@ class Stack(nn.Module):
             window: self_mask(attention_mask, tokens, cache, spec.causal, window)
             for window in set(spec.attention.windows or (None,))
         }
+        reach = reach_of(attention_mask) if spec.attention.global_tokens else None
+        if spec.attention.global_tokens and self.is_initializing():  # parameters are made by what is called
+            reach = jnp.ones((1, tokens), jnp.int32)
+        if reach is not None:
+            masks = {window: reaching(mask, reach) for window, mask in masks.items()}
         bias = None
         if spec.attention.alibi:
             slopes = jnp.asarray(alibi_slopes(spec.attention.heads) * spec.attention.alibi, self.dtype)
@@ -136,7 +151,7 @@ class Stack(nn.Module):
             held = None if cache is None else cache.layers[index]
             before, mask = x, masks[spec.attention.window(index)]
             x, weights, cross_weights, new = self.layers[index](
-                x, mask, rotations[index], source, source_seen, held, past, train, bias, distances
+                x, mask, rotations[index], source, source_seen, held, past, train, bias, distances, reach
             )
             if train and spec.layer_drop:  # skipped afterwards: a gradient for every parameter
                 x = jnp.where(jax.random.uniform(self.make_rng("dropout")) < spec.layer_drop, before, x)

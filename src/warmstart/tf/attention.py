@@ -107,6 +107,28 @@ def _norm_of(spec: AttentionSpec, heads: int, norm: NormSpec) -> Any:
     return make_norm(spec.head_size, norm) if spec.head_norm else None
 
 
+class GlobalAttention(Block):
+    """What chosen tokens see: everything, by matrices of their own (Beltagy et al. 2020, section 3.1)."""
+
+    def __init__(self, spec: AttentionSpec, heads: int, hidden_size: int) -> None:
+        super().__init__()
+        self.heads, self.head_size, size = heads, spec.head_size, heads * spec.head_size
+        self.query, self.key, self.value = (linear(hidden_size, size, spec.bias) for _ in range(3))
+
+    def call(self, x: Any, local: tuple[Any, Any], reach: Any, scale: float, dropout: Any = None) -> tuple[Any, Any]:
+        """What attention gave, and its weights, where the tokens whose `reach` (r, t) is 2 have what they see.
+
+        1 is a token that sees its window, 0 is padding.
+        """
+        shape = [-1, size_of(reach, 1), self.heads, self.head_size]
+        query, key, value = (
+            tf.transpose(tf.reshape(m(x), shape), [0, 2, 1, 3]) for m in (self.query, self.key, self.value)
+        )
+        out, weights = attend(query, key, value, (reach > 0)[:, None, None], scale, dropout, 1)
+        chosen = (reach > 1)[:, None, :, None]
+        return tf.where(chosen, out, local[0]), tf.where(chosen, weights, local[1])
+
+
 class Attention(Block):
     """Attention with heads, over the stack's own tokens or over a source of width `source_size`."""
 
@@ -129,6 +151,8 @@ class Attention(Block):
         self.query_norm, self.key_norm = (_norm_of(spec, count, norm) for count in (heads, key_value_heads))
         is_disentangled = spec.disentangled is not None and source_size is None
         self.disentangled = Disentangled(spec, heads, hidden_size) if is_disentangled else None
+        is_global = spec.global_tokens and source_size is None
+        self.global_attention = GlobalAttention(spec, heads, hidden_size) if is_global else None
         self.dropout = keras.layers.Dropout(spec.dropout) if spec.dropout else None
 
     def call(
@@ -142,6 +166,7 @@ class Attention(Block):
         at: Any = 0,
         bias: Any = None,
         distances: Rows | None = None,
+        reach: Any = None,
     ) -> tuple[Any, Any]:
         """(r * t, h) to (r * t, h), with the weights (r, n, t, s)."""
         query = self._heads(self.query(x), length, self.query_norm)
@@ -160,6 +185,9 @@ class Attention(Block):
         out, weights = attend(
             query, key, value, allowed, self.scale, self.dropout, shared, self.soft_cap, bias, is_turned=self.is_cross
         )
+        if self.global_attention is not None and reach is not None:
+            given = {"reach": reach, "scale": self.scale, "dropout": self.dropout}
+            out, weights = self.global_attention(x, local=(out, weights), **given)
         out = tf.transpose(out, [0, 2, 1, 3])
         return self.output_layer(tf.reshape(out, [-1, out.shape[2] * out.shape[3]])), weights
 

@@ -14,6 +14,7 @@ import tensorflow as tf
 from warmstart.decoding.settings import start_ids
 from warmstart.generation_config import GenerationConfig
 from warmstart.tf.inputs import as_ids, as_mask, as_tensor, check_ids, eager
+from warmstart.tf.masks import with_global
 
 ENCODER_ARGUMENTS = ("token_type_ids", "position_ids")
 _ARGUMENTS = (
@@ -27,6 +28,7 @@ _ARGUMENTS = (
     "negative_prompt_attention_mask",
     "tokenizer",
     *ENCODER_ARGUMENTS,
+    "global_attention_mask",
 )
 # As a batch or an older call may hold them.
 _WITHOUT_EFFECT = ("labels", "return_dict", "use_model_defaults")
@@ -118,6 +120,7 @@ def source_tensors(model: Any, arguments: dict[str, Any], multiple: int | None) 
         given["input_ids"] = ids = checked_ids(arguments["input_ids"], "input_ids")
         check_ids(ids, model.encoder.spec.embedding.vocabulary, model.encoder.spec.family)
         mask = model.encoder_attention_mask(ids, mask)
+    mask = with_global(mask, arguments.get("global_attention_mask"), model.encoder.spec)
     given |= {name: as_ids(arguments[name], name) for name in ENCODER_ARGUMENTS if arguments.get(name) is not None}
     if mask is not None:
         given["attention_mask"] = tf.cast(mask, tf.int32)
@@ -183,7 +186,8 @@ def decoder_prompt(config: GenerationConfig, arguments: dict[str, Any], sources:
 
 def prompt_only(model: Any, config: GenerationConfig, arguments: dict[str, Any]) -> tuple[Any, Any]:
     """The prompt of a model without an encoder (b, p), and its mask."""
-    others = ("encoder_outputs", "inputs_embeds", "decoder_input_ids", "decoder_attention_mask", *ENCODER_ARGUMENTS)
+    others = ("encoder_outputs", "inputs_embeds", "decoder_input_ids", "decoder_attention_mask")
+    others += (*ENCODER_ARGUMENTS, "global_attention_mask")
     for name in others:
         if arguments.get(name) is not None:
             raise ValueError(f"{name} is not supported by generate() of a model without an encoder; give input_ids")

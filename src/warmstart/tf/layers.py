@@ -74,10 +74,12 @@ class TransformerLayer(Block):
         at: Any = 0,
         bias: Any = None,
         distances: Rows | None = None,
+        reach: Any = None,
     ) -> tuple[Any, Any, Any]:
         """(r * t, h) to (r * t, h), with the weights of self-attention and of cross-attention."""
         before, h = x, self._before(x, self.attention_norm)
         own = {"rotation": rotation, "cache": cache, "at": at, "bias": bias, "distances": distances}
+        own |= {"reach": reach}
         y, weights = self.attention(h, length=length, allowed=allowed, **own)
         x = self._after(x, y, self.attention_norm, self.attention_output_norm)
         cross_weights = None

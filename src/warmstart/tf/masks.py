@@ -10,9 +10,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from warmstart.spec import EmbeddingSpec
+from warmstart.spec import EmbeddingSpec, StackSpec
 from warmstart.tf.cache import KeyValueCache
 from warmstart.tf.elements import size_of
+from warmstart.tf.inputs import as_mask
 
 
 def source_mask(attention_mask: Any) -> Any:
@@ -59,6 +60,35 @@ def _span(length: Any, cache: KeyValueCache | None) -> tuple[Any, Any]:
     """How many tokens came before, and how many places keys have."""
     past = 0 if cache is None else cache.length
     return past, past + length if cache is None or cache.capacity is None else cache.capacity
+
+
+def with_global(attention_mask: Any, global_attention_mask: Any, spec: StackSpec) -> Any:
+    """A mask (r, t) that is 2 for tokens which see everything and which everything sees, else 1, and 0 for padding.
+
+    Raises:
+        ValueError: the family has no such tokens, or the masks do not fit each other.
+    """
+    if global_attention_mask is None:
+        return attention_mask
+    if not spec.attention.global_tokens:
+        raise ValueError(f"a {spec.family} stack has no global attention; leave global_attention_mask out")
+    reach = tf.cast(tf.cast(as_mask(global_attention_mask, "global_attention_mask"), tf.bool), tf.int32) + 1
+    mask = as_mask(attention_mask, "attention_mask")
+    if reach.shape.rank != 2 or (mask is not None and not reach.shape.is_compatible_with(mask.shape)):
+        shape = tuple(reach.shape)
+        raise ValueError(f"global_attention_mask of shape {shape} must be (batch, length), as attention_mask is")
+    return reach if mask is None else tf.cast(mask, tf.int32) * reach
+
+
+def reach_of(attention_mask: Any) -> Any:
+    """A mask (r, t) that may say of some tokens that they see everything, see `with_global`; else None."""
+    is_flat = attention_mask is not None and attention_mask.shape.rank == 2
+    return tf.cast(attention_mask, tf.int32) if is_flat else None
+
+
+def reaching(allowed: Any, reach: Any) -> Any:
+    """The mask of a window, where everything sees the tokens whose reach (r, t) is 2."""
+    return None if allowed is None else allowed | (reach > 1)[:, None, None]
 
 
 def leaning(slopes: Any, length: Any, cache: KeyValueCache | None) -> Any:

@@ -26,6 +26,7 @@ from warmstart.tf.ends import Head
 from warmstart.tf.generation import compute_transition_scores, generate
 from warmstart.tf.inputs import as_ids, as_tensor
 from warmstart.tf.loss import counted_losses
+from warmstart.tf.masks import with_global
 from warmstart.tf.serving import export
 from warmstart.tf.stack import Stack, States
 from warmstart.tf.unfilled import is_unfilled
@@ -37,6 +38,7 @@ _ARGUMENTS = (
     "token_type_ids",
     "position_ids",
     "inputs_embeds",
+    "global_attention_mask",
     "encoder_hidden_states",
     "encoder_attention_mask",
     "past_key_values",
@@ -112,6 +114,7 @@ class StackModel(Stack):
         use_cache = config.use_cache and not given["training"] if given["use_cache"] is None else given["use_cache"]
         if cache is None and use_cache and self.spec.causal:
             cache = self.new_cache()
+        given["attention_mask"] = with_global(given["attention_mask"], given["global_attention_mask"], self.spec)
         states = self.states(
             **{name: given[name] for name in _ARGUMENTS[:5]},
             source=source,
@@ -177,10 +180,12 @@ class TFAutoModel(StackModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         training: bool | None = None,
+        global_attention_mask: Any = None,
     ) -> Any:
         """Ids (r, t) to states (r, t, h); the first argument may be a dict of all.
 
-        `attention_mask` (r, p + t) is 1 for tokens and 0 for padding. `encoder_hidden_states` (b, s, h) with their mask
+        `attention_mask` (r, p + t) is 1 for tokens and 0 for padding. `global_attention_mask` (r, t) is 1 for tokens of
+        a Longformer that see everything and that everything sees. `encoder_hidden_states` (b, s, h) with their mask
         (b, s) are what cross-attention reads, where the model has it; row i belongs to source i // (r / b).
         """
         states, given = self._run(_without_self(locals()))
@@ -263,6 +268,7 @@ class TFAutoModelForMaskedLM(StackModel):
         return_dict: bool | None = None,
         use_cache: bool | None = None,
         training: bool | None = None,
+        global_attention_mask: Any = None,
     ) -> Any:
         """Ids (b, s) to logits (b, s, v); with `labels` (b, s), -100 where nothing is to be predicted, the losses too.
 

@@ -18,7 +18,16 @@ from warmstart.tf.elements import make_norm, size_of, table
 from warmstart.tf.ends import Embeddings
 from warmstart.tf.inputs import as_ids, as_mask, as_tensor, check_ids, check_mask, check_rows
 from warmstart.tf.layers import TransformerLayer
-from warmstart.tf.masks import counted, leaning, leaning_by, position_rows, self_mask, source_mask
+from warmstart.tf.masks import (
+    counted,
+    leaning,
+    leaning_by,
+    position_rows,
+    reach_of,
+    reaching,
+    self_mask,
+    source_mask,
+)
 from warmstart.tf.pretrained import PreTrainedModel
 
 
@@ -89,6 +98,9 @@ class Stack(PreTrainedModel):
             window: self_mask(attention_mask, length, cache, spec.causal, window)
             for window in set(spec.attention.windows or (None,))
         }
+        reach = reach_of(attention_mask) if spec.attention.global_tokens else None
+        if reach is not None:
+            masks = {window: reaching(mask, reach) for window, mask in masks.items()}
         bias = None
         if spec.attention.alibi:
             slopes = tf.cast(alibi_slopes(spec.attention.heads) * spec.attention.alibi, x.dtype)
@@ -120,6 +132,7 @@ class Stack(PreTrainedModel):
                 at=past,
                 bias=bias,
                 distances=distances,
+                reach=reach,
             )
             if spec.layer_drop and training:  # skipped afterwards: one graph, and a gradient for every parameter
                 x = tf.where(tf.random.uniform([]) < spec.layer_drop, before, x)
