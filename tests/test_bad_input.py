@@ -113,7 +113,7 @@ def test_a_config_without_a_model_type(bert):
     assert torch.equal(model(expected)[0], given(expected)[0])
 
 
-@pytest.mark.parametrize("model_type", ["longformer", "", None, 3, ["bert"], {}])
+@pytest.mark.parametrize("model_type", ["xlnet", "", None, 3, ["bert"], {}])
 def test_a_family_that_is_not_supported_is_named_with_the_list(model_type, bert):
     change(bert, model_type=model_type)
     for read in (AutoConfig, AutoModel, AutoModelForCausalLM):
@@ -127,13 +127,13 @@ def test_a_family_that_is_not_supported_is_named_with_the_list(model_type, bert)
 def test_a_decoder_that_is_not_supported(folders, tmp_path):
     """Rule 8: refused by name, with the list."""
     pair = shutil.copytree(folders / "pair", tmp_path / "pair")
-    change(pair, decoder={"model_type": "longformer", "d_model": 8})
-    with pytest.raises(ValueError, match=rf"'longformer' is not supported; the families are {SUPPORTED}"):
+    change(pair, decoder={"model_type": "xlnet", "d_model": 8})
+    with pytest.raises(ValueError, match=rf"'xlnet' is not supported; the families are {SUPPORTED}"):
         EncoderDecoderModel.from_pretrained(pair)
-    (tmp_path / "longformer").mkdir()
-    (tmp_path / "longformer" / "config.json").write_text('{"model_type": "longformer"}')
-    with pytest.raises(ValueError, match=rf"'longformer' is not supported; the families are {SUPPORTED}"):
-        EncoderDecoderModel.from_encoder_decoder_pretrained(folders / "bert", tmp_path / "longformer")
+    (tmp_path / "xlnet").mkdir()
+    (tmp_path / "xlnet" / "config.json").write_text('{"model_type": "xlnet"}')
+    with pytest.raises(ValueError, match=rf"'xlnet' is not supported; the families are {SUPPORTED}"):
+        EncoderDecoderModel.from_encoder_decoder_pretrained(folders / "bert", tmp_path / "xlnet")
 
 
 @pytest.mark.parametrize(

@@ -229,8 +229,8 @@ def test_a_tokenizer_that_is_too_large_is_noted(run, copy_of):
         (lambda folder: (folder / "config.json").unlink(), "there is no 'config.json' in"),
         (lambda folder: (folder / "config.json").write_bytes(b"\xff"), "is not UTF-8 text"),
         (
-            lambda folder: change_json(folder / "config.json", model_type="longformer"),
-            "model_type 'longformer' is not supported",
+            lambda folder: change_json(folder / "config.json", model_type="xlnet"),
+            "model_type 'xlnet' is not supported",
         ),
         (lambda folder: change_json(folder / "config.json", model_type=None), "config.json has no model_type"),
         (lambda folder: (folder / "model.safetensors").unlink(), "has no weights: none of model.safetensors, "),
