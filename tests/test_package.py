@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import warmstart
+from warmstart.families import MODULES, family
 from warmstart.public_names import NAMES_BY_MODULE
 
 ROOT = Path(__file__).parent.parent
@@ -115,3 +116,9 @@ def test_oracle_is_the_one_that_this_environment_is_for():
     installed = importlib.metadata.version("transformers")
     environment = {"4": "test.in", "5": "test-v5.in"}[installed[0]]
     assert f"transformers=={installed}" in (ROOT / "requirements" / environment).read_text().split()
+
+
+def test_every_model_of_a_family_has_a_public_name():
+    classes = {name for model_type in MODULES for name in family(model_type).architectures.values()}
+    wanted = {prefix + name for prefix in ("", "Flax", "TF") for name in classes}
+    assert wanted - set(PUBLIC_NAMES) == {"FlaxBertLMHeadModel"}  # which the reference calls FlaxBertForCausalLM

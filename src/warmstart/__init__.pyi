@@ -126,6 +126,9 @@ from warmstart.flax.models import FlaxLongformerForMaskedLM as FlaxLongformerFor
 from warmstart.flax.models import FlaxLongformerModel as FlaxLongformerModel
 from warmstart.flax.models import FlaxMBartForCausalLM as FlaxMBartForCausalLM
 from warmstart.flax.models import FlaxMBartModel as FlaxMBartModel
+from warmstart.flax.models import FlaxMPNetForMaskedLM as FlaxMPNetForMaskedLM
+from warmstart.flax.models import FlaxMPNetModel as FlaxMPNetModel
+from warmstart.flax.models import FlaxMT5EncoderModel as FlaxMT5EncoderModel
 from warmstart.flax.models import FlaxMarianForCausalLM as FlaxMarianForCausalLM
 from warmstart.flax.models import FlaxMarianModel as FlaxMarianModel
 from warmstart.flax.models import FlaxMegatronBertForCausalLM as FlaxMegatronBertForCausalLM
@@ -176,6 +179,8 @@ from warmstart.flax.models import FlaxStableLmForCausalLM as FlaxStableLmForCaus
 from warmstart.flax.models import FlaxStableLmModel as FlaxStableLmModel
 from warmstart.flax.models import FlaxStarcoder2ForCausalLM as FlaxStarcoder2ForCausalLM
 from warmstart.flax.models import FlaxStarcoder2Model as FlaxStarcoder2Model
+from warmstart.flax.models import FlaxT5EncoderModel as FlaxT5EncoderModel
+from warmstart.flax.models import FlaxT5GemmaEncoderModel as FlaxT5GemmaEncoderModel
 from warmstart.flax.models import FlaxTrOCRForCausalLM as FlaxTrOCRForCausalLM
 from warmstart.flax.models import FlaxXGLMForCausalLM as FlaxXGLMForCausalLM
 from warmstart.flax.models import FlaxXGLMModel as FlaxXGLMModel
@@ -263,6 +268,9 @@ from warmstart.tf.models import TFLongformerForMaskedLM as TFLongformerForMasked
 from warmstart.tf.models import TFLongformerModel as TFLongformerModel
 from warmstart.tf.models import TFMBartForCausalLM as TFMBartForCausalLM
 from warmstart.tf.models import TFMBartModel as TFMBartModel
+from warmstart.tf.models import TFMPNetForMaskedLM as TFMPNetForMaskedLM
+from warmstart.tf.models import TFMPNetModel as TFMPNetModel
+from warmstart.tf.models import TFMT5EncoderModel as TFMT5EncoderModel
 from warmstart.tf.models import TFMarianForCausalLM as TFMarianForCausalLM
 from warmstart.tf.models import TFMarianModel as TFMarianModel
 from warmstart.tf.models import TFMegatronBertForCausalLM as TFMegatronBertForCausalLM
@@ -313,6 +321,8 @@ from warmstart.tf.models import TFStableLmForCausalLM as TFStableLmForCausalLM
 from warmstart.tf.models import TFStableLmModel as TFStableLmModel
 from warmstart.tf.models import TFStarcoder2ForCausalLM as TFStarcoder2ForCausalLM
 from warmstart.tf.models import TFStarcoder2Model as TFStarcoder2Model
+from warmstart.tf.models import TFT5EncoderModel as TFT5EncoderModel
+from warmstart.tf.models import TFT5GemmaEncoderModel as TFT5GemmaEncoderModel
 from warmstart.tf.models import TFTrOCRForCausalLM as TFTrOCRForCausalLM
 from warmstart.tf.models import TFXGLMForCausalLM as TFXGLMForCausalLM
 from warmstart.tf.models import TFXGLMModel as TFXGLMModel
@@ -451,6 +461,9 @@ from warmstart.torch.models import LongformerForMaskedLM as LongformerForMaskedL
 from warmstart.torch.models import LongformerModel as LongformerModel
 from warmstart.torch.models import MBartForCausalLM as MBartForCausalLM
 from warmstart.torch.models import MBartModel as MBartModel
+from warmstart.torch.models import MPNetForMaskedLM as MPNetForMaskedLM
+from warmstart.torch.models import MPNetModel as MPNetModel
+from warmstart.torch.models import MT5EncoderModel as MT5EncoderModel
 from warmstart.torch.models import MarianForCausalLM as MarianForCausalLM
 from warmstart.torch.models import MarianModel as MarianModel
 from warmstart.torch.models import MegatronBertForCausalLM as MegatronBertForCausalLM
@@ -501,6 +514,8 @@ from warmstart.torch.models import StableLmForCausalLM as StableLmForCausalLM
 from warmstart.torch.models import StableLmModel as StableLmModel
 from warmstart.torch.models import Starcoder2ForCausalLM as Starcoder2ForCausalLM
 from warmstart.torch.models import Starcoder2Model as Starcoder2Model
+from warmstart.torch.models import T5EncoderModel as T5EncoderModel
+from warmstart.torch.models import T5GemmaEncoderModel as T5GemmaEncoderModel
 from warmstart.torch.models import TrOCRForCausalLM as TrOCRForCausalLM
 from warmstart.torch.models import XGLMForCausalLM as XGLMForCausalLM
 from warmstart.torch.models import XGLMModel as XGLMModel

@@ -1,5 +1,7 @@
 """Whole encoder-decoders of one family open as pairs: the same outputs, gradients and generated tokens, either half."""
 
+import json
+
 import pytest
 import torch
 import transformers
@@ -120,6 +122,21 @@ def test_generation(models, beams):
 def until_end(row):
     """A row's tokens up to the first end."""
     return row[: row.index(2) + 1] if 2 in row else row
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("version", ["4.57.6", "5.23.0"])
+def test_an_mt5_of_either_version(version, tmp_path):
+    """A tied head of version 4 reads scaled states; version 5 ties every head, scales nothing, and says neither."""
+    folder = saved(whole("mt5", tie_word_embeddings=True), tmp_path)
+    fields = json.loads((folder / "config.json").read_text())
+    del fields["transformers_version"]
+    fields |= {"transformers_version": version, "tie_word_embeddings": True}
+    (folder / "config.json").write_text(json.dumps(fields))
+    ours = EncoderDecoderModel.from_pretrained(folder)
+    assert ours.decoder.spec.head.tied and (ours.decoder.spec.head.scale == 1.0) is (version == "5.23.0")
+    again = EncoderDecoderModel.from_pretrained(saved(ours, tmp_path / "again"))
+    assert again.decoder.spec == ours.decoder.spec
 
 
 @torch.no_grad()

@@ -62,7 +62,11 @@ class T5Config(PretrainedConfig):
 
 
 class MT5Config(T5Config):
-    """An mT5's configuration."""
+    """An mT5's configuration.
+
+    Version 5 of the reference says of every mT5 that its head is tied, and multiplies nothing: such a file gets the
+    field that newer T5 have for it, `scale_decoder_outputs`.
+    """
 
     model_type = "mt5"
     defaults = {
@@ -79,6 +83,12 @@ class MT5Config(T5Config):
         "decoder_start_token_id": 0,
         "classifier_dropout": 0.0,
     }
+
+    def complete(self) -> None:
+        super().complete()
+        major = str(self.transformers_version or "").partition(".")[0]
+        if major.isdecimal() and int(major) >= 5:
+            self.__dict__.setdefault("scale_decoder_outputs", False)
 
 
 def t5_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
