@@ -186,3 +186,41 @@ def test_time_has_no_begin_inside_jit(both, sources):
     ids, mask = batch(sources)
     with pytest.raises(ValueError, match="inside jit there is none"):
         jax.jit(lambda ids: both[1].generate(ids, attention_mask=mask, max_length=9, max_time=1.0).sequences)(ids)
+
+
+def _spoils(value):
+    """A processor that leaves no score in the second row, from the second new token on."""
+
+    def spoil(ids, scores, at):
+        return jnp.where((jnp.arange(len(scores)) == 1)[:, None] & (at >= 2), value, scores)
+
+    return spoil
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("value", [-np.inf, np.nan])
+def test_a_row_without_a_choice_is_an_error(value, beams, both, sources):
+    """A compiled loop cannot raise: the error comes after it; inside `jit` the row ends there."""
+    _, flax, _ = both
+    ids, mask = batch(sources)
+    given = {"attention_mask": mask, "logits_processor": [_spoils(value)], "max_length": 7, "eos_token_id": None}
+    given |= {"num_beams": beams, "pad_token_id": 1}
+    if beams == 1 or np.isnan(value):
+        message = "row 1 at position 2 are no numbers" if np.isnan(value) else "all tokens are forbidden in row 1 at"
+        with pytest.raises(ValueError, match=message):
+            flax.generate(ids, **given)
+    inside = np.asarray(jax.jit(lambda ids: flax.generate(ids, **given).sequences)(ids))
+    if beams == 1:
+        assert (inside[1, 2:] == 1).all() and (inside[[0, 2, 3], 2:] != 1).any(1).all()
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_settings_that_leave_no_token_are_the_error_of_torch(beams, both, sources):
+    ours, flax, _ = both
+    ids, mask = batch(sources)
+    given = {"max_length": 7, "num_beams": beams, "suppress_tokens": list(range(flax.config.decoder.vocab_size))}
+    with pytest.raises(ValueError, match=r"all tokens are forbidden in row 0|no sequence is possible") as wanted:
+        ours.generate(torch.tensor(ids), attention_mask=torch.tensor(mask), **given)
+    with pytest.raises(ValueError) as found:
+        flax.generate(ids, attention_mask=mask, **given)
+    assert str(found.value) == str(wanted.value)

@@ -174,3 +174,41 @@ def test_what_cannot_be_is_refused(settings, message, both):
 def test_a_prefix_function_that_allows_nothing_is_an_error(both):
     with pytest.raises(Exception, match="prefix_allowed_tokens_fn allows no token for source 0 at 1"):
         both[1].generate(**source(), max_length=9, prefix_allowed_tokens_fn=lambda *_: [])
+
+
+def _spoils(value):
+    """A processor that leaves no score in the second row, from the second new token on."""
+
+    def spoil(ids, scores, at):
+        return tf.where((tf.range(tf.shape(scores)[0]) == 1)[:, None] & (at >= 2), value, scores)
+
+    return spoil
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("value", [-np.inf, np.nan])
+def test_a_row_without_a_choice_is_an_error(value, beams, both):
+    """A graph cannot raise: the error comes after it; inside a `tf.function` the row ends there."""
+    _, ours = both
+    given = {"logits_processor": [_spoils(value)], "max_length": 7, "eos_token_id": None, "pad_token_id": 0}
+    given["num_beams"] = beams
+    if beams == 1 or np.isnan(value):
+        message = "row 1 at position 2 are no numbers" if np.isnan(value) else "all tokens are forbidden in row 1 at"
+        with pytest.raises(ValueError, match=message):
+            ours.generate(**source(), **given)
+        with pytest.raises(ValueError, match=message):
+            ours.generate(**source(), **given, jit_compile=True)
+    inside = tf.function(lambda x: ours.generate(x, **given))(tf.constant(source()["input_ids"])).numpy()
+    if beams == 1:
+        assert (inside[1, 2:] == 0).all() and (inside[[0, 2], 2:] != 0).any(1).all()
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_settings_that_leave_no_token_are_the_error_of_torch(beams, both):
+    theirs, ours = both
+    given = {"max_length": 7, "num_beams": beams, "suppress_tokens": list(range(ours.config.decoder.vocab_size))}
+    with pytest.raises(ValueError, match=r"all tokens are forbidden in row 0|no sequence is possible") as wanted:
+        theirs.generate(**tensors(source()), **given)
+    with pytest.raises(ValueError) as found:
+        ours.generate(**source(), **given)
+    assert str(found.value) == str(wanted.value)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from warmstart.decoding.choice import check_choice, check_found
 from warmstart.decoding.constraints import constraints_of
 from warmstart.decoding.outputs import (
     GenerateBeamDecoderOnlyOutput,
@@ -167,6 +168,7 @@ def generate(
     key = jax.random.key(seed or 0) if prng_key is None else prng_key
     arrays = {name: None if value is None else jnp.asarray(value) for name, value in arrays.items()}
     found = search(wanted, model.params if params is None else params, arrays, key)
+    _check_result(found, plan, config)
     if not config.return_dict_in_generate:
         return FlaxGenerateOutput(sequences=found["sequences"], scores=found.get("sequences_scores"))
     return _output(found, plan, config, arguments if encoder_decoder else None)
@@ -204,6 +206,17 @@ def _as_text(config: GenerationConfig) -> str:
     """The settings as text, by which compiled searches are told apart; constraints are told apart by themselves."""
     plain = GenerationConfig(**{name: x for name, x in config.explicit().items() if name != "constraints"})
     return plain.to_json_string(use_diff=False)
+
+
+def _check_result(found: dict[str, Any], plan: Plan, config: GenerationConfig) -> None:
+    """What a compiled search could not raise; while it is traced, and over many processes, it stays unsaid."""
+    trouble = found.pop("trouble")
+    if isinstance(trouble, jax.core.Tracer) or not trouble.is_fully_addressable:
+        return
+    check_choice(*trouble[0].tolist())
+    if plan.beams > 1:
+        best = found["sequences_scores"].reshape(-1, plan.sequences)[:, 0]
+        check_found(best.tolist(), int(found["new"]), config.length_penalty)
 
 
 def _output(found: dict[str, Any], plan: Plan, config: GenerationConfig, source: dict[str, Any] | None) -> Any:

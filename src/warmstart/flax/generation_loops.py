@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from warmstart.decoding import beams, constrained_arrays, contrastive, groups, sampling
+from warmstart.decoding import beams, choice, constrained_arrays, contrastive, groups, sampling
 from warmstart.decoding.processors import Processor, process
 from warmstart.decoding.settings import Plan
 from warmstart.decoding.stopping import Stop, stopping
@@ -138,20 +138,39 @@ def one_by_one(call: Call, caches: Caches) -> dict[str, Any]:
     plan, stop = call.plan, call.stop
     state = _counted(sampling.start(XP, jnp.repeat(call.prompt, plan.rows, 0), plan.max_length, plan.pad))
 
-    def goes_on(carried: Any) -> Array:
-        return (carried[0].at < plan.max_length) & ~jnp.all(carried[0].done)
-
     def turn(carried: Any) -> Any:
-        state, caches, key = carried
+        state, caches, trouble, key = carried
         states, scores, caches = call.read(state.ids, state.at, caches)
         scores = call.processed(scores, state.ids, state.at)
         key, now = jax.random.split(key)
         choose = partial(jax.random.categorical, now) if plan.sample else XP.argmax
-        return (sampling.step(XP, state, scores, choose, stop, plan.pad), caches, key), call.seen(states, scores)
+        state, trouble = _watched(state, scores, trouble)
+        state = sampling.step(XP, state, scores, choose, stop, plan.pad)
+        return (state, caches, trouble, key), call.seen(states, scores)
 
-    (state, caches, _), kept = looped(call, goes_on, turn, (state, caches, call.key))
-    steps = state.at - plan.prompt_length
-    return {"sequences": state.ids, "steps": steps, "new": steps, "kept": kept, "cache": caches[0]}
+    first = (state, caches, choice.no_trouble(XP), call.key)
+    (state, caches, trouble, _), kept = looped(call, partial(_not_all_done, plan), turn, first)
+    return _rows(call, state, kept, caches, trouble)
+
+
+def _not_all_done(plan: Plan, carried: Any) -> Array:
+    return (carried[0].at < plan.max_length) & ~jnp.all(carried[0].done)
+
+
+def _watched(state: sampling.Rows, scores: Array, trouble: Array) -> tuple[sampling.Rows, Array]:
+    """A row that has no token to choose from ends there, and is remembered."""
+    trouble, stuck = choice.watch(XP, trouble, scores, state.at, ~state.done)
+    return state._replace(done=state.done | stuck), trouble
+
+
+def _watched_beams(state: Any, scores: Array, trouble: Array) -> Array:
+    """Beams may run out of tokens, but scores that are no numbers are remembered."""
+    return choice.watch(XP, trouble, scores, state.at, jnp.ones(len(scores), bool), may_die=True)[0]
+
+
+def _rows(call: Call, state: Any, kept: dict[str, Any], caches: Caches, trouble: Array) -> dict[str, Any]:
+    steps = state.at - call.plan.prompt_length
+    return {"sequences": state.ids, "steps": steps, "new": steps, "kept": kept, "cache": caches[0], "trouble": trouble}
 
 
 def beam_search(call: Call, caches: Caches) -> dict[str, Any]:
@@ -164,21 +183,24 @@ def beam_search(call: Call, caches: Caches) -> dict[str, Any]:
         return jnp.take_along_axis(scores, index, 1), index
 
     def turn(carried: Any) -> Any:
-        state, caches, key = carried
+        state, caches, trouble, key = carried
         ids = state.ids.reshape(-1, plan.max_length)
         states, scores, caches = call.read(ids, state.at, caches)
         scores = call.processed(scores, ids, state.at)
         key, now = jax.random.split(key)
         select = partial(draw, now) if plan.sample else XP.top_k
+        trouble = _watched_beams(state, scores, trouble)
         state = beams.step(XP, state, scores, settings, select, stop)
-        return (state, _reordered(caches, state.rows), key), call.seen(states, scores)
+        return (state, _reordered(caches, state.rows), trouble, key), call.seen(states, scores)
 
-    first = (_counted(beams.start(XP, call.prompt, settings)), caches, call.key)
-    (state, caches, _), kept = looped(call, lambda carried: carried[0].going, turn, first)
-    return _found(call, state, beams.finish(XP, state, plan.sequences), kept, caches)
+    first = (_counted(beams.start(XP, call.prompt, settings)), caches, choice.no_trouble(XP), call.key)
+    (state, caches, trouble, _), kept = looped(call, lambda carried: carried[0].going, turn, first)
+    return _found(call, state, beams.finish(XP, state, plan.sequences), kept, caches, trouble)
 
 
-def _found(call: Call, state: Any, result: Sequence[Any], kept: dict[str, Any], caches: Caches) -> dict[str, Any]:
+def _found(
+    call: Call, state: Any, result: Sequence[Any], kept: dict[str, Any], caches: Caches, trouble: Array
+) -> dict[str, Any]:
     sequences, scores, origins, new = result
     return {
         "sequences": sequences,
@@ -188,6 +210,7 @@ def _found(call: Call, state: Any, result: Sequence[Any], kept: dict[str, Any], 
         "new": new,
         "kept": kept,
         "cache": caches[0],
+        "trouble": trouble,
     }
 
 
@@ -198,7 +221,7 @@ def group_search(call: Call, caches: Caches) -> dict[str, Any]:
     ends = stopping(XP, plan.eos, 2**30)  # the length is no end of a sequence here
 
     def turn(carried: Any) -> Any:
-        state, caches, _ = carried
+        state, caches, trouble, _ = carried
         ids, parts = groups.ids_of(XP, state), []
 
         def score(log: Array, ids: Array, rows: Array, chosen: Array | None) -> Array:
@@ -209,15 +232,17 @@ def group_search(call: Call, caches: Caches) -> dict[str, Any]:
         states, scores, caches = call.read(ids, state.at, caches)
         new = groups.step(XP, state, scores, settings, score, ends)
         scores = jnp.concatenate(parts, 1).reshape(scores.shape)
+        trouble = _watched_beams(state, scores, trouble)
         ended = _ruled(call, groups.ids_of(XP, new), new.at)
-        return (new, _reordered(caches, new.rows), ended), call.seen(states, scores)
+        return (new, _reordered(caches, new.rows), trouble, ended), call.seen(states, scores)
 
     def goes_on(carried: Any) -> Array:
-        return carried[0].going & (carried[0].at < plan.max_length) & ~carried[2]
+        return carried[0].going & (carried[0].at < plan.max_length) & ~carried[-1]
 
-    first = (_counted(groups.start(XP, call.prompt, settings, plan.groups)), caches, jnp.bool_(False))
-    (state, caches, _), kept = looped(call, goes_on, turn, first)
-    return _found(call, state, groups.finish(XP, state, settings, plan.sequences), kept, caches)
+    state = _counted(groups.start(XP, call.prompt, settings, plan.groups))
+    first = (state, caches, choice.no_trouble(XP), jnp.bool_(False))
+    (state, caches, trouble, _), kept = looped(call, goes_on, turn, first)
+    return _found(call, state, groups.finish(XP, state, settings, plan.sequences), kept, caches, trouble)
 
 
 def _ruled(call: Call, ids: Array, at: Array) -> Array:
@@ -243,7 +268,7 @@ def contrastive_search(call: Call, caches: Caches) -> dict[str, Any]:
         return states.hidden[-1][:, -1].reshape(sources, count, -1)
 
     def turn(carried: Any) -> Any:
-        state, caches, scores, context = carried
+        state, caches, trouble, scores, context = carried
         ids = state.ids
         scores = call.processed(scores, ids, state.at)
         likely, tokens = XP.top_k(XP.softmax(scores), count)
@@ -253,14 +278,12 @@ def contrastive_search(call: Call, caches: Caches) -> dict[str, Any]:
         chosen = contrastive.choose(XP, likely, candidates, context, seen, alpha)[:, None]
         token = jnp.take_along_axis(tokens, chosen, 1)[:, 0]
         picked = jnp.take_along_axis(each, chosen, 1)
+        state, trouble = _watched(state, scores, trouble)
         state = sampling.step(XP, state, scores, lambda _: token, stop, plan.pad)
         held = jnp.take_along_axis(candidates, chosen[:, :, None], 1)
         context = lax.dynamic_update_slice_in_dim(context, held, state.at - 1, 1)
         caches = _reordered(caches, jnp.broadcast_to(picked, (sources, count)).reshape(-1))
-        return (state, caches, after[picked[:, 0]], context), call.seen(states, scores)
-
-    def goes_on(carried: Any) -> Array:
-        return (carried[0].at < plan.max_length) & ~jnp.all(carried[0].done)
+        return (state, caches, trouble, after[picked[:, 0]], context), call.seen(states, scores)
 
     states, scores, caches = call.read(jnp.repeat(state.ids, count, 0), state.at, caches)
     newest = last_of(states)[:, :1]
@@ -268,10 +291,9 @@ def contrastive_search(call: Call, caches: Caches) -> dict[str, Any]:
     if call.of_prompt is not None and call.of_prompt.hidden is not None:
         newest = jnp.concatenate([call.of_prompt.hidden[-1], newest], 1)
     context = lax.dynamic_update_slice_in_dim(context, newest, 0, 1)
-    first = (state, caches, scores[each[:, 0]], context)
-    (state, caches, *_), kept = looped(call, goes_on, turn, first)
-    steps = state.at - plan.prompt_length
-    return {"sequences": state.ids, "steps": steps, "new": steps, "kept": kept, "cache": caches[0]}
+    first = (state, caches, choice.no_trouble(XP), scores[each[:, 0]], context)
+    (state, caches, trouble, *_), kept = looped(call, partial(_not_all_done, plan), turn, first)
+    return _rows(call, state, kept, caches, trouble)
 
 
 def constrained_search(call: Call, caches: Caches) -> dict[str, Any]:
@@ -288,21 +310,22 @@ def constrained_search(call: Call, caches: Caches) -> dict[str, Any]:
         return type(new)(*(np.asarray(x, like.dtype) for x, like in zip(new, types, strict=True)))
 
     def turn(carried: Any) -> Any:
-        state, caches, _ = carried
+        state, caches, trouble, _ = carried
         ids = state.ids.reshape(-1, plan.max_length)
         states, scores, caches = call.read(ids, state.at, caches)
         scores = call.processed(scores, ids, state.at)
+        trouble = _watched_beams(state, scores, trouble)
         total = scores.reshape(sources, plan.beams, -1) + state.scores[:, :, None]
         best, index = XP.top_k(total.reshape(sources, -1), settings.candidates)
         state = jax.pure_callback(on_host, types, state, best, index, total[:, :, words])
         ended = _ruled(call, state.ids.reshape(-1, plan.max_length), state.at)
-        return (state, _reordered(caches, state.rows), ended), call.seen(states, scores)
+        return (state, _reordered(caches, state.rows), trouble, ended), call.seen(states, scores)
 
     def goes_on(carried: Any) -> Array:
-        state, _, ended = carried
-        return (state.at < plan.max_length) & ~jnp.all(state.done) & ~ended
+        return _not_all_done(plan, carried) & ~carried[-1]
 
-    (state, caches, _), kept = looped(call, goes_on, turn, (first, caches, jnp.bool_(False)))
+    begin = (first, caches, choice.no_trouble(XP), jnp.bool_(False))
+    (state, caches, trouble, _), kept = looped(call, goes_on, turn, begin)
     rows = sources * plan.sequences
     shapes = [(rows, plan.max_length), (rows,), (rows, plan.max_length - plan.prompt_length)]
     results = [
@@ -316,7 +339,7 @@ def constrained_search(call: Call, caches: Caches) -> dict[str, Any]:
         return [np.asarray(x, like.dtype) for x, like in zip(found, results, strict=True)]
 
     found = jax.pure_callback(finished, results, state)
-    return _found(call, state, (*found, jnp.max(jnp.sum(found[2] >= 0, 1))), kept, caches)
+    return _found(call, state, (*found, jnp.max(jnp.sum(found[2] >= 0, 1))), kept, caches, trouble)
 
 
 SEARCHES: dict[str, Callable[[Call, Caches], dict[str, Any]]] = {

@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from warmstart.decoding.beams import LOW
+from warmstart.decoding.choice import check_choice, check_found
 from warmstart.decoding.outputs import (
     GenerateBeamDecoderOnlyOutput,
     GenerateBeamEncoderDecoderOutput,
@@ -126,7 +126,7 @@ def generate(
         compiled=jit_compile,
     )
     if tf.executing_eagerly():
-        result = _cut(_traced(search, given)(given), plan)
+        result = _cut(_traced(search, given)(given), plan, config.length_penalty)
     else:
         result = search(given)
     if not config.return_dict_in_generate:
@@ -214,18 +214,19 @@ def _any_batch(name: str, x: Any) -> tf.TensorSpec:
     return tf.TensorSpec(shape, x.dtype, name=name)
 
 
-def _cut(result: dict[str, Any], plan: Plan) -> dict[str, Any]:
-    """The result as long as its longest sequence."""
+def _cut(result: dict[str, Any], plan: Plan, length_penalty: float) -> dict[str, Any]:
+    """The result as long as its longest sequence.
+
+    Raises:
+        ValueError: a row had no token to choose, or nothing was found for a source, which a graph could not raise.
+    """
     length = int(result["length"])
     new = length - plan.prompt_length
+    check_choice(*result["trouble"][0].numpy().tolist())
     cut = {**result, "sequences": result["sequences"][:, :length]}
     if plan.beams > 1:
-        best = tf.reshape(result["sequences_scores"], [-1, plan.sequences])[:, 0].numpy()
-        if not (best > LOW / 2).all():
-            raise ValueError(
-                f"no sequence is possible for source {int((best <= LOW / 2).argmax())}: the settings that forbid or "
-                "force tokens leave none, or the model's logits are no numbers"
-            )
+        best = tf.reshape(result["sequences_scores"], [-1, plan.sequences])[:, 0]
+        check_found(best.numpy().tolist(), new, length_penalty)
         cut["beam_indices"] = result["beam_indices"][:, :new]
     return cut
 

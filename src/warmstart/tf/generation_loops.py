@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from warmstart.decoding import beams, constrained_arrays, contrastive, groups, sampling
+from warmstart.decoding import beams, choice, constrained_arrays, contrastive, groups, sampling
 from warmstart.decoding.processors import Processor, process
 from warmstart.decoding.settings import Plan
 from warmstart.decoding.stopping import Stop, stopping
@@ -167,43 +167,70 @@ def one_by_one(call: Call, caches: Caches) -> dict[str, Any]:
     plan, stop = call.plan, call.stop
     first = sampling.start(XP, Array(tf.repeat(call.prompt, plan.rows, 0)), plan.max_length, plan.pad)
 
-    def turn(state: Any, caches: Caches, more: Any) -> Any:
+    def turn(state: Any, caches: Caches, trouble: Any) -> Any:
         states, raw, caches = call.read(state.ids.value, state.at.value, caches)
         scores = call.processed(Array(raw), state.ids, state.at)
         choose = _draw_one(call.seed, state.at) if plan.sample else XP.argmax
-        return sampling.step(XP, state, scores, choose, stop, plan.pad), caches, more, call.seen(states, scores.value)
+        state, trouble = _watched(state, scores, trouble)
+        state = sampling.step(XP, state, scores, choose, stop, plan.pad)
+        return state, caches, trouble, call.seen(states, scores.value)
 
-    state, caches, _, kept = looped(call, turn, _not_all_done, first, caches)
-    return {"sequences": state.ids.value, **_lengths(state), "kept": kept, "cache": caches[0].own()}
+    state, caches, trouble, kept = looped(call, turn, _not_all_done, first, caches, _no_trouble())
+    return _rows(state, kept, caches, trouble)
 
 
 def _not_all_done(state: Any, more: Any) -> Any:
     return tf.logical_not(tf.reduce_all(state.done.value))
 
 
-def _lengths(state: Any) -> dict[str, Any]:
-    """How many tokens the longest result holds, and the sequences that were searched."""
-    return {"length": state.at.value, "held": state.at.value}
+def _no_trouble() -> Any:
+    return choice.no_trouble(XP).value
+
+
+def _watched(state: sampling.Rows, scores: Array, trouble: Any) -> tuple[sampling.Rows, Any]:
+    """A row that has no token to choose from ends there, and is remembered."""
+    found, stuck = choice.watch(XP, Array(trouble), scores, state.at, ~state.done)
+    return state._replace(done=state.done | stuck), found.value
+
+
+def _watched_beams(state: Any, scores: Array, trouble: Any) -> Any:
+    """Beams may run out of tokens, but scores that are no numbers are remembered."""
+    going = XP.full(scores.shape[:1], True)
+    return choice.watch(XP, Array(trouble), scores, state.at, going, may_die=True)[0].value
+
+
+def _rows(state: Any, kept: dict[str, Any], caches: Caches, trouble: Any) -> dict[str, Any]:
+    return {
+        "sequences": state.ids.value,
+        "length": state.at.value,
+        "held": state.at.value,
+        "kept": kept,
+        "cache": caches[0].own(),
+        "trouble": trouble,
+    }
 
 
 def beam_search(call: Call, caches: Caches) -> dict[str, Any]:
     """Beam search and beam sampling."""
     plan, settings, stop = call.plan, call.settings(call.plan.beams), call.stop
 
-    def turn(state: Any, caches: Caches, more: Any) -> Any:
+    def turn(state: Any, caches: Caches, trouble: Any) -> Any:
         ids = _flat(state.ids)
         states, raw, caches = call.read(ids.value, state.at.value, caches)
         scores = call.processed(Array(raw), ids, state.at)
         select = _draw_some(call.seed, state.at) if plan.sample else XP.top_k
+        trouble = _watched_beams(state, scores, trouble)
         state = beams.step(XP, state, scores, settings, select, stop)
-        return state, _reordered(caches, state.rows), more, call.seen(states, scores.value)
+        return state, _reordered(caches, state.rows), trouble, call.seen(states, scores.value)
 
     first = beams.start(XP, Array(call.prompt), settings)
-    state, caches, _, kept = looped(call, turn, lambda state, _: state.going.value, first, caches)
-    return _found(call, state, beams.finish(XP, state, plan.sequences), kept, caches)
+    state, caches, trouble, kept = looped(call, turn, lambda state, _: state.going.value, first, caches, _no_trouble())
+    return _found(call, state, beams.finish(XP, state, plan.sequences), kept, caches, trouble)
 
 
-def _found(call: Call, state: Any, result: Sequence[Any], kept: dict[str, Any], caches: Caches) -> dict[str, Any]:
+def _found(
+    call: Call, state: Any, result: Sequence[Any], kept: dict[str, Any], caches: Caches, trouble: Any
+) -> dict[str, Any]:
     ids, scores, origins, longest = (_value(part) for part in result)
     return {
         "sequences": ids,
@@ -213,6 +240,7 @@ def _found(call: Call, state: Any, result: Sequence[Any], kept: dict[str, Any], 
         "held": state.at.value,
         "kept": kept,
         "cache": caches[0].own(),
+        "trouble": trouble,
     }
 
 
@@ -233,19 +261,15 @@ def group_search(call: Call, caches: Caches) -> dict[str, Any]:
 
         new = groups.step(XP, state, Array(raw), settings, score, ends)
         of_all = tf.reshape(tf.concat(parts, 1), [-1, raw.shape[-1]])
-        return (
-            new,
-            _reordered(caches, new.rows),
-            _ruled(call, groups.ids_of(XP, new), new.at),
-            call.seen(states, of_all),
-        )
+        more = _watched_beams(state, Array(of_all), more[0]), _ruled(call, groups.ids_of(XP, new), new.at)
+        return new, _reordered(caches, new.rows), more, call.seen(states, of_all)
 
-    def goes_on(state: Any, ended: Any) -> Any:
-        return state.going.value & (state.at.value < plan.max_length) & tf.logical_not(ended)
+    def goes_on(state: Any, more: Any) -> Any:
+        return state.going.value & (state.at.value < plan.max_length) & tf.logical_not(more[1])
 
-    first = groups.start(XP, Array(call.prompt), settings, plan.groups)
-    state, caches, _, kept = looped(call, turn, goes_on, first, caches, tf.constant(False))
-    return _found(call, state, groups.finish(XP, state, settings, plan.sequences), kept, caches)
+    first, more = groups.start(XP, Array(call.prompt), settings, plan.groups), (_no_trouble(), tf.constant(False))
+    state, caches, more, kept = looped(call, turn, goes_on, first, caches, more)
+    return _found(call, state, groups.finish(XP, state, settings, plan.sequences), kept, caches, more[0])
 
 
 def _ruled(call: Call, ids: Array, at: Array) -> Any:
@@ -270,7 +294,7 @@ def contrastive_search(call: Call, caches: Caches) -> dict[str, Any]:
         return tf.reshape(states.hidden[-1], [-1, count, states.hidden[-1].shape[-1]])
 
     def turn(state: Any, caches: Caches, more: Any) -> Any:
-        raw, context = more
+        trouble, raw, context = more
         scores = call.processed(Array(raw), state.ids, state.at)
         likely, tokens = XP.top_k(XP.softmax(scores), count)
         at = state.at.value
@@ -281,11 +305,12 @@ def contrastive_search(call: Call, caches: Caches) -> dict[str, Any]:
         chosen = contrastive.choose(XP, likely, Array(candidates), Array(context), seen, alpha).value[:, None]
         token = tf.gather(tokens.value, chosen, batch_dims=1)[:, 0]
         picked = tf.gather(each, chosen, batch_dims=1)
+        state, trouble = _watched(state, scores, trouble)
         state = sampling.step(XP, state, scores, lambda _: Array(token), stop, plan.pad)
         held = tf.gather(candidates, chosen, batch_dims=1)
         context = tf.where((places == at)[None, :, None], held, context)
         caches = _reordered(caches, Array(tf.reshape(tf.repeat(picked, count, 1), [-1])))
-        return state, caches, (tf.gather(after, picked[:, 0]), context), call.seen(states, scores.value)
+        return state, caches, (trouble, tf.gather(after, picked[:, 0]), context), call.seen(states, scores.value)
 
     first = sampling.start(XP, Array(call.prompt), plan.max_length, plan.pad)
     at = tf.constant(plan.prompt_length)
@@ -294,9 +319,9 @@ def contrastive_search(call: Call, caches: Caches) -> dict[str, Any]:
     if call.of_prompt is not None:
         context = tf.concat([call.of_prompt.hidden[-1], context], 1)
     room = [[0, 0], [0, plan.max_length - plan.prompt_length], [0, 0]]
-    more = tf.gather(scores, each[:, 0]), tf.pad(context, room, constant_values=1)
-    state, caches, _, kept = looped(call, turn, _not_all_done, first, caches, more)
-    return {"sequences": state.ids.value, **_lengths(state), "kept": kept, "cache": caches[0].own()}
+    more = _no_trouble(), tf.gather(scores, each[:, 0]), tf.pad(context, room, constant_values=1)
+    state, caches, more, kept = looped(call, turn, _not_all_done, first, caches, more)
+    return _rows(state, kept, caches, more[0])
 
 
 def constrained_search(call: Call, caches: Caches) -> dict[str, Any]:
@@ -317,26 +342,28 @@ def constrained_search(call: Call, caches: Caches) -> dict[str, Any]:
         ids = _flat(state.ids)
         states, raw, caches = call.read(ids.value, state.at.value, caches)
         scores = call.processed(Array(raw), ids, state.at)
+        trouble = _watched_beams(state, scores, more[0])
         total = tf.reshape(scores.value, [-1, plan.beams, vocabulary]) + state.scores.value[:, :, None]
         best, index = tf.math.top_k(tf.reshape(total, [-1, plan.beams * vocabulary]), settings.candidates)
         given = [*tf.nest.map_structure(_value, state), best, index, tf.gather(total, words, axis=2)]
         new = tf.numpy_function(on_host, given, types)
         state = type(first)(*(Array(tf.ensure_shape(x, y.value.shape)) for x, y in zip(new, state, strict=True)))
-        ended = _ruled(call, _flat(state.ids), state.at)
-        return state, _reordered(caches, state.rows), ended, call.seen(states, scores.value)
+        more = trouble, _ruled(call, _flat(state.ids), state.at)
+        return state, _reordered(caches, state.rows), more, call.seen(states, scores.value)
 
-    def goes_on(state: Any, ended: Any) -> Any:
-        return (state.at.value < plan.max_length) & tf.logical_not(tf.reduce_all(state.done.value) | ended)
+    def goes_on(state: Any, more: Any) -> Any:
+        return (state.at.value < plan.max_length) & tf.logical_not(tf.reduce_all(state.done.value) | more[1])
 
     def finished(*given: Any) -> Any:
         state = type(first)(*(x.tolist() for x in given))
         found = constrained_arrays.finish_on_host(state, settings, call.constraints, plan.sequences)
         return [np.asarray(x, kind) for x, kind in zip(found, (np.int32, np.float32, np.int32), strict=True)]
 
-    state, caches, _, kept = looped(call, turn, goes_on, first, caches, tf.constant(False))
+    more = _no_trouble(), tf.constant(False)
+    state, caches, more, kept = looped(call, turn, goes_on, first, caches, more)
     found = tf.numpy_function(finished, [_value(x) for x in state], [tf.int32, tf.float32, tf.int32])
     longest = tf.reduce_max(tf.reduce_sum(tf.cast(found[2] >= 0, tf.int32), 1))
-    return _found(call, state, (*found, longest), kept, caches)
+    return _found(call, state, (*found, longest), kept, caches, more[0])
 
 
 SEARCHES: dict[str, Callable[[Call, Caches], dict[str, Any]]] = {

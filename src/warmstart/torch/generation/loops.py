@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from warmstart.decoding import beams, constrained, groups, sampling
+from warmstart.decoding.choice import check_found
 from warmstart.decoding.constraints import constraints_of
 from warmstart.decoding.rules import check_constraints
 from warmstart.decoding.settings import Plan
@@ -148,14 +149,7 @@ def _put_back(everyone: beams.Beams, state: beams.Beams, sources: Tensor) -> bea
 
 def _found(call: Call, ids: Tensor, sums: Tensor, origins: Tensor, longest: Tensor | int) -> dict[str, Any]:
     new = int(longest)
-    best = sums.reshape(-1, call.plan.sequences)[:, 0]
-    least = beams.LOW / 2 / max(1.0, float(max(new, 1)) ** call.config.length_penalty)
-    if not bool((best > least).all()):
-        source = int((~(best > least)).int().argmax())
-        raise ValueError(
-            f"no sequence is possible for source {source}: the settings that forbid or force tokens leave none, or the "
-            "model's logits are no numbers"
-        )
+    check_found(sums.reshape(-1, call.plan.sequences)[:, 0].tolist(), new, call.config.length_penalty)
     return {
         "sequences": ids[:, : call.plan.prompt_length + new],
         "sequences_scores": sums if call.config.output_scores else None,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from warmstart.decoding import choice
 from warmstart.decoding.arrays import Position
 from warmstart.decoding.processors import Processor, process, processors_for
 from warmstart.decoding.settings import Plan
@@ -112,13 +113,4 @@ def check_choice(scores: Tensor, rows: Tensor, at: Any) -> None:
     if not bool(stuck.any()):
         return
     row = int(stuck.int().argmax())
-    if bool(scores[row].isnan().any()):
-        raise ValueError(
-            f"the scores of row {row} at position {at} are no numbers (NaN): the model's weights or inputs hold "
-            "infinite or undefined values; remove_invalid_values=True goes on without them"
-        )
-    raise ValueError(
-        f"all tokens are forbidden in row {row} at position {at}: the settings that forbid or force tokens "
-        "(bad_words_ids, suppress_tokens, no_repeat_ngram_size, min_length, sequence_bias, prefix_allowed_tokens_fn, "
-        "logits_processor ...) leave none to choose"
-    )
+    choice.check_choice(choice.UNDEFINED if bool(scores[row].isnan().any()) else choice.FORBIDDEN, row, at)
