@@ -1,4 +1,4 @@
-"""Write the table of families into `docs/families.md`, from the families themselves.
+"""Write the table of families into `docs/families.md`, from the families themselves, and which are left out.
 
 python tools/write_families.py            write it
 python tools/write_families.py --check    exit 1 if it is not what would be written
@@ -8,7 +8,7 @@ import re
 import sys
 from pathlib import Path
 
-from warmstart.families.listing import as_markdown
+from warmstart.families.listing import as_markdown, left_out_as_markdown
 
 PAGE = Path(__file__).parent.parent / "docs" / "families.md"
 BEGIN, END = "<!-- the table: written by tools/write_families.py -->\n", "<!-- end of the table -->\n"
@@ -19,7 +19,7 @@ def page_text(page: str) -> str:
     pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
     if len(pattern.findall(page)) != 1:
         raise ValueError(f"{PAGE} must hold the lines {BEGIN!r} and {END!r} once each")
-    return pattern.sub(lambda _: f"{BEGIN}\n{as_markdown()}\n{END}", page)
+    return pattern.sub(lambda _: f"{BEGIN}\n{as_markdown()}\n{left_out_as_markdown()}\n{END}", page)
 
 
 def main() -> int:

@@ -13,6 +13,7 @@ from warmstart.checkpoint.names import written_as
 from warmstart.cli.parts import places
 from warmstart.families import MODULES, family
 from warmstart.families.encoder_decoder import set_side
+from warmstart.families.listing import LEFT_OUT
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,6 +37,7 @@ def test_the_page_holds_the_same_table():
     assert page == tool.page_text(page), "run `make families`"
     for model_type in MODULES:
         assert page.count(f"| `{model_type}` |") == 1
+    assert not LEFT_OUT.keys() & MODULES.keys() and all(f"**Left out**: `{name}`" in page for name in LEFT_OUT)
     with pytest.raises(ValueError, match="must hold the lines"):
         tool.page_text("no table")
 

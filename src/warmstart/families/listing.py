@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from textwrap import fill
 from typing import NamedTuple
 
 from warmstart.families import MODULES, family
 
 FRAMEWORKS = ("PyTorch", "JAX", "TensorFlow")
+# Families that were considered and are not here -> why.
+LEFT_OUT = {
+    "prophetnet": (
+        "each layer of its decoder computes several streams at once, one of the tokens and one for each token ahead that "
+        "it predicts, each with keys, masks and distances of its own; logits come from the first stream ahead, and a "
+        "cache keeps that of the tokens alone. The common block, whose layers take one stream and give one, would have "
+        "to be another in every framework, for one rare family"
+    ),
+}
 
 
 class Row(NamedTuple):
@@ -49,3 +59,9 @@ def as_markdown() -> str:
             [f"`{row.model_type}`", *sides, row.cross_attention, "yes" if row.whole else "", ", ".join(row.frameworks)]
         )
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def left_out_as_markdown() -> str:
+    """What is left out, and why, as Markdown."""
+    lines = [fill(f"**Left out**: `{name}`, because {why}.", 120) for name, why in LEFT_OUT.items()]
+    return "\n\n".join(lines) + "\n"

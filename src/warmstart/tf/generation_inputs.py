@@ -187,8 +187,7 @@ def decoder_prompt(config: GenerationConfig, arguments: dict[str, Any], sources:
 def prompt_only(model: Any, config: GenerationConfig, arguments: dict[str, Any]) -> tuple[Any, Any]:
     """The prompt of a model without an encoder (b, p), and its mask."""
     others = ("encoder_outputs", "inputs_embeds", "decoder_input_ids", "decoder_attention_mask")
-    others += (*ENCODER_ARGUMENTS, "global_attention_mask")
-    for name in others:
+    for name in (*others, *ENCODER_ARGUMENTS, "global_attention_mask"):
         if arguments.get(name) is not None:
             raise ValueError(f"{name} is not supported by generate() of a model without an encoder; give input_ids")
     ids, mask = arguments.get("input_ids"), as_mask(arguments.get("attention_mask"), "attention_mask")

@@ -134,7 +134,9 @@ class GlobalAttention(nn.Module):
         query, key, value = (m(x).unflatten(-1, (-1, self.head_size)).transpose(1, 2) for m in self._matrices())
         seen, chosen = Mask((reach > 0)[:, None, None]), (reach > 1)[:, None, :, None]
         out, weights = attend(query, key, value, seen, scale, dropout, local[1] is not None)
-        return torch.where(chosen, out, local[0]), None if weights is None else torch.where(chosen, weights, local[1])
+        if weights is not None and local[1] is not None:
+            weights = torch.where(chosen, weights, local[1])
+        return torch.where(chosen, out, local[0]), weights
 
     def _matrices(self) -> tuple[nn.Linear, ...]:
         return self.query, self.key, self.value
