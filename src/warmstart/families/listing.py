@@ -11,10 +11,10 @@ FRAMEWORKS = ("PyTorch", "JAX", "TensorFlow")
 # Families that were considered and are not here -> why.
 LEFT_OUT = {
     "prophetnet": (
-        "each layer of its decoder computes several streams at once, one of the tokens and one for each token ahead that "
-        "it predicts, each with keys, masks and distances of its own; logits come from the first stream ahead, and a "
-        "cache keeps that of the tokens alone. The common block, whose layers take one stream and give one, would have "
-        "to be another in every framework, for one rare family"
+        "each layer of its decoder computes several streams at once, one of the tokens and one for each token ahead "
+        "that it predicts, each with keys, masks and distances of its own; logits come from the first stream ahead, "
+        "and a cache keeps that of the tokens alone. The common block, whose layers take one stream and give one, "
+        "would have to be another in every framework, for one rare family"
     ),
 }
 
