@@ -6,8 +6,10 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras import tree
 
 import tiny_models
+from test_bad_input import BAD_BATCHES
 from warmstart import BertConfig, TFAutoModel, TFAutoModelForCausalLM, TFBertModel, TFEncoderDecoderModel
 
 
@@ -31,12 +33,15 @@ BAD_CALLS = {
         "token id 99 at row 0, column 1 is outside the bert stack's vocabulary of 37",
     ),
     "long": ({"input_ids": np.full((1, 50), 5)}, "50 tokens are more than the 40 positions"),
-    "mask": ({"attention_mask": np.ones((3, 2), int)}, r"attention_mask of shape \(3, 2\) does not cover 7"),
+    "mask": (
+        {"attention_mask": np.ones((3, 2), int)},
+        r"of shape \(3, 2\) does not cover 0 cached and 7 new",
+    ),
     "labels": (
         {"labels": np.array([[5, 6, 99]] * 3)},
         "label 99 is neither -100 nor in the decoder's vocabulary of 37",
     ),
-    "float labels": ({"labels": np.ones((3, 6))}, "labels of type float"),
+    "float labels": ({"labels": np.ones((3, 6))}, r"labels must be .* not \(3, 6\) of float32"),
     "rows": ({"labels": np.full((2, 6), 5)}, "the decoder has 2 rows for 3 sources"),
     "cache": ({"past_key_values": ((1, 2),)}, "must be a KeyValueCache"),
     "nothing": ({"labels": None}, "the decoder has nothing to read"),
@@ -59,9 +64,34 @@ def test_wrong_types_are_refused_before_a_trace(model):
     def call(labels):
         traced.append(model(input_ids=tf.fill([3, 7], 5), labels=labels))
 
-    with pytest.raises(ValueError, match="labels of type float32"):
+    with pytest.raises(ValueError, match=r"not \(3, 6\) of float32"):
         call(tf.ones([3, 6]))
     assert not traced
+
+
+@pytest.mark.parametrize("labels", [np.ones((3, 6), "float32"), np.ones(3, "int32")], ids=["float", "flat"])
+def test_fit_refuses_labels_of_another_kind(labels, model):
+    model.compile(optimizer="sgd", jit_compile=False)
+    data = {name: x.astype("int32") for name, x in batch().items()} | {"labels": labels}
+    with pytest.raises(ValueError, match=r"labels must be a tensor of token ids \(batch, target_length\), not \(None"):
+        model.fit(tf.data.Dataset.from_tensor_slices(data).batch(3), verbose=0, shuffle=False)
+
+
+# What is allowed here: lists, and the old documentation's example.
+ALLOWED = ("labels in a list", "labels that are not shifted")
+
+
+def test_messages_are_those_of_torch(model, zoo):
+    theirs = zoo.pair("bert", "gpt2")[0]
+    for kind, (given, _) in BAD_BATCHES.items():
+        if kind in ALLOWED:
+            continue
+        with pytest.raises(ValueError) as wanted:
+            theirs(**given)
+        with pytest.raises(ValueError) as found:
+            model(**tree.map_structure(lambda x: x.numpy(), given))
+        if not kind.startswith("ids "):  # of which torch says which stack got them, and here which argument
+            assert str(found.value) == str(wanted.value).replace("torch.", ""), kind
 
 
 BAD_GENERATE = {

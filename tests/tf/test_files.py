@@ -108,6 +108,18 @@ def test_original_checkpoints_of_bert(tmp_path):
     theirs = BertModel.from_pretrained(place / "model.ckpt.index", from_tf=True, config=config)
     for name, value in wanted.named_parameters():
         assert value.equal(theirs.get_parameter(name)), name
+    halves = EncoderDecoderModel.from_encoder_decoder_pretrained(
+        place / "model.ckpt.index",
+        place / "model.ckpt.index",
+        encoder_from_tf=True,
+        decoder_from_tf=True,
+        encoder_config=config,
+        decoder_config=BertConfig(**config.to_dict() | {"is_decoder": True, "add_cross_attention": True}),
+    )
+    for side in (halves.encoder, halves.decoder):
+        found = dict(side.named_parameters())
+        assert all(value.equal(found[name]) for name, value in wanted.named_parameters())
+    assert all(name.startswith("decoder.") for name in halves.load_report.new)
     config.save_pretrained(place)
     assert np.array_equal(TFAutoModel.from_pretrained(place)(ids).last_hidden_state, states)
     pair = TFEncoderDecoderModel.from_encoder_decoder_pretrained(place, place)

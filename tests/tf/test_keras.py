@@ -59,6 +59,17 @@ def test_fit_evaluate_predict_save_and_load(model, tmp_path):
     again = keras.saving.load_model(tmp_path / "model.keras")
     assert type(again) is TFEncoderDecoderModel and again.config == model.config
     assert again.evaluate(whole, verbose=0) == pytest.approx(loss, abs=1e-6)
+    found = run(
+        """
+        import keras
+        from warmstart import TFEncoderDecoderModel
+        model = keras.saving.load_model(FILE)
+        print(float(abs(model(input_ids=[[5, 6]], decoder_input_ids=[[1]]).logits.numpy()).sum()))
+        """,
+        FILE=tmp_path / "model.keras",
+    )
+    logits = model(input_ids=[[5, 6]], decoder_input_ids=[[1]]).logits
+    assert found == pytest.approx(float(np.abs(logits).sum()), rel=1e-5)
 
 
 def test_a_step_of_training_is_that_of_torch(model, zoo, tmp_path):

@@ -114,7 +114,7 @@ def test_a_tokenizer_that_is_all_in_its_file(folders, lines, tmp_path, name):
 @pytest.mark.parametrize("layout", ["whole", "slow"])
 def test_older_files_of_special_and_added_tokens(folders, lines, tmp_path, kind, layout):
     if (kind, layout) not in folders:
-        pytest.skip("SentencePiece is not read")
+        pytest.skip("its model file alone is in test_sentence_piece.py")
     shutil.copytree(folders[kind, layout], tmp_path, dirs_exist_ok=True)
     size = len(AutoTokenizer.from_pretrained(tmp_path))
     pad = {"content": "<padding>", "lstrip": False, "normalized": False, "rstrip": True, "single_word": False}

@@ -8,6 +8,7 @@ import shutil
 import pytest
 import transformers
 
+from warmstart.cli.facts import read_tokenizer
 from warmstart.tokenization import AutoTokenizer, special_token_ids
 
 # name -> the tokenizer that it is trained as, model_type, settings
@@ -84,5 +85,5 @@ def test_what_cannot_be_had_says_why(folders, tmp_path, name, model_type, why):
         (tmp_path / "given" / file).write_text(json.dumps(content))
         with pytest.raises(ValueError, match=rf"given: {name} is not to be had here, as .*{why}"):
             AutoTokenizer.from_pretrained(tmp_path / "given")
-        assert special_token_ids(tmp_path / "given") == {}
+        assert special_token_ids(tmp_path / "given") == {} and read_tokenizer(tmp_path / "given", "", {}) is None
     assert AutoTokenizer.from_pretrained(tmp_path / "given", tokenizer_type="bert").cls_token == "[CLS]"

@@ -11,7 +11,8 @@ import pytest
 import sentencepiece
 import transformers
 
-from warmstart.tokenization import AutoTokenizer
+from warmstart.cli.facts import read_tokenizer
+from warmstart.tokenization import AutoTokenizer, special_token_ids
 
 IDS = {"unk_id": 0, "bos_id": 1, "eos_id": 2, "pad_id": -1}  # fairseq's and Llama's
 PAD_FIRST = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}  # T5's
@@ -232,11 +233,14 @@ def test_marian(marian, some, separate, tmp_path):
         assert [again(text_target=line)["input_ids"] for line in some] == targets
 
 
-def test_what_is_missing_is_named(folders, tmp_path, monkeypatch):
+def test_what_is_missing_is_named(folders, tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
     with pytest.raises(ImportError, match=r"spiece.model .*pip install 'warmstart\[sentencepiece\]'"):
         AutoTokenizer.from_pretrained(folders / "t5")
+    assert special_token_ids(folders / "t5") == {} and "no token ids are taken" in caplog.text
+    assert read_tokenizer(folders / "t5", "", {}) is None
     monkeypatch.undo()
+    assert special_token_ids(folders / "t5")["eos_token_id"] == read_tokenizer(folders / "t5", "", {}).eos_token_id == 1
     (tmp_path / "config.json").write_text('{"model_type": "t5"}')
     (tmp_path / "spiece.model").write_bytes(b"")
     with pytest.raises(OSError, match=r"spiece.model has no pieces; is it a whole"):

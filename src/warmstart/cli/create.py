@@ -14,18 +14,9 @@ from warmstart.checkpoint.writer import TARGET_TOKENIZER
 from warmstart.cli.rendering import busy, console, count, patterns, say, table
 from warmstart.cli.settings import DataType, parse_settings, prepare_torch
 from warmstart.cli.token_ids import missing, rows, token_ids
+from warmstart.tokenization import files
 
 CHECKPOINTS, WEIGHTS, HUB = "Checkpoints", "Weights and settings", "The hub"
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-)
 
 
 class Tie(str, Enum):
@@ -177,7 +168,7 @@ def _save(model: Any, folder: Path, max_shard_size: str, tokenizers: Mapping[str
     both = {"encoder_tokenizer": encoder, "decoder_tokenizer": decoder} if encoder is not None else {}
     model.save_pretrained(folder, max_shard_size=max_shard_size, **both)
     if encoder is None:
-        for name in TOKENIZER_FILES:
+        for name in files.ALL:
             (folder / name).unlink(missing_ok=True)
     if decoder is None or decoder is encoder:
         shutil.rmtree(folder / TARGET_TOKENIZER, ignore_errors=True)

@@ -20,7 +20,7 @@ from warmstart.generation_config import GenerationConfig
 from warmstart.hub import find_file, read_json
 from warmstart.spec import StackSpec
 from warmstart.tokenization import AutoTokenizer
-from warmstart.tokenization.auto import IDS
+from warmstart.tokenization.auto import IDS, has_tokenizer
 from warmstart.warm_start import fill_settings, half, needs_projection
 
 SIDES = ("encoder", "decoder")
@@ -76,12 +76,9 @@ def facts_of(place: str, hub: Mapping[str, Any]) -> dict[str, Any]:
 def read_tokenizer(place: str, inner: str, hub: Mapping[str, Any]) -> Any:
     """The tokenizer of a folder or hub id, or of a folder in it; None where there is none."""
     options = {**hub, "subfolder": inner} if inner else hub
-    names = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json")
-    if not any(find_file(place, name, required=False, **options) for name in names):
-        return None
     try:
-        return AutoTokenizer.from_pretrained(place, **options)
-    except FileNotFoundError:
+        return AutoTokenizer.from_pretrained(place, **options) if has_tokenizer(place, options) else None
+    except (FileNotFoundError, ImportError):  # ImportError: a SentencePiece model without what reads it
         return None
 
 

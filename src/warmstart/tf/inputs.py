@@ -30,10 +30,11 @@ def as_ids(value: Any, name: str) -> Any:
     if value is None:
         return None
     ids = as_tensor(value, name)
-    if not ids.dtype.is_integer:
-        raise ValueError(f"{name} of type {ids.dtype.name}: token ids are integers")
-    if ids.shape.rank is not None and ids.shape.rank != 2:
-        raise ValueError(f"{name} of shape {tuple(ids.shape)}: it must be whole numbers (batch, length)")
+    if not ids.dtype.is_integer or ids.shape.rank not in (None, 2):
+        given = f"{tuple(ids.shape)} of {ids.dtype.name}"
+        if name == "labels":
+            raise ValueError(f"labels must be a tensor of token ids (batch, target_length), not {given}")
+        raise ValueError(f"{name} is {given}; it must be whole numbers (batch, length), as token ids are integers")
     return tf.cast(ids, tf.int32)
 
 
@@ -73,7 +74,7 @@ def named(inputs: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {"input_ids": None, **rest, **inputs}
 
 
-def check_mask(mask: Any, rows: Any, places: Any) -> None:
+def check_mask(mask: Any, rows: Any, past: Any, length: Any) -> None:
     """Refuse a mask that does not fit its tokens.
 
     Raises:
@@ -82,11 +83,12 @@ def check_mask(mask: Any, rows: Any, places: Any) -> None:
     shape = mask.shape
     if shape.rank in (3, 4):
         return
+    places = past + length
     known = isinstance(places, int) and shape.rank == 2 and shape[1] is not None
     if shape.rank != 2 or (known and shape[1] != places) or (isinstance(rows, int) and shape[0] not in (None, 1, rows)):
         raise ValueError(
-            f"attention_mask of shape {tuple(shape)} does not cover {places} cached and new tokens: it must be "
-            f"({rows}, {places})"
+            f"attention_mask of shape {tuple(shape)} does not cover {past} cached and {length} new tokens: it "
+            f"must be ({rows}, {places})"
         )
 
 
@@ -108,11 +110,12 @@ def check_ids(ids: Any, vocabulary: int, where: str) -> None:
     if not eager(ids):
         return
     values = ids.numpy()
-    outside = np.argwhere((values < 0) | (values >= vocabulary))
-    if len(outside):
-        row, column = (int(x) for x in outside[0])
+    low, high = (int(x) for x in (values.min(initial=0), values.max(initial=0)))
+    if low < 0 or high >= vocabulary:
+        wrong = low if low < 0 else high
+        row, column = (int(x) for x in np.argwhere(values == wrong)[0])
         raise ValueError(
-            f"token id {int(values[row, column])} at row {row}, column {column} is outside the {where} stack's "
+            f"token id {wrong} at row {row}, column {column} is outside the {where} stack's "
             f"vocabulary of {vocabulary}; use the tokenizer that belongs to the model, or resize_token_embeddings "
             "after adding tokens"
         )

@@ -204,8 +204,8 @@ class Stack(PreTrainedModel):
                 f"{spec.embedding.size}; give what get_input_embeddings() would"
             )
         if attention_mask is not None:
-            places = cache.capacity if cache is not None and cache.capacity is not None else past + length
-            check_mask(attention_mask, size_of(given, 0), places)
+            held = cache.capacity - length if cache is not None and cache.capacity is not None else past
+            check_mask(attention_mask, size_of(given, 0), held, length)
         if ids is not None:
             check_ids(ids, spec.embedding.vocabulary, spec.family)
         return length

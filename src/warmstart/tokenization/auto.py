@@ -152,9 +152,13 @@ def special_token_ids(name_or_path: str | os.PathLike[str], **options: Any) -> d
     1
     """
     options = hub_options(options)
-    if not _has_tokenizer(name_or_path, options):
+    if not has_tokenizer(name_or_path, options):
         return {}
-    tokenizer = AutoTokenizer.from_pretrained(name_or_path, **options)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, **options)
+    except ImportError as error:  # a model's ids may all stand in its config.json
+        logger.warning("no token ids are taken from the tokenizer: %s", error)
+        return {}
     return {name: getattr(tokenizer, name) for name in IDS}
 
 
@@ -175,13 +179,15 @@ def _choose(place: Any, config: Any, options: Mapping[str, Any]) -> str:
     return name
 
 
-def _has_tokenizer(place: Any, options: Mapping[str, Any]) -> bool:
+def has_tokenizer(place: Any, options: Mapping[str, Any]) -> bool:
+    """Whether a folder or hub id has a tokenizer that can be had here."""
     name = _choose(place, None, options)
     if name in REFUSED:
         return False
-    if find_file(place, TOKENIZER, required=False, **options) is not None:
+    cls = CLASSES.get(name, PreTrainedTokenizerFast)
+    if cls.has_tokenizer_file and find_file(place, TOKENIZER, required=False, **options) is not None:
         return True
-    needed = CLASSES.get(name, PreTrainedTokenizerFast).vocab_files_names.values()
+    needed = cls.vocab_files_names.values()
     return bool(needed) and all(find_file(place, name, required=False, **options) is not None for name in needed)
 
 

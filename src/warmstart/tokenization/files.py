@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,16 +33,23 @@ _PLACES = ("tokenizer_file", "vocab_file", "merges_file", "special_tokens_map_fi
 _GENERIC = ("PreTrainedTokenizer", "PreTrainedTokenizerFast", "TokenizersBackend")
 # Keywords that users pass to every `from_pretrained` and that change nothing here.
 _WITHOUT_EFFECT = ("use_fast", "trust_remote_code", "from_slow", "code_revision", "_from_auto", "_commit_hash")
-# Files of an earlier save that do not belong to this one.
-_REPLACED = (
-    r"tokenizer\.json",
-    r"added_tokens\.json",
-    r"(target_)?vocab\.(txt|json)",
-    r"merges\.txt",
-    r"chat_template\.jinja",
-    r"(spiece|sentencepiece|sentencepiece\.bpe|tokenizer|spm)\.model",
-    r"(source|target)\.spm",
+# The vocabularies of all families.
+VOCABULARIES = (
+    "vocab.txt",
+    "vocab.json",
+    "target_vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "sentencepiece.model",
+    "tokenizer.model",
+    "spm.model",
+    "source.spm",
+    "target.spm",
 )
+ALL = (TOKENIZER, CONFIG, SPECIAL_TOKENS, ADDED_TOKENS, CHAT_TEMPLATE, *VOCABULARIES)
+# Files of an earlier save that do not belong to this one: all that are not written.
+_REPLACED = tuple(map(re.escape, ALL))
 
 
 def find(cls: type[PreTrainedTokenizerFast], place: str | os.PathLike[str], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -195,7 +203,9 @@ def _content(token: Any) -> str:
 
 
 def _explain_missing(cls: type[PreTrainedTokenizerFast], place: Any, options: Mapping[str, Any]) -> None:
-    for name in ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "spm.model", "sentencepiece.model"):
+    for name in VOCABULARIES:
+        if not name.endswith(SENTENCE_PIECE):
+            continue
         if name not in cls.vocab_files_names.values() and find_file(place, name, required=False, **options) is not None:
             raise FileNotFoundError(
                 f"{place} has a SentencePiece model, {name}, and no {TOKENIZER}, and {cls.__name__} does not say what "
