@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from warmstart.torch import dropped_attention as module
+from warmstart.torch.dropout import Dropout, stays
 from warmstart.torch.dropped_attention import dropped_attention
 
 
@@ -19,8 +20,11 @@ def test_values_and_gradients_are_those_of_the_formula(seen, at_once, monkeypatc
     monkeypatch.setattr(module, "_WEIGHTS_AT_ONCE", at_once)
     query, key, value = tensors = inputs(source=5 if seen == "before" else 7)
     shape = (3, 2, 5, key.shape[2])
-    stayed = torch.rand(shape, generator=torch.Generator().manual_seed(1)) > 0.3
-    monkeypatch.setattr(module, "_stays", lambda shape, dropout: stayed)
+    torch.manual_seed(1)
+    seed = int(torch.randint(2**62, ()))
+    stayed = torch.cat([part for _, part in module._parts(query, key, 0.3, seed)])
+    assert stayed.shape == shape and 0 < stayed.sum() < stayed.numel()
+    torch.manual_seed(1)
     allowed = None
     if seen == "some of each row":
         allowed = torch.arange(7)[None, None, None] < torch.tensor([7, 4, 1])[:, None, None, None]
@@ -40,12 +44,12 @@ def test_values_and_gradients_are_those_of_the_formula(seen, at_once, monkeypatc
 @pytest.mark.parametrize("dropout", [0.1, 0.5, 0.9])
 def test_the_share_that_is_dropped(dropout):
     torch.manual_seed(0)
-    stayed = module._stays((3, 7, 100, 101), dropout)
+    stayed = stays((3, 7, 100, 101), dropout)
     assert stayed.shape == (3, 7, 100, 101) and stayed.float().mean().item() == pytest.approx(1 - dropout, abs=0.005)
-    again = module._stays((3, 7, 100, 101), dropout)
+    again = stays((3, 7, 100, 101), dropout)
     assert not torch.equal(stayed, again)
     torch.manual_seed(0)
-    assert torch.equal(module._stays((3, 7, 100, 101), dropout), stayed)
+    assert torch.equal(stays((3, 7, 100, 101), dropout), stayed)
 
 
 def test_little_is_kept_for_the_backward_pass():
@@ -58,5 +62,31 @@ def test_little_is_kept_for_the_backward_pass():
     query, key, value = inputs(rows=2, heads=4, target=64, source=64)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         dropped_attention(query, key, value, None, 0.1, False, 0.5)
-    weights = 2 * 4 * 64 * 64
-    assert sum(sizes) == weights + 4 * sum(x.numel() for x in (query, key, value))
+    assert sum(sizes) == 4 * sum(x.numel() for x in (query, key, value))
+
+
+def test_bf16_is_computed_in_fp32_and_rounded():
+    exact, rounded = inputs(), [x.detach().bfloat16().requires_grad_() for x in inputs()]
+    results = []
+    for tensors in (exact, rounded):
+        torch.manual_seed(0)
+        out = dropped_attention(*tensors, None, 0.3, False, 0.5)
+        results.append([out, *torch.autograd.grad(out.float().square().sum(), tensors)])
+    assert all(x.dtype == torch.bfloat16 for x in results[1])
+    for one, other in zip(*results, strict=True):
+        assert torch.allclose(one, other.float(), atol=0.1, rtol=0.05) and not torch.equal(one, other.float())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_of_states(dtype):
+    x = torch.randn(40, 50, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
+    sizes = []
+    torch.manual_seed(0)
+    with torch.autograd.graph.saved_tensors_hooks(lambda y: (sizes.append(y.nbytes), y)[1], lambda y: y):
+        out = Dropout(0.25)(x)
+    torch.manual_seed(0)
+    stayed = stays((40, 50), 0.25)
+    assert torch.allclose(out, x * stayed / 0.75) and sizes == [40 * 50]
+    (gradient,) = torch.autograd.grad(out.sum(), x)
+    assert torch.allclose(gradient, stayed.to(dtype) / 0.75)
+    assert torch.equal(Dropout(0.25).eval()(x), x) and not Dropout(1.0)(x).any()

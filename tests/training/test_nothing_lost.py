@@ -158,7 +158,7 @@ def test_killed_at_random_moments(folder, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["copies", "shards"])
 def test_two_processes_train_as_one_and_one_goes_on_from_two(kind, folder, tmp_path, monkeypatch):
-    """The same batches over gloo: the same losses; what two began one goes on with, with shards two with one's, too."""
+    """The same batches over gloo: the same losses; what two began one goes on with, and two with what one did."""
     if kind == "shards":
         monkeypatch.setenv("SHARD", "1")
     write_json_lines(tmp_path / "train.jsonl", made(100))
@@ -171,8 +171,7 @@ def test_two_processes_train_as_one_and_one_goes_on_from_two(kind, folder, tmp_p
     saved, weights = state.checkpoints(tmp_path / "two")[-1], EncoderDecoderModel.from_pretrained
     assert all(type(x) is torch.Tensor for x in weights(saved).state_dict().values())
     subprocess.run([sys.executable, script, folder, tmp_path, tmp_path / "two", "0", "12"], check=True)
-    last = together if kind == "shards" else [sys.executable, script]
-    subprocess.run([*last, folder, tmp_path, tmp_path / "two", "0"], check=True)
+    subprocess.run([*together, folder, tmp_path, tmp_path / "two", "0"], check=True)
     one, two = (read_log(tmp_path / name) for name in ("one", "two"))
     assert [event["step"] for event in one] == [event["step"] for event in two]
     for name in ("loss", "validation_loss", "target_tokens"):

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from warmstart.spec import AttentionSpec, NormSpec
 from warmstart.torch.cache import LayerCache
 from warmstart.torch.disentangled import Disentangled, Rows
-from warmstart.torch.dropped_attention import dropped_attention, is_dropped_apart
+from warmstart.torch.dropout import is_drawn_apart
+from warmstart.torch.dropped_attention import dropped_attention
 from warmstart.torch.elements import HeadNorms, capped, make_norm
 
 
@@ -84,7 +85,7 @@ def attend(
         weights = scores_to_weights(scores if soft_cap is None else capped(scores, soft_cap), mask)
         weights = F.dropout(weights, dropout, training=dropout > 0)
         out = weights @ value
-    elif dropout > 0 and mask.bias is None and is_dropped_apart(query, key, value):
+    elif dropout > 0 and mask.bias is None and is_drawn_apart(query, key, value):
         out = dropped_attention(query, key, value, mask.allowed, dropout, mask.causal, scale)
     else:
         seen = mask.allowed if mask.bias is None else mask.bias

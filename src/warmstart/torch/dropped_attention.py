@@ -1,20 +1,22 @@
-"""Attention with dropout on its weights in fp32, for processors: some rows at a time, and no weights are kept.
+"""Attention with dropout on its weights, for processors: some rows at a time, and no weights are kept.
 
 There torch's own path keeps the weights, their noise and their product in fp32 until the backward pass, for each layer.
-Here one byte of each weight is kept (whether it stayed), and the weights are computed again from queries and keys, as
-in FlashAttention (Dao et al. 2022, section 3.1).
+Here queries, keys and values are kept, and the seed of the noise; the weights are computed again, as in FlashAttention
+(Dao et al. 2022, section 3.1). All is computed in fp32.
 
 Shapes: r rows, n heads, t queries, s keys, d head size.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.autograd.function import once_differentiable
+
+from warmstart.torch.dropout import stays
 
 _WEIGHTS_AT_ONCE = 2**21  # numbers
 
@@ -31,55 +33,44 @@ def dropped_attention(
     return _Dropped.apply(query, key, value, allowed, dropout, scale)
 
 
-def is_dropped_apart(*inputs: Tensor) -> bool:
-    """Whether such attention is computed here: on a processor, in fp32, and not where torch compiles."""
-    return not torch.compiler.is_compiling() and all(
-        type(x) in (Tensor, torch.nn.Parameter) and x.device.type == "cpu" and x.dtype == torch.float32 for x in inputs
-    )
-
-
 class _Dropped(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, dropout: float, scale: float
     ) -> Tensor:
-        stayed = _stays((*query.shape[:3], key.shape[2]), dropout)
-        out = torch.empty((*query.shape[:3], value.shape[3]))
-        for rows in _parts(stayed):
+        seed = int(torch.randint(2**62, ()))
+        out = query.new_empty((*query.shape[:3], value.shape[3]))
+        for rows, stayed in _parts(query, key, dropout, seed):
             weights = _weights(query[rows], key[rows], _of(allowed, rows), scale)
-            torch.matmul(weights.mul_(stayed[rows]), value[rows], out=out[rows])
-        ctx.save_for_backward(query, key, value, allowed, stayed)
-        ctx.dropout, ctx.scale = dropout, scale
+            out[rows] = torch.matmul(weights.mul_(stayed), value[rows].float())
+        ctx.save_for_backward(query, key, value, allowed)
+        ctx.dropout, ctx.scale, ctx.seed = dropout, scale, seed
         return out.mul_(1 / (1 - dropout))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: Any) -> Any:
-        query, key, value, allowed, stayed = ctx.saved_tensors
-        gradients = [torch.empty(x.shape) for x in (query, key, value)]
-        for rows in _parts(stayed):
-            out = upstream[0][rows] * (1 / (1 - ctx.dropout))
+        query, key, value, allowed = ctx.saved_tensors
+        gradients = [torch.empty(x.shape, dtype=x.dtype) for x in (query, key, value)]
+        for rows, stayed in _parts(query, key, ctx.dropout, ctx.seed):
+            out = upstream[0][rows].float() * (1 / (1 - ctx.dropout))
             weights = _weights(query[rows], key[rows], _of(allowed, rows), ctx.scale)
-            kept = weights * stayed[rows]
-            torch.matmul(kept.transpose(-1, -2), out, out=gradients[2][rows])
-            slope = torch.matmul(out, value[rows].transpose(-1, -2)).mul_(kept)
-            # The softmax's gradient; `kept` holds the weights already.
-            slope.addcmul_(weights, slope.sum(-1, keepdim=True), value=-1).mul_(ctx.scale)
-            torch.matmul(slope, key[rows], out=gradients[0][rows])
-            torch.matmul(slope.transpose(-1, -2), query[rows], out=gradients[1][rows])
+            gradients[2][rows] = torch.matmul((weights * stayed).transpose(-1, -2), out)
+            slope = torch.matmul(out, value[rows].float().transpose(-1, -2)).mul_(stayed)
+            slope = torch._softmax_backward_data(slope, weights, -1, torch.float32)
+            gradients[0][rows] = torch.matmul(slope, key[rows].float()).mul_(ctx.scale)
+            gradients[1][rows] = torch.matmul(slope.transpose(-1, -2), query[rows].float()).mul_(ctx.scale)
         return (*gradients, None, None, None)
 
 
-def _stays(shape: tuple[int, ...], dropout: float) -> Tensor:
-    """Which weights stay: a share of 1 - dropout, to 1 / 65,536; four are drawn with each number, which is quicker."""
-    count = math.prod(shape)
-    drawn = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-    return (drawn[:count] >= round(dropout * 2**16) - 2**15).view(shape)
-
-
-def _parts(stayed: Tensor) -> list[slice]:
-    at_once = max(1, _WEIGHTS_AT_ONCE // max(1, stayed[0].numel()))
-    return [slice(start, start + at_once) for start in range(0, len(stayed), at_once)]
+def _parts(query: Tensor, key: Tensor, dropout: float, seed: int) -> Iterator[tuple[slice, Tensor]]:
+    """Some rows at a time, and which of their weights stay: the same whenever the seed is the same."""
+    generator = Generator().manual_seed(seed)
+    rows, shape = len(query), (*query.shape[1:3], key.shape[2])
+    at_once = max(1, _WEIGHTS_AT_ONCE // max(1, shape[0] * shape[1] * shape[2]))
+    for start in range(0, rows, at_once):
+        part = slice(start, min(start + at_once, rows))
+        yield part, stays((part.stop - start, *shape), dropout, generator)
 
 
 def _of(allowed: Tensor | None, rows: slice) -> Tensor | None:
@@ -88,7 +79,7 @@ def _of(allowed: Tensor | None, rows: slice) -> Tensor | None:
 
 def _weights(query: Tensor, key: Tensor, allowed: Tensor | None, scale: float) -> Tensor:
     """The softmax of the scores."""
-    scores = torch.matmul(query, key.transpose(-1, -2)).mul_(scale)
-    if allowed is not None:
-        scores.masked_fill_(~allowed, torch.finfo(torch.float32).min)
+    scores = torch.matmul(query.float() * scale, key.float().transpose(-1, -2))
+    if allowed is not None:  # adding is quicker than filling; beside the lowest number, a score is nothing
+        scores += torch.zeros(allowed.shape).masked_fill_(~allowed, torch.finfo(torch.float32).min)
     return torch.softmax(scores, -1)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from warmstart.spec import EmbeddingSpec, NormSpec, StackSpec, sinusoids
+from warmstart.torch.dropout import Dropout
 from warmstart.torch.elements import ACTIVATIONS, capped, check_activation, make_norm
 
 
@@ -59,7 +60,7 @@ class Embeddings(nn.Module):
             self.joined_projection = nn.Linear(spec.size + spec.beside_size, spec.size)
         self.norm = make_norm(hidden_size if spec.projected_first else spec.size, norm) if spec.norm else None
         self.norm_before_positions = spec.norm_before_positions
-        self.dropout = nn.Dropout(spec.dropout)
+        self.dropout = Dropout(spec.dropout)
         self.projection = nn.Linear(spec.size, hidden_size, not spec.projected_first) if spec.projected else None
         self.projected_first = spec.projected_first
         self.scale = spec.scale

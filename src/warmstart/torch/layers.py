@@ -11,7 +11,9 @@ from warmstart.spec import MLPSpec, StackSpec
 from warmstart.torch.attention import OPEN, Attention, Mask
 from warmstart.torch.cache import LayerCache
 from warmstart.torch.disentangled import Rows
+from warmstart.torch.dropout import Dropout
 from warmstart.torch.elements import ACTIVATIONS, check_activation, make_norm
+from warmstart.torch.spared import normed, note
 
 
 class MLP(nn.Module):
@@ -23,11 +25,17 @@ class MLP(nn.Module):
         self.up = nn.Linear(hidden_size, spec.size, spec.bias)
         self.down = nn.Linear(spec.size, hidden_size, spec.bias)
         self.activation = check_activation(spec.activation)
-        self.dropout = nn.Dropout(spec.dropout)
+        self.dropout = Dropout(spec.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         activation = ACTIVATIONS[self.activation]
-        inner = activation(self.up(x)) if self.gate is None else activation(self.gate(x)) * self.up(x)
+        if self.gate is None:
+            up = self.up(x)
+            inner = note(activation(up), activation, up)
+        else:
+            gate, up = self.gate(x), self.up(x)
+            opened = note(activation(gate), activation, gate)
+            inner = note(opened * up, lambda gate, up: activation(gate) * up, gate, up)
         return self.down(self.dropout(inner))
 
 
@@ -56,7 +64,7 @@ class Layer(nn.Module):
             self.cross_attention_norm, self.cross_attention_output_norm = made(norm.main), made(norm.output)
         self.mlp = MLP(spec.mlp, size)
         self.mlp_norm, self.mlp_output_norm = made(norm.main and not norm.shared), made(norm.output)
-        self.dropout = nn.Dropout(spec.dropout)
+        self.dropout = Dropout(spec.dropout)
 
     def forward(
         self,
@@ -88,8 +96,8 @@ class Layer(nn.Module):
         return self._after(x, self.mlp(h), self.mlp_norm, self.mlp_output_norm), weights, cross_weights
 
     def _before(self, x: Tensor, norm: nn.Module | None) -> Tensor:
-        return norm(x) if self.norm_before and norm is not None else x
+        return normed(norm, x) if self.norm_before and norm is not None else x
 
     def _after(self, x: Tensor, y: Tensor, norm: nn.Module | None, output_norm: nn.Module | None) -> Tensor:
         x = x + self.dropout(y if output_norm is None else output_norm(y))
-        return x if self.norm_before or norm is None else norm(x)
+        return x if self.norm_before or norm is None else normed(norm, x)

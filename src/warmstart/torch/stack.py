@@ -31,6 +31,7 @@ from warmstart.torch.masks import (
     source_mask,
 )
 from warmstart.torch.pretrained import PreTrainedModel
+from warmstart.torch.spared import spared
 
 
 @dataclass
@@ -122,22 +123,24 @@ class Stack(PreTrainedModel):
         distances = None if self.distances is None else self.distances(shape[1])
         source_seen, embedded = source_mask(source_attention_mask), x
         hidden, attentions, cross_attentions = [], [], []
-        for index, layer in enumerate(self.layers_in_order()):
-            hidden += [x] if want_hidden else []
-            mask = masks[spec.attention.window(index)]
-            layer_cache = cache.layers[index] if cache is not None else None
-            before = x
-            arguments = (x, mask, rotations[index], source, source_seen, layer_cache, want_attentions, distances, reach)
-            if self.checkpoint_layers and self.training:
-                x, weights, cross_weights = checkpoint(layer, *arguments, use_reentrant=False)
-            else:
-                x, weights, cross_weights = layer(*arguments)
-            if self.training and spec.layer_drop:  # skipped afterwards: one graph, and a gradient for every parameter
-                x = torch.where(torch.rand((), device=x.device) < spec.layer_drop, before, x)
-            if index == 0 and self.convolution is not None:
-                x = self.convolution(embedded, x, attention_mask)
-            attentions.append(weights)
-            cross_attentions.append(cross_weights)
+        with spared(self._may_spare(x)):
+            for index, layer in enumerate(self.layers_in_order()):
+                hidden += [x] if want_hidden else []
+                mask = masks[spec.attention.window(index)]
+                layer_cache = cache.layers[index] if cache is not None else None
+                before = x
+                arguments = (x, mask, rotations[index], source, source_seen, layer_cache, want_attentions)
+                arguments = (*arguments, distances, reach)
+                if self.checkpoint_layers and self.training:
+                    x, weights, cross_weights = checkpoint(layer, *arguments, use_reentrant=False)
+                else:
+                    x, weights, cross_weights = layer(*arguments)
+                if self.training and spec.layer_drop:  # skipped afterwards: one graph, a gradient for every parameter
+                    x = torch.where(torch.rand((), device=x.device) < spec.layer_drop, before, x)
+                if index == 0 and self.convolution is not None:
+                    x = self.convolution(embedded, x, attention_mask)
+                attentions.append(weights)
+                cross_attentions.append(cross_weights)
         if self.final_norm is not None:
             x = self.final_norm(x)
         return States(
@@ -147,6 +150,14 @@ class Stack(PreTrainedModel):
             attentions=tuple(attentions) if want_attentions else None,
             cross_attentions=tuple(cross_attentions) if want_attentions and cross_attentions[:1] != [None] else None,
         )
+
+    def _may_spare(self, x: Tensor) -> bool:
+        """Whether a backward pass may make things again: on a processor, and where all weights are there for it.
+
+        Shards of one layer are gone when the next one's gradient is computed (FSDP).
+        """
+        plain = all(type(layer) is Layer for layer in self.layers)
+        return self.training and plain and not self.checkpoint_layers and eager(x)
 
     def layers_in_order(self) -> list[Any]:
         """The layer that computes each step; one that shares its weights with its neighbours comes several times."""

@@ -117,7 +117,8 @@ class _Loop:
         pad = model.config.encoder.pad_token_id
         self.pad = 0 if pad is None else pad
         self.batches, self.steps = batches_of(training, run)
-        model.to(self.accelerator.device)
+        # Weights as they come from a file may lie turned; DDP would lay gradients out so, and fused AdamW misread them.
+        model.to(self.accelerator.device).train()
         if run.gradient_checkpointing:
             model.gradient_checkpointing_enable()
         if recipe.lora:

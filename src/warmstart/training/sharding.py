@@ -19,11 +19,11 @@ from warmstart.training.loss import PairLoss
 def shard(loss: PairLoss) -> Any:
     """Each layer in shards that are gathered when it computes, and the rest as one; gives the loss, which is called.
 
+    Weights lie row by row, as `model.train()` lays them: shards may not be turned.
     Where both sides share their weights these are one group, since no two layers may hold the same ones.
     """
     from torch.distributed.fsdp import fully_shard
 
-    loss.model.train()  # weights as they come from a file may lie turned, which shards may not
     if not loss.model.config.tie_encoder_decoder:
         for stack in loss.model.stacks():
             for layer in stack.layers:

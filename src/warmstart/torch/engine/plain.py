@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 from warmstart.spec import StackSpec, beyond
-from warmstart.torch import attention, elements, ends, layers
+from warmstart.torch import attention, dropout, elements, ends, layers
 from warmstart.torch.engine.int8 import Int8Linear
 
 _KINDS = {
     nn.Linear,
     nn.Embedding,
     nn.LayerNorm,
-    nn.Dropout,
+    dropout.Dropout,
     nn.ModuleDict,
     nn.ModuleList,
     Int8Linear,
