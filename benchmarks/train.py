@@ -3,7 +3,8 @@
 The same base-size bert2bert, the same pairs (random ids; lengths as CNN/DailyMail's or XSum's about are), AdamW,
 dropout 0.1, padding as batches need it: ours by token budget, theirs by groups of like length and dynamic padding.
 Each contender has a process of its own, and they alternate. Speed is target tokens per second over the steps after the
-first; memory is the highest that was resident in them, beyond what the process had before the model.
+first; memory is the highest that was resident in them, beyond what the process had before the model. The last line is
+of both on the same batches of a smaller pair without dropout: how far their loss curves are apart.
 """
 
 from __future__ import annotations
@@ -28,6 +29,12 @@ from benchmarks import probes
 LENGTHS = {"cnn": ((780, 0.48), (61, 0.35)), "xsum": ((430, 0.75), (25, 0.25))}
 LONGEST = (512, 128)
 TRAINERS = ("warmstart", "transformers")
+SIZES: dict[str, dict[str, Any]] = {
+    "base": {},
+    "small": {"num_hidden_layers": 4, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024},
+    "tiny": {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128},
+}
+VOCABULARY = {"base": 30522, "small": 2000, "tiny": 500}
 
 
 def lengths(kind: str, count: int) -> np.ndarray:
@@ -56,8 +63,7 @@ def model_of(library: str, size: str, dropout: float) -> Any:
     import torch
 
     module = importlib.import_module(library)
-    shape: dict[str, Any] = {} if size == "base" else {"num_hidden_layers": 2, "hidden_size": 64, "vocab_size": 500}
-    shape |= {} if size == "base" else {"num_attention_heads": 4, "intermediate_size": 128}
+    shape = SIZES[size] | {"vocab_size": VOCABULARY[size]}
     shape |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     sides = [module.BertConfig(**shape) for _ in range(2)]
     config = module.EncoderDecoderConfig.from_encoder_decoder_configs(*sides)
@@ -72,11 +78,10 @@ def ours(pairs: list[dict[str, list[int]]], given: dict[str, Any], folder: str) 
     from warmstart.training.recipe import Recipe
     from warmstart.training.run import Run
 
-    budget = int(given["rows"] * np.percentile(lengths(given["kind"], len(pairs)).sum(1), 60))
     run = Run(
         Path(folder, "ours"),
         steps=given["steps"] + 2,  # it is left before the last, whose checkpoint is not what is measured
-        batch_tokens=budget,
+        batch_tokens=budget(pairs, given),
         precision=given["precision"],
         log_every=1,
         evaluate_every=10**6,
@@ -107,16 +112,33 @@ def ours(pairs: list[dict[str, list[int]]], given: dict[str, Any], folder: str) 
     return watch.figures()
 
 
+def budget(pairs: list[dict[str, list[int]]], given: dict[str, Any]) -> int:
+    """Tokens of our batches: about as many as theirs have."""
+    return int(given["rows"] * np.percentile(lengths(given["kind"], len(pairs)).sum(1), 60))
+
+
+def same_batches(pairs: list[dict[str, list[int]]], given: dict[str, Any]) -> list[list[dict[str, list[int]]]]:
+    """The batches that ours takes, in its order."""
+    from warmstart.training.batches import Order
+
+    order = Order(_examples(pairs), budget(pairs, given), 0)
+    return [[pairs[row] for row in order.rows(step)] for step in range(given["steps"] + 1)]
+
+
 def theirs(pairs: list[dict[str, list[int]]], given: dict[str, Any], folder: str) -> dict[str, Any]:
     """Seq2SeqTrainer: groups of like length, dynamic padding, the fused optimizer."""
     import transformers
     from examples.trainer import pad
 
     model, watch = model_of("transformers", given["size"], given["dropout"]), Watch()
+    if given["curves"]:  # from the same weights
+        model_of("warmstart", given["size"], given["dropout"]).save_pretrained(Path(folder, "model"))
+        model = transformers.EncoderDecoderModel.from_pretrained(Path(folder, "model"))
     count = [0]
     collate = pad(model.config)
 
     def counting(features: list[dict[str, list[int]]]) -> Any:
+        features = features[0] if given["curves"] else features
         count[0] = sum(len(one["labels"]) for one in features)
         return collate([{name: one[name] for name in ("input_ids", "labels")} for one in features])
 
@@ -127,13 +149,13 @@ def theirs(pairs: list[dict[str, list[int]]], given: dict[str, Any], folder: str
 
     settings = transformers.Seq2SeqTrainingArguments(
         output_dir=folder,
-        per_device_train_batch_size=given["rows"],
+        per_device_train_batch_size=1 if given["curves"] else given["rows"],
         max_steps=given["steps"] + 1,
         learning_rate=given["rate"],
         lr_scheduler_type="constant",
         optim="adamw_torch_fused",
         bf16=given["precision"] == "bf16",
-        train_sampling_strategy="group_by_length",
+        train_sampling_strategy="sequential" if given["curves"] else "group_by_length",
         logging_steps=1,
         save_strategy="no",
         report_to=[],
@@ -142,7 +164,11 @@ def theirs(pairs: list[dict[str, list[int]]], given: dict[str, Any], folder: str
         remove_unused_columns=False,
     )
     trainer = transformers.Seq2SeqTrainer(
-        model=model, args=settings, data_collator=counting, train_dataset=pairs, callbacks=[Steps()]
+        model=model,
+        args=settings,
+        data_collator=counting,
+        train_dataset=same_batches(pairs, given) if given["curves"] else pairs,
+        callbacks=[Steps()],
     )
     trainer.train()
     return watch.figures()
@@ -212,7 +238,7 @@ def main() -> None:
     """Measure and print, or be one contender."""
     if len(sys.argv) == 2 and sys.argv[1].startswith("{"):
         given = json.loads(sys.argv[1])
-        pairs = make_pairs(given["kind"], 50 * given["rows"], 500 if given["size"] == "tiny" else 30522)
+        pairs = make_pairs(given["kind"], 50 * given["rows"], VOCABULARY[given["size"]])
         with tempfile.TemporaryDirectory() as folder:
             found = (ours if given["library"] == "warmstart" else theirs)(pairs, given, folder)
         print(json.dumps(found))
@@ -220,10 +246,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.train", description=__doc__)
     parser.add_argument("--kinds", nargs="+", choices=LENGTHS, default=list(LENGTHS))
     parser.add_argument("--precisions", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"])
-    parser.add_argument("--steps", type=int, default=4, help="steps that count, after one that does not (4)")
+    parser.add_argument("--steps", type=int, default=3, help="steps that count, after one that does not (3)")
     parser.add_argument("--rows", type=int, default=8, help="pairs of a batch of theirs; ours holds as many tokens (8)")
-    parser.add_argument("--runs", type=int, default=2, help="processes of each contender (2)")
-    parser.add_argument("--size", choices=("base", "tiny"), default="base")
+    parser.add_argument("--runs", type=int, default=1, help="processes of each contender (1)")
+    parser.add_argument("--size", choices=SIZES, default="base")
+    parser.add_argument("--curve-steps", type=int, default=30, help="steps of the loss curves; 0 leaves them out (30)")
+    parser.add_argument("--curve-size", choices=SIZES, default="small")
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--rate", type=float, default=1e-5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -235,7 +263,30 @@ def main() -> None:
     for kind in arguments.kinds:
         for precision in arguments.precisions:
             given = {name: getattr(arguments, name) for name in ("steps", "rows", "size", "dropout", "rate")}
-            row(given | {"kind": kind, "precision": precision}, arguments.runs, environment)
+            row(given | {"kind": kind, "precision": precision, "curves": False}, arguments.runs, environment)
+    if arguments.curve_steps:
+        shape = {"size": arguments.curve_size, "steps": arguments.curve_steps, "rows": 4, "dropout": 0.0, "rate": 3e-4}
+        curves(shape | {"kind": "xsum", "precision": "fp32", "curves": True}, environment)
+
+
+def curves(given: dict[str, Any], environment: dict[str, str]) -> None:
+    """Both contenders on the same batches; a line that says how far apart their losses are."""
+    one, other = (measured(given | {"library": name}, environment)["losses"] for name in TRAINERS)
+    apart = max(abs(a - b) for a, b in zip(one, other, strict=True))
+    print(
+        f"\nThe same batches, no dropout, {given['size']} size, {given['precision']}, {len(one)} steps: the losses "
+        f"fall from {one[0]:.3f} to {one[-1]:.3f} and are {apart:.1e} apart at most."
+    )
+
+
+def measured(given: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
+    """The figures of one contender in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.train", json.dumps(given)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def row(given: dict[str, Any], runs: int, environment: dict[str, str]) -> None:
@@ -243,11 +294,7 @@ def row(given: dict[str, Any], runs: int, environment: dict[str, str]) -> None:
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in TRAINERS}
     for _ in range(runs):
         for name in TRAINERS:
-            command = [sys.executable, "-m", "benchmarks.train", json.dumps(given | {"library": name})]
-            done = subprocess.run(command, env=environment, capture_output=True, text=True)
-            if done.returncode:
-                raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
-            found[name].append(json.loads(done.stdout.splitlines()[-1]))
+            found[name].append(measured(given | {"library": name}, environment))
     cells = [given["kind"], given["precision"]]
     for key, digits in (("tokens_per_second", 1), ("peak_mb", 0)):
         one, other = (statistics.median(run[key] for run in found[name]) for name in TRAINERS)

@@ -11,6 +11,7 @@ import tiny_models
 from tiny_models import END
 from training.conftest import made, write_json_lines
 from warmstart import AutoTokenizer, EncoderDecoderModel
+from warmstart.torch.layers import Layer
 from warmstart.training import loop as module
 from warmstart.training import measure, state
 from warmstart.training.examples import Limits, load_examples, texts
@@ -91,6 +92,30 @@ def test_gradient_checkpointing_changes_nothing(fit, tmp_path):
     other = fit({"steps": 3, "gradient_checkpointing": True, "output": tmp_path / "b"})[1]
     assert_close(weights(one), weights(other), 1e-6)
     assert not other.is_gradient_checkpointing
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # the compiler looks at it
+def test_compile_changes_nothing_and_leaves_a_plain_model(fit, tmp_path, monkeypatch):
+    """The layers' graphs are what is captured; a backend that computes them as they are takes no compiler's time."""
+    compiled, real = [], torch.nn.Module.compile
+
+    def compile_(self, **options):
+        compiled.append((type(self), options))
+        real(self, backend="aot_eager", **options)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_)
+    one = fit({"steps": 3, "output": tmp_path / "a"}, validation=False)[1]
+    assert not compiled
+    other = fit({"steps": 3, "compile": True, "output": tmp_path / "b"}, validation=False)[1]
+    assert compiled == [(Layer, {"dynamic": True})] * 4
+    assert_close(weights(one), weights(other), 1e-4)
+    assert all(layer._compiled_call_impl is None for stack in other.stacks() for layer in stack.layers)
+
+
+def test_adapters_in_shards_are_refused(fit, tmp_path):
+    with pytest.raises(ValueError, match=r"shard with lora: .* leave one of the two out"):
+        fit({"shard": True}, dataclasses.replace(FAST, lora=2))
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_first_phase_trains_cross_attention_alone(fit):
@@ -189,6 +214,7 @@ def test_the_log_says_rates_and_rises_in_steps(fit, tmp_path):
         ({"best": "bleurt"}, "best 'bleurt' is not known"),
         ({"batch_tokens": 0}, "batch_tokens 0: give a whole number"),
         ({"best": "bleu", "samples": 0}, "samples=0 writes none"),
+        ({"precision": "fp16", "cpu": True}, "precision 'fp16' needs a GPU, and none is used here; bf16 computes on"),
     ],
 )
 def test_settings_that_make_no_sense(fields, message):
@@ -237,7 +263,7 @@ def test_a_loss_that_is_no_number_ends_with_the_last_checkpoint(fit, tmp_path):
 
 
 def test_too_little_memory_is_said_with_what_to_change(fit, monkeypatch):
-    def full(self, step):
+    def full(self):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
     monkeypatch.setattr(module._Loop, "step", full)

@@ -17,6 +17,7 @@ from warmstart.torch.disentangled import Disentangled, Rows
 from warmstart.torch.dropout import is_drawn_apart
 from warmstart.torch.dropped_attention import dropped_attention
 from warmstart.torch.elements import HeadNorms, capped, make_norm
+from warmstart.torch.spared import cast_once
 
 
 @dataclass
@@ -177,6 +178,7 @@ class Attention(nn.Module):
         distances: Rows | None = None,
         reach: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
+        x = cast_once(x)
         query = self._heads(self.query(x), self.query_norm)
         if rotation is not None:
             query = self.rotate(query, rotation)

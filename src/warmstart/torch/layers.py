@@ -13,7 +13,7 @@ from warmstart.torch.cache import LayerCache
 from warmstart.torch.disentangled import Rows
 from warmstart.torch.dropout import Dropout
 from warmstart.torch.elements import ACTIVATIONS, check_activation, make_norm
-from warmstart.torch.spared import normed, note
+from warmstart.torch.spared import cast_once, normed, note
 
 
 class MLP(nn.Module):
@@ -28,7 +28,7 @@ class MLP(nn.Module):
         self.dropout = Dropout(spec.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        activation = ACTIVATIONS[self.activation]
+        activation, x = ACTIVATIONS[self.activation], cast_once(x)
         if self.gate is None:
             up = self.up(x)
             inner = note(activation(up), activation, up)

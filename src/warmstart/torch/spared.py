@@ -10,7 +10,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -34,11 +34,19 @@ def spared(wanted: bool) -> Iterator[None]:
 
 
 def note(out: Tensor, make: Callable[..., Tensor], *sources: Tensor) -> Tensor:
-    """Note that `make` makes `out` of its sources, which are kept anyhow; gives `out`."""
-    noted = getattr(_here, "noted", None)
-    if noted is not None and type(out) is Tensor and out.is_contiguous():
-        noted[out.data_ptr()] = weakref.ref(out), make, sources
+    """Note that `make` makes `out` of its sources, which are kept anyhow or noted themselves; gives `out`."""
+    noted = None if torch.compiler.is_compiling() else getattr(_here, "noted", None)
+    if noted is not None and out.requires_grad and type(out) is Tensor and out.is_contiguous():
+        noted[out.data_ptr()] = weakref.ref(out), _Remade(make, [_pack(x.detach()) for x in sources], out.shape)
     return out
+
+
+def cast_once(x: Tensor) -> Tensor:
+    """What several products read: under autocast each would cast it for itself, and keep that."""
+    if torch.compiler.is_compiling() or x.dtype != torch.float32 or not torch.is_autocast_enabled(x.device.type):
+        return x
+    dtype = torch.get_autocast_dtype(x.device.type)
+    return note(x.to(dtype), lambda x: x.to(dtype), x)
 
 
 def normed(norm: nn.Module, x: Tensor) -> Tensor:
@@ -50,7 +58,7 @@ def normed(norm: nn.Module, x: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class _Remade:
     make: Callable[..., Tensor]
-    sources: list[tuple[Tensor, int]]
+    sources: list[Any]
     shape: torch.Size
 
 
@@ -58,18 +66,18 @@ def _pack(x: Tensor) -> Any:
     noted = _here.noted.get(x.data_ptr())
     if noted is None or type(x) is not Tensor:
         return x, x._version
-    out, make, sources = noted[0](), noted[1], noted[2]
+    out = noted[0]()
     # The memory may be another's by now; what was changed in place cannot be made again.
     if out is None or (out.numel(), out.dtype, out._version) != (x.numel(), x.dtype, 0) or not x.is_contiguous():
         return x, x._version
-    return _Remade(make, [(source.detach(), source._version) for source in sources], x.shape)
+    return replace(noted[1], shape=x.shape)
 
 
 def _unpack(kept: Any) -> Tensor:
     if not isinstance(kept, _Remade):
         return _unchanged(*kept)
     with torch.no_grad():
-        return kept.make(*(_unchanged(*source) for source in kept.sources)).view(kept.shape)
+        return kept.make(*(_unpack(source) for source in kept.sources)).view(kept.shape)
 
 
 def _unchanged(x: Tensor, version: int) -> Tensor:

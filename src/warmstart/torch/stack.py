@@ -31,7 +31,7 @@ from warmstart.torch.masks import (
     source_mask,
 )
 from warmstart.torch.pretrained import PreTrainedModel
-from warmstart.torch.spared import spared
+from warmstart.torch.spared import cast_once, spared
 
 
 @dataclass
@@ -122,6 +122,7 @@ class Stack(PreTrainedModel):
             }
         distances = None if self.distances is None else self.distances(shape[1])
         source_seen, embedded = source_mask(source_attention_mask), x
+        source = None if source is None else cast_once(source)
         hidden, attentions, cross_attentions = [], [], []
         with spared(self._may_spare(x)):
             for index, layer in enumerate(self.layers_in_order()):
@@ -154,9 +155,9 @@ class Stack(PreTrainedModel):
     def _may_spare(self, x: Tensor) -> bool:
         """Whether a backward pass may make things again: on a processor, and where all weights are there for it.
 
-        Shards of one layer are gone when the next one's gradient is computed (FSDP).
+        Shards of one layer are gone when the next one's gradient is computed (FSDP); a compiler decides for itself.
         """
-        plain = all(type(layer) is Layer for layer in self.layers)
+        plain = all(type(layer) is Layer and layer._compiled_call_impl is None for layer in self.layers)
         return self.training and plain and not self.checkpoint_layers and eager(x)
 
     def layers_in_order(self) -> list[Any]:

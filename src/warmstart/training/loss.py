@@ -63,7 +63,10 @@ class LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: Any) -> Any:
+        if ctx.gradients is None:
+            raise RuntimeError("the gradients of this loss were used already; compute the loss again")
         states, weight, bias = (None if x is None else x.mul_(upstream[0]) for x in ctx.gradients)
+        ctx.gradients = None  # so that a parameter takes its gradient as it is, not a copy
         weight = None if weight is None else weight.to(ctx.dtypes[0])
         bias = None if bias is None else bias.to(ctx.dtypes[1])
         return states, weight, bias, None, None, None
