@@ -17,7 +17,7 @@ from warmstart.torch.disentangled import Disentangled, Rows
 from warmstart.torch.dropout import is_drawn_apart
 from warmstart.torch.dropped_attention import dropped_attention
 from warmstart.torch.elements import HeadNorms, capped, make_norm
-from warmstart.torch.spared import cast_once
+from warmstart.torch.spared import branches
 
 
 @dataclass
@@ -178,11 +178,11 @@ class Attention(nn.Module):
         distances: Rows | None = None,
         reach: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        x = cast_once(x)
-        query = self._heads(self.query(x), self.query_norm)
+        first, *own = branches(x, 1 if self.is_cross else 3)
+        query = self._heads(self.query(first), self.query_norm)
         if rotation is not None:
             query = self.rotate(query, rotation)
-        key, value = self._source_pair(source, cache) if self.is_cross else self._own_pair(x, rotation, cache)
+        key, value = self._source_pair(source, cache) if self.is_cross else self._own_pair(*own, rotation, cache)
         if self.disentangled is not None and distances is not None:
             mask = biased(self.disentangled(query, key, distances, self.query, self.key) * self.scale, mask.allowed)
         dropout = self.dropout if self.training else 0.0
@@ -192,9 +192,9 @@ class Attention(nn.Module):
         return self.output(out.transpose(1, 2).flatten(2)), weights
 
     def _own_pair(
-        self, x: Tensor, rotation: tuple[Tensor, Tensor] | None, cache: LayerCache | None
+        self, first: Tensor, second: Tensor, rotation: tuple[Tensor, Tensor] | None, cache: LayerCache | None
     ) -> tuple[Tensor, Tensor]:
-        key, value = self._heads(self.key(x), self.key_norm), self._heads(self.value(x), None)
+        key, value = self._heads(self.key(first), self.key_norm), self._heads(self.value(second), None)
         if rotation is not None:
             key = self.rotate(key, rotation)
         return (key, value) if cache is None else cache.append(key, value)
@@ -204,7 +204,8 @@ class Attention(nn.Module):
         if cache is not None and cache.source is not None:
             return cache.source
         assert source is not None
-        pair = self._heads(self.key(source), self.key_norm), self._heads(self.value(source), None)
+        first, second = branches(source, 2)
+        pair = self._heads(self.key(first), self.key_norm), self._heads(self.value(second), None)
         if cache is not None:
             cache.source = pair
         return pair

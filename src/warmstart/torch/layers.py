@@ -13,7 +13,7 @@ from warmstart.torch.cache import LayerCache
 from warmstart.torch.disentangled import Rows
 from warmstart.torch.dropout import Dropout
 from warmstart.torch.elements import ACTIVATIONS, check_activation, make_norm
-from warmstart.torch.spared import cast_once, normed, note
+from warmstart.torch.spared import branches, normed, note
 
 
 class MLP(nn.Module):
@@ -28,12 +28,13 @@ class MLP(nn.Module):
         self.dropout = Dropout(spec.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        activation, x = ACTIVATIONS[self.activation], cast_once(x)
+        activation = ACTIVATIONS[self.activation]
         if self.gate is None:
-            up = self.up(x)
+            up = self.up(branches(x, 1)[0])
             inner = note(activation(up), activation, up)
         else:
-            gate, up = self.gate(x), self.up(x)
+            first, second = branches(x, 2)
+            gate, up = self.gate(first), self.up(second)
             opened = note(activation(gate), activation, gate)
             inner = note(opened * up, lambda gate, up: activation(gate) * up, gate, up)
         return self.down(self.dropout(inner))

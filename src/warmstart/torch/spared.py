@@ -41,12 +41,27 @@ def note(out: Tensor, make: Callable[..., Tensor], *sources: Tensor) -> Tensor:
     return out
 
 
-def cast_once(x: Tensor) -> Tensor:
-    """What several products read: under autocast each would cast it for itself, and keep that."""
+def branches(x: Tensor, count: int) -> list[Tensor]:
+    """`x` for so many products: under autocast cast once, where each would cast it for itself and keep that.
+
+    Their gradients are added up in the type of `x`, as without.
+    """
     if torch.compiler.is_compiling() or x.dtype != torch.float32 or not torch.is_autocast_enabled(x.device.type):
-        return x
+        return [x] * count
     dtype = torch.get_autocast_dtype(x.device.type)
-    return note(x.to(dtype), lambda x: x.to(dtype), x)
+    cast = x.detach().to(dtype)
+    return [note(_Branch.apply(x, cast), lambda x: x.to(dtype), x) for _ in range(count)]
+
+
+class _Branch(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cast: Tensor) -> Tensor:
+        ctx.dtype = x.dtype
+        return cast.view_as(cast)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Any) -> Any:
+        return upstream[0].to(ctx.dtype), None
 
 
 def normed(norm: nn.Module, x: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from warmstart.torch.masks import (
     source_mask,
 )
 from warmstart.torch.pretrained import PreTrainedModel
-from warmstart.torch.spared import cast_once, spared
+from warmstart.torch.spared import spared
 
 
 @dataclass
@@ -122,7 +122,6 @@ class Stack(PreTrainedModel):
             }
         distances = None if self.distances is None else self.distances(shape[1])
         source_seen, embedded = source_mask(source_attention_mask), x
-        source = None if source is None else cast_once(source)
         hidden, attentions, cross_attentions = [], [], []
         with spared(self._may_spare(x)):
             for index, layer in enumerate(self.layers_in_order()):
