@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from warmstart import EncoderDecoderModel, FlaxAutoModelForCausalLM, FlaxEncoderDecoderModel
-from warmstart.flax.search import search
+from warmstart.flax.generation.search import search
 
 SOURCES = 28  # for each of the settings: their number times this many random cases
 SETTINGS = {
@@ -204,7 +204,7 @@ def test_distances_over_shared_buffers_are_those_of_places():
 def test_no_beam_step_copies_the_cache(both, sources):
     """In the loop nothing the size of a layer's keys is gathered: beams go on by their origins."""
     from warmstart.decoding.settings import Plan
-    from warmstart.flax.search import Search
+    from warmstart.flax.generation.search import Search
     from warmstart.generation_config import GenerationConfig
 
     _, flax, _ = both

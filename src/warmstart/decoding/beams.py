@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from warmstart.decoding.arrays import Array, Arrays, Position, repeat, write
+from warmstart.decoding.settings import Plan
 from warmstart.decoding.stopping import Stop
+from warmstart.generation_config import GenerationConfig
 
 LOW = -1.0e9
 """Added to a score to take it out of the running, and still to be ordered among the others that are."""
@@ -38,6 +40,20 @@ class BeamSettings:
     pad: int
     length_penalty: float = 1.0
     early_stopping: bool | str = False
+
+
+def settings_of(plan: Plan, config: GenerationConfig, beams: int) -> BeamSettings:
+    """What stays the same through a search with so many beams."""
+    return BeamSettings(
+        beams=beams,
+        prompt_length=plan.prompt_length,
+        max_length=plan.max_length,
+        # so many that k unfinished ones remain if each beam's likeliest tokens are all end tokens
+        candidates=max(2, 1 + len(plan.eos)) * beams,
+        pad=plan.pad,
+        length_penalty=config.length_penalty,
+        early_stopping=config.early_stopping,
+    )
 
 
 class Beams(NamedTuple):

@@ -11,11 +11,13 @@ penalty, and `beam_indices` (b * m, new tokens) is the row that each token was a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from warmstart.decoding.arrays import Array, Arrays
+from warmstart.decoding.settings import Plan
+from warmstart.generation_config import GenerationConfig
 from warmstart.outputs import ModelOutput
 
 
@@ -102,3 +104,43 @@ def transition_scores(
         of_rows = xp.take(of_step[None], xp.reshape(xp.where(origins < 0, 0, origins), (1, rows)))[0]
         found.append(xp.where(origins < 0, 0.0, xp.take(of_rows, tokens[:, step : step + 1])))
     return xp.concat(found, 1)
+
+
+def output_of(
+    found: dict[str, Any],
+    plan: Plan,
+    config: GenerationConfig,
+    new: int,
+    steps: int,
+    source: dict[str, Any] | None,
+    join: Callable[[Any, Any], Any],
+) -> Any:
+    """What a compiled search found as one of the output classes, `new` tokens long, of so many `steps`.
+
+    `source` are the arguments of the call where there is an encoder; `join` puts the states of the prompt's tokens but
+    the last (b, ..., p - 1, size) before those of the last (r, ..., 1, size), for each row of a source.
+    """
+    fields: dict[str, Any] = {
+        "sequences": found["sequences"][:, : plan.prompt_length + new],
+        "past_key_values": found["cache"],
+    }
+    if plan.beams > 1:
+        fields["sequences_scores"] = found["sequences_scores"] if config.output_scores else None
+        fields["beam_indices"] = found["beam_indices"][:, :new]
+    for name, kept in found["kept"].items():
+        if name in ("scores", "logits"):
+            fields[name] = tuple(kept[step] for step in range(steps))
+            continue
+        of_step = [tuple(x[step] for x in kept) for step in range(steps)]
+        if name in found["of_prompt"]:
+            of_step[0] = tuple(join(*pair) for pair in zip(found["of_prompt"][name], of_step[0], strict=True))
+        if name == "attentions":  # over the places that were filled
+            of_step = [tuple(x[..., : plan.prompt_length + i] for x in layers) for i, layers in enumerate(of_step)]
+        own = name if source is None or name.startswith("cross") else f"decoder_{name}"
+        fields[own] = tuple(of_step)
+    if source is None:
+        return (GenerateBeamDecoderOnlyOutput if plan.beams > 1 else GenerateDecoderOnlyOutput)(**fields)
+    for name in ("attentions", "hidden_states"):
+        given = getattr(source.get("encoder_outputs"), name, None)
+        fields[f"encoder_{name}"] = found["encoder"].get(name, given)
+    return (GenerateBeamEncoderDecoderOutput if plan.beams > 1 else GenerateEncoderDecoderOutput)(**fields)

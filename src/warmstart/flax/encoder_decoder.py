@@ -21,7 +21,7 @@ from warmstart.families.encoder_decoder import EncoderDecoderConfig
 from warmstart.fitting import Side
 from warmstart.flax import loading
 from warmstart.flax.cache import KeyValueCache, new_cache
-from warmstart.flax.generation import compute_transition_scores, generate
+from warmstart.flax.generation.generate import compute_transition_scores, generate
 from warmstart.flax.loading import as_dtype
 from warmstart.flax.loss import shift_labels
 from warmstart.flax.masks import eager, with_global

@@ -15,7 +15,7 @@ from warmstart.config import PretrainedConfig
 from warmstart.families import family_of, spec_of
 from warmstart.fitting import Side
 from warmstart.flax.cache import KeyValueCache, new_cache
-from warmstart.flax.generation import compute_transition_scores, generate
+from warmstart.flax.generation.generate import compute_transition_scores, generate
 from warmstart.flax.loading import as_dtype
 from warmstart.flax.masks import with_global
 from warmstart.flax.pretrained import FlaxPreTrainedModel

@@ -22,7 +22,7 @@ from warmstart.pairing import load_pair
 from warmstart.tf import surgery
 from warmstart.tf.cache import KeyValueCache
 from warmstart.tf.elements import linear
-from warmstart.tf.generation import compute_transition_scores, generate
+from warmstart.tf.generation.generate import compute_transition_scores, generate
 from warmstart.tf.inputs import as_ids, as_tensor, eager
 from warmstart.tf.loading import copy_weights, initialise, named_parameters, shared_names
 from warmstart.tf.loss import counted_losses, label_mask, shift_labels, warn_of_unshifted

@@ -23,7 +23,7 @@ from warmstart.outputs import (
 from warmstart.tf import surgery
 from warmstart.tf.cache import KeyValueCache
 from warmstart.tf.ends import Head
-from warmstart.tf.generation import compute_transition_scores, generate
+from warmstart.tf.generation.generate import compute_transition_scores, generate
 from warmstart.tf.inputs import as_ids, as_tensor
 from warmstart.tf.loss import counted_losses
 from warmstart.tf.masks import with_global

@@ -11,8 +11,8 @@ from typing import Any
 import tensorflow as tf
 
 from warmstart.decoding.settings import lay_over, resolve, start_ids
-from warmstart.tf.generation_inputs import check_settings
-from warmstart.tf.search import Search
+from warmstart.tf.generation.inputs import check_settings
+from warmstart.tf.generation.search import Search
 
 
 def export(model: Any, folder: str | Path, *, verbose: bool = False, **settings: Any) -> None:

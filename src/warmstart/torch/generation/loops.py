@@ -93,23 +93,10 @@ def one_by_one(call: Call) -> dict[str, Any]:
     return {"sequences": ids[:, : state.at]}
 
 
-def _beam_settings(call: Call, count: int) -> beams.BeamSettings:
-    return beams.BeamSettings(
-        beams=count,
-        prompt_length=call.plan.prompt_length,
-        max_length=call.plan.max_length,
-        # so many that k unfinished ones remain if each beam's likeliest tokens are all end tokens
-        candidates=max(2, 1 + len(call.plan.eos)) * count,
-        pad=call.plan.pad,
-        length_penalty=call.config.length_penalty,
-        early_stopping=call.config.early_stopping,
-    )
-
-
 def beam_search(call: Call) -> dict[str, Any]:
     """Beam search and beam sampling."""
     xp, plan, scorer = call.xp, call.plan, call.scorer
-    settings, stop = _beam_settings(call, plan.beams), call.stop
+    settings, stop = beams.settings_of(plan, call.config, plan.beams), call.stop
     state = beams.start(xp, call.prompt, settings)
     total = len(state.ids)
     everyone: beams.Beams | None = None  # what sources that have left had found
@@ -160,7 +147,7 @@ def _found(call: Call, ids: Tensor, sums: Tensor, origins: Tensor, longest: Tens
 def group_search(call: Call) -> dict[str, Any]:
     """Diverse beam search."""
     xp, plan, scorer = call.xp, call.plan, call.scorer
-    settings = _beam_settings(call, plan.beams // plan.groups)
+    settings = beams.settings_of(plan, call.config, plan.beams // plan.groups)
     ends = stopping(xp, plan.eos, plan.max_length + 1)
     state = groups.start(xp, call.prompt, settings, plan.groups)
     kept = call.prompt
@@ -196,7 +183,7 @@ def _ruled(call: Call, ids: Tensor, at: int) -> bool:
 def constrained_search(call: Call) -> dict[str, Any]:
     """Beam search whose sequences must hold what the constraints ask for."""
     xp, plan, scorer, config = call.xp, call.plan, call.scorer, call.config
-    settings = _beam_settings(call, plan.beams)
+    settings = beams.settings_of(plan, call.config, plan.beams)
     wanted = constraints_of(config.constraints, config.force_words_ids)
     k, device = plan.beams, call.prompt.device
     searches = [constrained.Search.of(ids, i * k, k) for i, ids in enumerate(call.prompt.tolist())]

@@ -5,35 +5,30 @@ Shapes: b sources, p prompt length, s source length.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
+from warmstart.decoding.arguments import check_arguments, listed
 from warmstart.decoding.choice import check_choice, check_found
-from warmstart.decoding.outputs import (
-    GenerateBeamDecoderOnlyOutput,
-    GenerateBeamEncoderDecoderOutput,
-    GenerateDecoderOnlyOutput,
-    GenerateEncoderDecoderOutput,
-    transition_scores,
-)
+from warmstart.decoding.outputs import output_of, transition_scores
 from warmstart.decoding.settings import Plan, lay_over, resolve
 from warmstart.generation_config import GenerationConfig
 from warmstart.tf.arrays import Array, TensorFlowArrays
 from warmstart.tf.cache import KeyValueCache, apart
 from warmstart.tf.elements import size_of
-from warmstart.tf.generation_inputs import (
-    check_arguments,
+from warmstart.tf.generation.inputs import (
+    REFUSED,
     check_settings,
     decoder_prompt,
     negative_tensors,
     prompt_only,
     source_tensors,
 )
-from warmstart.tf.generation_rules import Strings
+from warmstart.tf.generation.rules import Strings
+from warmstart.tf.generation.search import Search
 from warmstart.tf.inputs import eager
-from warmstart.tf.search import Search
 
 _MOST_TRACES = 32  # kept by a model: the oldest goes
 
@@ -93,7 +88,7 @@ def generate(
     (TensorShape([2, 4]), [1, 1])
     """
     config, arguments = lay_over(model.generation_config, generation_config, kwargs)
-    check_arguments(config, arguments)
+    check_arguments(config, arguments, "TensorFlow", REFUSED)
     check_settings(config, prefix_allowed_tokens_fn, jit_compile)
     if inputs is not None:
         if arguments.get("input_ids") is not None:
@@ -119,8 +114,8 @@ def generate(
         model,
         config,
         plan,
-        custom=_listed(logits_processor),
-        rules=_listed(stopping_criteria),
+        custom=listed(logits_processor),
+        rules=listed(stopping_criteria),
         prefix=prefix_allowed_tokens_fn,
         strings=None if config.stop_strings is None else Strings(config.stop_strings, arguments.get("tokenizer")),
         compiled=jit_compile,
@@ -158,10 +153,6 @@ def compute_transition_scores(
         TensorFlowArrays(), Array(sequences), [Array(x) for x in scores], indices, normalize_logits
     )
     return found.value
-
-
-def _listed(functions: Any) -> tuple[Any, ...]:
-    return () if functions is None else tuple(functions) if isinstance(functions, Iterable) else (functions,)
 
 
 def _plan(
@@ -236,35 +227,13 @@ def _output(result: dict[str, Any], search: Search, source: dict[str, Any] | Non
     plan = search.plan
     steps = tf.get_static_value(result["held"])
     steps = (plan.max_length if steps is None else int(steps)) - plan.prompt_length
-    fields: dict[str, Any] = {"sequences": result["sequences"], "past_key_values": _cache(result, search)}
-    if plan.beams > 1:
-        fields["sequences_scores"] = result["sequences_scores"] if search.config.output_scores else None
-        fields["beam_indices"] = result["beam_indices"]
-    for name, kept in result["kept"].items():
-        if name in ("scores", "logits"):
-            fields[name] = tuple(tf.unstack(kept[:steps], steps))
-            continue
-        of_step = [tuple(x[step] for x in kept) for step in range(steps)]
-        if name in result["of_prompt"]:
-            of_step[0] = _joined(result["of_prompt"][name], of_step[0])
-        if name == "attentions":  # over the places that were filled
-            of_step = [tuple(x[..., : plan.prompt_length + i] for x in layers) for i, layers in enumerate(of_step)]
-        own = name if source is None or name.startswith("cross") else f"decoder_{name}"
-        fields[own] = tuple(of_step)
-    if source is None:
-        return (GenerateBeamDecoderOnlyOutput if plan.beams > 1 else GenerateDecoderOnlyOutput)(**fields)
-    for name in ("attentions", "hidden_states"):
-        given = getattr(source.get("encoder_outputs"), name, None)
-        fields[f"encoder_{name}"] = result["encoder"].get(name, given)
-    return (GenerateBeamEncoderDecoderOutput if plan.beams > 1 else GenerateEncoderDecoderOutput)(**fields)
+    found = {**result, "cache": _cache(result, search)}
+    new = (result["sequences"].shape[1] or plan.max_length) - plan.prompt_length
+    return output_of(found, plan, search.config, new, steps, source, _joined)
 
 
-def _joined(before: Sequence[Any], after: Sequence[Any]) -> tuple[Any, ...]:
-    """The tokens before the last (b, ..., p - 1, size), for each row of a source, and the last (r, ..., 1, size)."""
-    return tuple(
-        tf.concat([tf.repeat(x, tf.shape(y)[0] // tf.shape(x)[0], 0), y], -2)
-        for x, y in zip(before, after, strict=True)
-    )
+def _joined(before: Any, after: Any) -> Any:
+    return tf.concat([tf.repeat(before, tf.shape(after)[0] // tf.shape(before)[0], 0), after], -2)
 
 
 def _cache(result: dict[str, Any], search: Search) -> KeyValueCache:

@@ -11,6 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from warmstart.decoding.arguments import wanted
 from warmstart.decoding.constraints import constraints_of
 from warmstart.decoding.processors import processors_for
 from warmstart.decoding.rules import check_constraints
@@ -18,12 +19,10 @@ from warmstart.decoding.settings import Plan
 from warmstart.generation_config import GenerationConfig
 from warmstart.tf.cache import KeyValueCache
 from warmstart.tf.elements import turned
-from warmstart.tf.generation_loops import SEARCHES, XP, Call
-from warmstart.tf.generation_rules import Strings, own_processor, own_rule, prefix_processor, time_rule
+from warmstart.tf.generation.call import XP, Call
+from warmstart.tf.generation.loops import SEARCHES
+from warmstart.tf.generation.rules import Strings, own_processor, own_rule, prefix_processor, time_rule
 from warmstart.tf.runner import Runner
-
-WANTS = ("scores", "logits", "attentions", "hidden_states")
-"""What may be returned of each step."""
 
 
 @dataclass(eq=False)
@@ -43,7 +42,7 @@ class Search:
         config = self.config
         self.decoder = getattr(self.model, "decoder", self.model)
         self.is_pair = self.decoder is not self.model
-        self.wants = tuple(x for x in WANTS if config.return_dict_in_generate and getattr(config, f"output_{x}"))
+        self.wants = wanted(config)
         self.constraints = constraints_of(config.constraints, config.force_words_ids)
         check_constraints(self.constraints, self.plan.eos, self.vocabulary)
 

@@ -5,7 +5,6 @@ Shapes: b sources, s source length, p prompt length.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,28 +16,8 @@ from warmstart.tf.inputs import as_ids, as_mask, as_tensor, check_ids, eager
 from warmstart.tf.masks import with_global
 
 ENCODER_ARGUMENTS = ("token_type_ids", "position_ids")
-_ARGUMENTS = (
-    "input_ids",
-    "inputs_embeds",
-    "attention_mask",
-    "encoder_outputs",
-    "decoder_input_ids",
-    "decoder_attention_mask",
-    "negative_prompt_ids",
-    "negative_prompt_attention_mask",
-    "tokenizer",
-    *ENCODER_ARGUMENTS,
-    "global_attention_mask",
-)
-# As a batch or an older call may hold them.
-_WITHOUT_EFFECT = ("labels", "return_dict", "use_model_defaults")
-_DRAFTS = "each row would accept another number of drafted tokens, and rows of one graph are of one age"
-_REFUSED = {
-    "prompt_lookup_num_tokens": _DRAFTS,
-    "assistant_model": _DRAFTS,
+REFUSED = {
     "streamer": "a graph gives its tokens when it is done",
-    "past_key_values": "the prompt is read anew; give what came before as decoder_input_ids",
-    "decoder_inputs_embeds": "the decoder's prompt is given as decoder_input_ids",
     "generator": "random numbers come from seed=",
 }
 # What is asked out of the loop, as long as it is not compiled.
@@ -60,21 +39,6 @@ def check_settings(config: GenerationConfig, prefix: Any, compiled: bool, needs:
             f"{wants[0]}: a step of contrastive search reads all candidates; for the states of what was chosen, call "
             "the model on it: model(input_ids, decoder_input_ids=sequences)"
         )
-
-
-def check_arguments(config: GenerationConfig, arguments: Mapping[str, Any]) -> None:
-    """Refuse the arguments of `generate` that it does not know, and those that it cannot honour."""
-    given = {**arguments, "prompt_lookup_num_tokens": config.prompt_lookup_num_tokens}
-    for name, reason in _REFUSED.items():
-        if given.get(name) is not None:
-            raise ValueError(
-                f"{name} is not supported by generate() in TensorFlow: {reason}; EncoderDecoderModel has it"
-            )
-    for name in arguments:
-        if name not in (*_ARGUMENTS, *_REFUSED, *_WITHOUT_EFFECT):
-            near = difflib.get_close_matches(name, [*GenerationConfig.DEFAULTS, *_ARGUMENTS], n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"generate() knows no argument {name!r}{hint}")
 
 
 def negative_tensors(

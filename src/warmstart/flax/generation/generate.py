@@ -5,53 +5,28 @@ Shapes: b sources, m sequences asked for of each, p prompt length, n longest len
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from warmstart.decoding.arguments import check_arguments, listed
+from warmstart.decoding.arguments import wanted as wanted_of
 from warmstart.decoding.choice import check_choice, check_found
 from warmstart.decoding.constraints import constraints_of
-from warmstart.decoding.outputs import (
-    GenerateBeamDecoderOnlyOutput,
-    GenerateBeamEncoderDecoderOutput,
-    GenerateDecoderOnlyOutput,
-    GenerateEncoderDecoderOutput,
-    transition_scores,
-)
+from warmstart.decoding.outputs import output_of, transition_scores
 from warmstart.decoding.settings import Plan, lay_over, resolve
 from warmstart.flax.arrays import JaxArrays
-from warmstart.flax.generation_inputs import decoder_prompt, negative_arrays, prompt_only, source_arrays
-from warmstart.flax.generation_rules import Strings, now
-from warmstart.flax.search import Search, search
+from warmstart.flax.generation.inputs import decoder_prompt, negative_arrays, prompt_only, source_arrays
+from warmstart.flax.generation.rules import Strings, now
+from warmstart.flax.generation.search import Search, search
 from warmstart.generation_config import GenerationConfig
 from warmstart.outputs import FlaxGenerateOutput
 
-_ARGUMENTS = (
-    "input_ids",
-    "inputs_embeds",
-    "attention_mask",
-    "encoder_outputs",
-    "decoder_input_ids",
-    "decoder_attention_mask",
-    "token_type_ids",
-    "position_ids",
-    "global_attention_mask",
-    "negative_prompt_ids",
-    "negative_prompt_attention_mask",
-    "tokenizer",
-)
-_WITHOUT_EFFECT = ("labels", "return_dict", "use_model_defaults", "trace")  # as a batch or an older call may hold them
-_DRAFTS = "each row would accept another number of drafted tokens, and rows of a compiled search are of one age"
 _REFUSED = {
-    "prompt_lookup_num_tokens": _DRAFTS,
-    "assistant_model": _DRAFTS,
     "streamer": "a compiled search gives its tokens when it is done",
-    "past_key_values": "the prompt is read anew; give what came before as decoder_input_ids",
-    "decoder_inputs_embeds": "the decoder's prompt is given as decoder_input_ids",
     "generator": "random numbers come from seed=, or from a key of jax.random in prng_key=",
 }
 
@@ -114,7 +89,7 @@ def generate(
     (2, 5)
     """
     config, arguments = lay_over(model.generation_config, generation_config, kwargs)
-    _check_arguments(config, arguments)
+    check_arguments(config, arguments, "JAX", _REFUSED)
     if seed is not None and prng_key is not None:
         raise ValueError("prng_key and seed both say where random numbers come from; give one of them")
     call = dict(kwargs)
@@ -145,7 +120,7 @@ def generate(
             f"results of {plan.max_length} tokens are more than the {spec.positions} positions of the {spec.family} "
             "stack; lower max_length or max_new_tokens"
         )
-    wants = _wants(config)
+    wants = wanted_of(config)
     if plan.strategy == "contrastive" and {"attentions", "hidden_states"} & set(wants):
         raise ValueError(
             "output_attentions and output_hidden_states: a step of contrastive search reads all candidates; for the "
@@ -156,10 +131,10 @@ def generate(
         module=model.module,
         plan=plan,
         settings=_as_text(config),
-        custom=tuple(_listed(logits_processor)),
+        custom=listed(logits_processor),
         config=config,
         wants=wants,
-        rules=tuple(_listed(stopping_criteria)),
+        rules=listed(stopping_criteria),
         prefix=prefix_allowed_tokens_fn,
         strings=None if config.stop_strings is None else Strings.of(config.stop_strings, arguments.get("tokenizer")),
         constraints=tuple(x.alternatives for x in constraints),
@@ -196,12 +171,6 @@ def compute_transition_scores(
     return transition_scores(JaxArrays(), sequences, scores, beam_indices, normalize_logits)
 
 
-def _wants(config: GenerationConfig) -> tuple[str, ...]:
-    """What is to be returned of each step."""
-    names = ("scores", "logits", "attentions", "hidden_states")
-    return tuple(name for name in names if config.return_dict_in_generate and getattr(config, f"output_{name}"))
-
-
 def _as_text(config: GenerationConfig) -> str:
     """The settings as text, by which compiled searches are told apart; constraints are told apart by themselves."""
     plain = GenerationConfig(**{name: x for name, x in config.explicit().items() if name != "constraints"})
@@ -224,52 +193,8 @@ def _output(found: dict[str, Any], plan: Plan, config: GenerationConfig, source:
     steps = new = plan.max_length - plan.prompt_length
     if not isinstance(found["steps"], jax.core.Tracer):
         steps, new = int(found["steps"]), int(found["new"])
-    fields: dict[str, Any] = {
-        "sequences": found["sequences"][:, : plan.prompt_length + new],
-        "past_key_values": found["cache"],
-    }
-    if plan.beams > 1:
-        fields["sequences_scores"] = found["sequences_scores"] if config.output_scores else None
-        fields["beam_indices"] = found["beam_indices"][:, :new]
-    for name, kept in found["kept"].items():
-        of_step = [jax.tree.map(lambda x, step=step: x[step], kept) for step in range(steps)]
-        if name in ("scores", "logits"):
-            fields[name] = tuple(of_step)
-            continue
-        if name in found["of_prompt"]:
-            of_step[0] = _joined(found["of_prompt"][name], of_step[0])
-        if name == "attentions":  # over the places that were filled
-            of_step = [tuple(x[..., : plan.prompt_length + i] for x in layers) for i, layers in enumerate(of_step)]
-        own = name if source is None or name.startswith("cross") else f"decoder_{name}"
-        fields[own] = tuple(of_step)
-    if source is None:
-        return (GenerateBeamDecoderOnlyOutput if plan.beams > 1 else GenerateDecoderOnlyOutput)(**fields)
-    for name in ("attentions", "hidden_states"):
-        given = getattr(source.get("encoder_outputs"), name, None)
-        fields[f"encoder_{name}"] = found["encoder"].get(name, given)
-    return (GenerateBeamEncoderDecoderOutput if plan.beams > 1 else GenerateEncoderDecoderOutput)(**fields)
+    return output_of(found, plan, config, new, steps, source, _joined)
 
 
-def _joined(before: Sequence[Array], after: Sequence[Array]) -> tuple[Array, ...]:
-    """The tokens before the last (b, ..., p - 1, size), for each row of a source, and the last (r, ..., 1, size)."""
-    return tuple(
-        jnp.concatenate([jnp.repeat(x, len(y) // len(x), 0), y], -2) for x, y in zip(before, after, strict=True)
-    )
-
-
-def _listed(functions: Any) -> list[Any]:
-    if functions is None:
-        return []
-    return list(functions) if isinstance(functions, Iterable) else [functions]
-
-
-def _check_arguments(config: GenerationConfig, arguments: dict[str, Any]) -> None:
-    given = {**arguments, "prompt_lookup_num_tokens": config.prompt_lookup_num_tokens}
-    for name, reason in _REFUSED.items():
-        if given.get(name) is not None:
-            raise ValueError(f"{name} is not supported by generate() in JAX: {reason}; EncoderDecoderModel has it")
-    for name in arguments:
-        if name not in _ARGUMENTS + _WITHOUT_EFFECT + tuple(_REFUSED):
-            near = difflib.get_close_matches(name, [*GenerationConfig.DEFAULTS, *_ARGUMENTS], n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"generate() knows no argument {name!r}{hint}")
+def _joined(before: Array, after: Array) -> Array:
+    return jnp.concatenate([jnp.repeat(before, len(after) // len(before), 0), after], -2)

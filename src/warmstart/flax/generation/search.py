@@ -18,8 +18,9 @@ from warmstart.decoding.constraints import DisjunctiveConstraint
 from warmstart.decoding.processors import processors_for
 from warmstart.decoding.rules import check_constraints
 from warmstart.decoding.settings import Plan
-from warmstart.flax.generation_loops import SEARCHES, XP, Call
-from warmstart.flax.generation_rules import Strings, own_processor, own_rule, prefix_processor, time_rule
+from warmstart.flax.generation.call import XP, Call
+from warmstart.flax.generation.loops import SEARCHES
+from warmstart.flax.generation.rules import Strings, own_processor, own_rule, prefix_processor, time_rule
 from warmstart.flax.runner import Runner
 from warmstart.generation_config import GenerationConfig
 
