@@ -216,7 +216,7 @@ ODD = {
     "llama-dynamic": ("llama", {"rope_scaling": {"rope_type": "dynamic", "factor": 3.0}, "max_position_embeddings": 4}),
     "llama-longrope": ("llama", {"rope_scaling": {"rope_type": "longrope", **_FACTORS}}),
 }
-STEPS = ((0, 3), (3, 4), (4, 6))  # the tokens that each step of a cached decoding reads
+STEPS = ((0, 2), (2, 4), (4, 6))  # the tokens that each step of a cached decoding reads
 PAIRS = [("bert", "bert"), ("roberta", "gpt2"), ("gpt2", "bart"), ("bart", "llama"), ("bert-generation", "roberta")]
 
 

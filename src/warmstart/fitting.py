@@ -6,13 +6,15 @@ Every framework has its parameters under our names; what shares memory is one gr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
 from warmstart.checkpoint.names import Located, Shape, locate, stored_shape, written_as
 from warmstart.checkpoint.readers import Weights
 from warmstart.config import PretrainedConfig
+from warmstart.families import family_of
+from warmstart.families.encoder_decoder import EncoderDecoderConfig
 from warmstart.families.entry import Stored
 from warmstart.spec import StackSpec
 from warmstart.warm_start import PROJECTION, LoadReport, new_parts, sharing
@@ -145,6 +147,26 @@ def broken_ties(
     return broken
 
 
+def in_file(
+    config: PretrainedConfig, sides: list[Side], as_whole: bool, named_as_torch: bool = True
+) -> tuple[PretrainedConfig, list[Side], str]:
+    """A model as it is written: its configuration, its stacks, and the name of its class where it is another.
+
+    With `as_whole` a pair becomes the whole of one family again; nothing then stands before a side's own names.
+
+    Raises:
+        ValueError: it is no such whole, or the file's names are not those of the reference's classes in PyTorch.
+    """
+    if not as_whole:
+        return config, sides, ""
+    if not isinstance(config, EncoderDecoderConfig):
+        raise ValueError(f"a {config.model_type} is no encoder-decoder; save it without as_whole=True")
+    if not named_as_torch:
+        raise ValueError("as_whole=True writes safetensors; leave safe_serialization=False out")
+    whole = config.as_whole()
+    return whole, [replace(side, theirs="") for side in sides], family_of(config.decoder).whole
+
+
 def written(groups: Groups, sides: list[Side]) -> dict[str, Stored]:
     """Where each group of parameters lies in the tensors of a checkpoint: our name -> the place.
 
@@ -155,9 +177,13 @@ def written(groups: Groups, sides: list[Side]) -> dict[str, Stored]:
         for names in groups.values()
     ]
     entries: dict[str, Stored] = {name: Stored(name) for name in once if name.startswith(PROJECTION)}
+    shared = {names[0] for names in groups.values() if len({name.partition(".")[0] for name in names}) > 1}
+    shared_once = {one for one, names in zip(once, groups.values(), strict=True) if names[0] in shared}
     for side in sides:
         own = [name[len(side.ours) :] for name in once if name.startswith(side.ours) and name not in entries]
-        places = written_as(own, side.config, side.spec, side.theirs, alone=not side.ours)
+        of_both = {name[len(side.ours) :] for name in shared_once if name.startswith(side.ours)}
+        whole = of_both if side.ours and not side.theirs else None
+        places = written_as(own, side.config, side.spec, side.theirs, alone=not side.ours, whole=whole)
         entries.update({side.ours + name: entry for name, entry in places.items()})
     return entries
 

@@ -40,5 +40,10 @@ def test_whole_is_the_same_as_in_torch(family, tmp_path, assert_close):
     found = flax.generate(ids, attention_mask=mask, max_new_tokens=5).sequences
     tokens = ours.generate(inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=5)
     assert np.array_equal(np.asarray(found)[:, : tokens.shape[1]], tokens)
+    flax.save_pretrained(tmp_path / "whole", as_whole=True)
+    again = EncoderDecoderModel.from_pretrained(tmp_path / "whole")
+    assert torch.equal(again(inputs["input_ids"], inputs["attention_mask"], target).logits, wanted)
+    with pytest.raises(ValueError, match="writes safetensors"):
+        flax.save_pretrained(tmp_path / "whole", as_whole=True, safe_serialization=False)
     flax.save_pretrained(tmp_path / "again")
     assert ours.num_parameters() == EncoderDecoderModel.from_pretrained(tmp_path / "again").num_parameters()

@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers
 
+import tiny_models
 from parity.compare import assert_close, assert_same_outputs
 from parity.tiny import (
     EVERYTHING,
@@ -167,3 +168,33 @@ def test_saved_and_taken_apart(models, tmp_path):
     if "head.output.bias" in dict(ours.decoder.named_parameters()):
         logits = logits + ours.decoder.head.output.bias  # the whole's alone
     assert_close(logits, ours(**batch).logits, "logits")
+
+
+@torch.no_grad()
+def test_saved_as_a_whole_again(models, tmp_path):
+    """The reference's own class opens what is saved as a whole, with the same logits and tokens; so do we."""
+    theirs, _, ours = models
+    here = saved(ours, tmp_path / "here", as_whole=True)
+    assert json.loads((here / "config.json").read_text())["model_type"] == theirs.config.model_type
+    if not getattr(theirs.config, "share_encoder_decoder_embeddings", True):
+        return  # whose own files it cannot open either, where the halves' vocabularies differ
+    with quiet():
+        opened, info = type(theirs).from_pretrained(here, attn_implementation="eager", output_loading_info=True)
+    lost = [name for name in info["missing_keys"] if "embed_positions" not in name]  # which are computed
+    assert not lost and not info["unexpected_keys"]
+    ids, mask = source_batch(theirs.config.pad_token_id)
+    batch = {"input_ids": ids % 50, "attention_mask": mask, "decoder_input_ids": ids[:, :4].clamp_min(6) % 50}
+    wanted = call(theirs, **batch).logits
+    assert_close(call(opened, **batch).logits, wanted, "logits there")
+    assert torch.equal(EncoderDecoderModel.from_pretrained(here)(**batch).logits, ours(**batch).logits)
+    for name in ("decoder_start_token_id", "eos_token_id", "forced_bos_token_id"):
+        assert getattr(opened.generation_config, name) == getattr(theirs.generation_config, name), name
+
+
+def test_what_is_no_whole_is_not_saved_as_one(tmp_path):
+    model = tiny_models.pair("bert", "gpt2")
+    with pytest.raises(ValueError, match="this pair of bert and gpt2 is not the whole of one family"):
+        model.save_pretrained(tmp_path / "new", as_whole=True)
+    with pytest.raises(ValueError, match="a bert is no encoder-decoder"):
+        model.encoder.save_pretrained(tmp_path / "new", as_whole=True)
+    assert not (tmp_path / "new").exists()

@@ -42,3 +42,6 @@ def test_whole_is_the_same_as_in_torch(family, tmp_path, zoo):
     )
     tokens = ours.generate(inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=5)
     assert np.array_equal(np.asarray(found)[:, : tokens.shape[1]], tokens)
+    model.save_pretrained(tmp_path / "whole", as_whole=True)
+    again = EncoderDecoderModel.from_pretrained(tmp_path / "whole")
+    assert torch.equal(again(inputs["input_ids"], inputs["attention_mask"], target).logits, wanted)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -124,12 +124,22 @@ def pack(entries: Mapping[str, Stored], tensors: Mapping[str, Any], key: str, jo
 
 
 def written_as(
-    parameters: Iterable[str], config: PretrainedConfig, spec: StackSpec, side: str = "", alone: bool = True
+    parameters: Iterable[str],
+    config: PretrainedConfig,
+    spec: StackSpec,
+    side: str = "",
+    alone: bool = True,
+    whole: Collection[str] | None = None,
 ) -> dict[str, Stored]:
-    """Under which names a stack's parameters are written: the names that the reference's classes have."""
+    """Under which names a stack's parameters are written: the names that the reference's classes have.
+
+    `whole` says that it is half of a whole's file, and which of its parameters are both halves'.
+    """
     family = family_of(config)
     prefix = family.head_prefix if spec.head is not None else family.alone_prefix if alone else ""
     names = family.names_of(config, spec)
+    if whole is not None and spec.head is None:
+        prefix = family.prefixes[-1]
     by_itself = alone and spec.head is None
     own_head = spec.head is not None and not spec.head.tied
 
@@ -138,7 +148,9 @@ def written_as(
         second = side + _absolute(entry.untied, prefix) if entry.untied and own_head else ""
         return replace(entry, name=side + _absolute(first, prefix), untied=second)
 
-    return {name: full(stored_as(name, names, spec)) for name in parameters}
+    stored = {name: stored_as(name, names, spec) for name in parameters}
+    both = {name: replace(entry, name=entry.aliases[0]) for name, entry in stored.items() if name in (whole or ())}
+    return {name: full(entry) for name, entry in (stored | both).items()}
 
 
 def _absolute(name: str, prefix: str) -> str:

@@ -63,6 +63,44 @@ class EncoderDecoderConfig(PretrainedConfig):
         shared = getattr(whole, "share_encoder_decoder_embeddings", True)
         return cls(**sides, share_embeddings=shared, **whole.generation_config.explicit())
 
+    def as_whole(self) -> PretrainedConfig:
+        """The configuration of the whole of one family that this pair is: what `from_whole` has taken apart.
+
+        Raises:
+            ValueError: it is none, or shares what the family does not share, or the other way round.
+        """
+        entry = family_of(self.decoder)
+        shares, is_shared = not entry.join, bool(getattr(self, "share_embeddings", False))
+        whole = self._whole() if entry.join is None else entry.join(self)
+        pair = EncoderDecoderConfig.from_whole(whole) if entry.join is None else whole.joined()
+        shares = shares and bool(getattr(whole, "share_encoder_decoder_embeddings", True))
+        sides = [
+            (own, other, side == "decoder")
+            for side in ("encoder", "decoder")
+            for own, other in [(getattr(self, side), getattr(pair, side))]
+        ]
+        same = all(
+            own.model_type == other.model_type and entry.spec(own, headed) == entry.spec(other, headed)
+            for own, other, headed in sides
+        )
+        if not entry.whole or not same or shares is not is_shared or self.tie_encoder_decoder:
+            raise ValueError(
+                f"this pair of {self.encoder.model_type} and {self.decoder.model_type} is not the whole of one family, "
+                "as a model is that was opened from such a checkpoint; save it without as_whole=True"
+            )
+        return whole
+
+    def _whole(self) -> PretrainedConfig:
+        whole = copy.deepcopy(self.decoder)
+        for name in ("is_decoder", "add_cross_attention", "logits_bias", "is_causal"):
+            whole.__dict__.pop(name, None)
+        if whole.has("decoder_vocab_size"):
+            whole.decoder_vocab_size = self.decoder.vocab_size
+        whole.vocab_size = self.encoder.vocab_size
+        for name, value in self.generation_config.explicit().items():
+            setattr(whole.generation_config, name, value)
+        return whole
+
     def joined(self) -> EncoderDecoderConfig:
         """The pair that it is; of a whole whose halves have a configuration each, that pair."""
         return self

@@ -66,7 +66,8 @@ class Family:
     `architectures` are the reference's class names for "base", "causal" and "masked" models. `causal` says that the
     family is a causal language model by nature, `adds_cross_attention` that it has no cross-attention of its own.
     `encoder` and `decoder` say as which side it can stand. `whole` is the reference's class of an encoder-decoder whose
-    halves the family's stacks are. `variant` gives the names that depend on the configuration or the spec.
+    halves the family's stacks are, and `join` makes the configuration of such a whole from a pair's where its halves
+    have one each. `variant` gives the names that depend on the configuration or the spec.
     """
 
     model_type: str
@@ -86,6 +87,7 @@ class Family:
     decoder: bool = True
     encoder_names: Mapping[str, str | Stored] = field(default_factory=dict)
     whole: str = ""
+    join: Callable[[PretrainedConfig], PretrainedConfig] | None = None
     variant: Callable[[PretrainedConfig, StackSpec], Mapping[str, str | Stored]] | None = None
 
     def names_of(self, config: PretrainedConfig, spec: StackSpec) -> Mapping[str, str | Stored]:

@@ -49,6 +49,14 @@ class T5GemmaConfig(EncoderDecoderConfig):
         return EncoderDecoderConfig(encoder=self.encoder, decoder=self.decoder, **self.generation_config.explicit())
 
 
+def joined(pair: PretrainedConfig) -> T5GemmaConfig:
+    """The configuration of the whole that a pair of two halves is."""
+    both = {name: getattr(pair.decoder, name, 0.0) for name in ("dropout_rate", "attention_dropout")}
+    both |= {"tie_word_embeddings": pair.decoder.tie_word_embeddings, "vocab_size": pair.decoder.vocab_size}
+    sides = {"encoder": pair.encoder, "decoder": pair.decoder}
+    return T5GemmaConfig(**sides, **both, **pair.generation_config.explicit())
+
+
 def _half(given: Any) -> T5GemmaModuleConfig:
     values = given.to_dict() if isinstance(given, PretrainedConfig) else dict(given or {})
     return T5GemmaModuleConfig(**values)
@@ -99,5 +107,6 @@ FAMILIES = {
         causal=False,
         adds_cross_attention=False,
         whole="T5GemmaForConditionalGeneration",
+        join=joined,
     ),
 }

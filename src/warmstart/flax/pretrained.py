@@ -23,7 +23,7 @@ from warmstart.checkpoint.configuration import (
 from warmstart.checkpoint.readers import open_weights
 from warmstart.checkpoint.writer import OLD_WEIGHTS, TARGET_TOKENIZER, weight_files
 from warmstart.config import PretrainedConfig
-from warmstart.fitting import Side, broken_ties, fit
+from warmstart.fitting import Side, broken_ties, fit, in_file
 from warmstart.flax import loading
 from warmstart.flax.loading import Params
 from warmstart.folder import write_folder
@@ -280,6 +280,7 @@ class FlaxPreTrainedModel:
         safe_serialization: bool = True,
         encoder_tokenizer: Any = None,
         decoder_tokenizer: Any = None,
+        as_whole: bool = False,
         **kwargs: Any,
     ) -> None:
         """Write `config.json`, `generation_config.json` and the weights, under Hugging Face's names; all or nothing.
@@ -287,7 +288,8 @@ class FlaxPreTrainedModel:
         With `safe_serialization=False` the weights go into `flax_model.msgpack`, under the names and axes of the
         reference's Flax classes. `params` are written in place of the model's own. Weights above `max_shard_size` are
         shared out over several files. The tokenizer of the source goes beside them; the target's, if it is another,
-        into `decoder_tokenizer/`. Anything else in the folder stays. Other keywords are `hub.upload_folder`'s.
+        into `decoder_tokenizer/`. Anything else in the folder stays. `as_whole=True` writes a pair that was opened from
+        a whole (a T5, a BART ...) as such a whole again, as safetensors. Other keywords are `hub.upload_folder`'s.
 
         Raises:
             TypeError: an argument is not known. ValueError: `params` are not this model's.
@@ -298,10 +300,11 @@ class FlaxPreTrainedModel:
             raise TypeError(f"{type(self).__name__}.save_pretrained got unknown arguments {sorted(unknown)}")
         tree = self.params if params is None else dict(params)
         loading.check_tree(tree, self.params_shape_tree)
-        sizes, entries = loading.saved(tree, self.sides(), self.groups(), as_flax=not safe_serialization)
+        config, sides, name = in_file(self.config, self.sides(), as_whole, safe_serialization)
+        sizes, entries = loading.saved(tree, sides, self.groups(), as_flax=not safe_serialization)
         suffix = "safetensors" if safe_serialization else "msgpack"
         dtype = next(iter(jax.tree.leaves(tree))).dtype.name
-        files = written_configuration(self.config, self.architecture(), dtype, self.can_generate())
+        files = written_configuration(config, name or self.architecture(), dtype, self.can_generate())
         files |= weight_files(
             sizes, lambda keys, path: loading.write_tensors(tree, entries, keys, path), max_shard_size, suffix
         )

@@ -23,7 +23,7 @@ from warmstart.checkpoint.readers import folder_of, open_weights
 from warmstart.checkpoint.writer import OLD_WEIGHTS, TARGET_TOKENIZER, weight_files
 from warmstart.config import PretrainedConfig
 from warmstart.families.auto import config_class
-from warmstart.fitting import Side
+from warmstart.fitting import Side, in_file
 from warmstart.folder import write_folder
 from warmstart.generation_config import GenerationConfig
 from warmstart.hub import hub_options, upload_folder
@@ -211,13 +211,15 @@ class PreTrainedModel(Trained):
         push_to_hub: bool = False,
         encoder_tokenizer: Any = None,
         decoder_tokenizer: Any = None,
+        as_whole: bool = False,
         **kwargs: Any,
     ) -> None:
         """Write `config.json`, `generation_config.json` and the weights, under Hugging Face's names; all or nothing.
 
         Weights above `max_shard_size` are shared out over several files; with `safe_serialization=False` they go into
         one `tf_model.h5`. The tokenizer of the source goes beside them; the target's, if it is another, into
-        `decoder_tokenizer/`. Anything else in the folder stays. Other keywords are `hub.upload_folder`'s.
+        `decoder_tokenizer/`. Anything else in the folder stays. `as_whole=True` writes a pair that was opened from a
+        whole (a T5, a BART ...) as such a whole again, as safetensors. Other keywords are `hub.upload_folder`'s.
 
         Raises:
             TypeError: an argument is not known.
@@ -226,14 +228,15 @@ class PreTrainedModel(Trained):
         """
         if unknown := kwargs.keys() - {"repo_id", *_UPLOADING}:
             raise TypeError(f"{type(self).__name__}.save_pretrained got unknown arguments {sorted(unknown)}")
-        sizes, entries = loading.saved(self, self.sides())
-        files = written_configuration(self.config, self.architecture(), self.variable_dtype, self.can_generate())
+        config, sides, name = in_file(self.config, self.sides(), as_whole, safe_serialization)
+        sizes, entries = loading.saved(self, sides)
+        files = written_configuration(config, name or self.architecture(), self.variable_dtype, self.can_generate())
         if safe_serialization:
             files |= weight_files(
                 sizes, lambda keys, path: loading.write_tensors(self, entries, keys, path), max_shard_size
             )
         else:
-            files["tf_model.h5"] = lambda path: loading.write_h5(self, self.sides(), entries, path)
+            files["tf_model.h5"] = lambda path: loading.write_h5(self, sides, entries, path)
         source, target = tokenizer_files(encoder_tokenizer), tokenizer_files(decoder_tokenizer)
         files |= source or target
         if source and target and source != target:

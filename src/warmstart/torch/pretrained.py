@@ -20,7 +20,7 @@ from warmstart.checkpoint.configuration import (
 from warmstart.checkpoint.readers import folder_of, open_weights
 from warmstart.checkpoint.writer import OLD_WEIGHTS, TARGET_TOKENIZER, weight_files
 from warmstart.config import PretrainedConfig
-from warmstart.fitting import Side
+from warmstart.fitting import Side, in_file
 from warmstart.folder import write_folder
 from warmstart.generation_config import GenerationConfig
 from warmstart.hub import hub_options, upload_folder
@@ -246,13 +246,15 @@ class PreTrainedModel(nn.Module):
         encoder_tokenizer: Any = None,
         decoder_tokenizer: Any = None,
         is_main_process: bool = True,
+        as_whole: bool = False,
         **kwargs: Any,
     ) -> None:
         """Write `config.json`, `generation_config.json` and the weights, under Hugging Face's names; all or nothing.
 
         Weights above `max_shard_size` are shared out over several files. The tokenizer of the source goes beside them;
         the target's, if it is another, into `decoder_tokenizer/`. Anything else in the folder stays. Where many
-        processes hold the model, `is_main_process` says which one writes. Other keywords are `hub.upload_folder`'s.
+        processes hold the model, `is_main_process` says which one writes. `as_whole=True` writes a pair that was opened
+        from a whole (a T5, a BART ...) as such a whole again. Other keywords are `hub.upload_folder`'s.
 
         Raises:
             TypeError: an argument is not known.
@@ -265,10 +267,11 @@ class PreTrainedModel(nn.Module):
             raise ValueError("a model in int8 is not saved: save the one it was made from, and load with dtype='int8'")
         if not is_main_process:
             return
-        sizes, entries = loading.saved(self, self.sides())
+        config, sides, name = in_file(self.config, self.sides(), as_whole)
+        sizes, entries = loading.saved(self, sides)
         suffix = "safetensors" if safe_serialization else "bin"
         dtype = str(self.dtype).removeprefix("torch.")
-        files = written_configuration(self.config, self.architecture(), dtype, self.can_generate())
+        files = written_configuration(config, name or self.architecture(), dtype, self.can_generate())
         files |= weight_files(
             sizes, lambda keys, path: loading.write_tensors(self, entries, keys, path), max_shard_size, suffix
         )
