@@ -129,6 +129,7 @@ def test_rows_of_distances_are_the_references():
         ({"position_buckets": 80}, "position_buckets=80"),
         ({"conv_kernel_size": 4}, "conv_kernel_size=4 must be odd"),
         ({"conv_kernel_size": 3, "conv_groups": 2}, "conv_groups=2"),
+        ({"conv_kernel_size": 3, "conv_act": "snake"}, "conv_act=snake is not supported"),
         ({"legacy": False, "embedding_size": 9}, "legacy=False"),
     ],
 )

@@ -9,7 +9,7 @@ from typing import Any
 from warmstart.config import PretrainedConfig
 from warmstart.families.bert import BERT_LEFT_OUT, BERT_STACK, OLD_NORMS, bert_spec
 from warmstart.families.entry import Family, Stored
-from warmstart.spec import ConvolutionSpec, DisentangledSpec, StackSpec
+from warmstart.spec import ACTIVATIONS, ConvolutionSpec, DisentangledSpec, StackSpec
 
 
 class DebertaV2Config(PretrainedConfig):
@@ -115,7 +115,9 @@ def _convolution(config: PretrainedConfig) -> ConvolutionSpec | None:
         raise _refusal(config, "conv_kernel_size", "must be odd")
     if (groups := getattr(config, "conv_groups", 1)) != 1:
         raise _refusal(config, "conv_groups", f"of {groups} are not supported; only 1")
-    return ConvolutionSpec(width, getattr(config, "conv_act", "tanh"))
+    if (activation := getattr(config, "conv_act", "tanh")) not in ACTIVATIONS:
+        raise _refusal(config, "conv_act", f"is not supported; use one of {', '.join(sorted(ACTIVATIONS))}")
+    return ConvolutionSpec(width, activation)
 
 
 def _refusal(config: PretrainedConfig, name: str, why: str) -> ValueError:
