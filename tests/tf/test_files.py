@@ -19,6 +19,7 @@ from warmstart import (
 )
 from warmstart.checkpoint.names import stored_as
 from warmstart.checkpoint.tensorflow_files import name_from_h5, path_in_h5
+from warmstart.cli.facts import facts_of
 from warmstart.families import MODULES, family
 from warmstart.tf.loading import named_parameters
 
@@ -121,6 +122,9 @@ def test_original_checkpoints_of_bert(tmp_path):
         assert all(value.equal(found[name]) for name, value in wanted.named_parameters())
     assert all(name.startswith("decoder.") for name in halves.load_report.new)
     config.save_pretrained(place)
+    for named in (place, place / "model.ckpt.index"):
+        told = facts_of(str(named), {})
+        assert told["weights"]["parameters"] == sum(value.numel() for value in wanted.parameters())
     assert np.array_equal(TFAutoModel.from_pretrained(place)(ids).last_hidden_state, states)
     pair = TFEncoderDecoderModel.from_encoder_decoder_pretrained(place, place)
     assert not [name for name in pair.load_report.new if name.startswith("encoder.")]

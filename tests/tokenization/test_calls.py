@@ -113,6 +113,7 @@ def test_other_frameworks(bert, kind, package):
     pytest.importorskip(package)
     batch = bert(["a", "b c"], padding=True, return_tensors=kind)
     assert np.asarray(batch["input_ids"]).tolist() == bert(["a", "b c"], padding=True)["input_ids"]
+    assert np.asarray(batch["input_ids"]).dtype == np.int32  # as those frameworks have them, and `transformers` there
 
 
 def test_what_counts_as_a_list_of_texts(bert):

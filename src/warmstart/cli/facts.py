@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from warmstart.checkpoint.readers import folder_of
 from warmstart.checkpoint.writer import TARGET_TOKENIZER
 from warmstart.cli.headers import Tensor, file_sizes, read_headers
 from warmstart.cli.parts import PARTS, places
@@ -34,6 +35,7 @@ def facts_of(place: str, hub: Mapping[str, Any]) -> dict[str, Any]:
         OSError: a file is corrupt.
         ValueError: the family is not supported, or the configuration does not make sense.
     """
+    place = str(folder_of(place))
     config = AutoConfig.from_pretrained(place, **hub)
     raw = {name: _read(place, name, hub) for name in ("generation_config.json", "config.json")}
     if raw["generation_config.json"]:

@@ -172,7 +172,7 @@ def tensor_maker(kind: str) -> Any:
         if kind == "tf":
             import tensorflow
 
-            return tensorflow.constant
+            return lambda array: tensorflow.constant(array.astype(np.int32))
         if kind == "jax":
             import jax
 

@@ -80,7 +80,7 @@ def find(cls: type[PreTrainedTokenizerFast], place: str | os.PathLike[str], kwar
     found = {**settings, "name_or_path": os.fspath(place), **kwargs}
     if kwargs.keys() & {"tokenizer_object", "tokenizer_file", "vocab_file", "vocab"}:
         return found
-    names = cls.vocab_files_names.items()
+    names = list(cls.vocab_files_names.items())
     if tokenizer_file is not None:
         names = [(key, name) for key, name in names if name.endswith(SENTENCE_PIECE)]
     vocabulary = {key: find_file(place, name, required=False, **options) for key, name in names}

@@ -287,12 +287,12 @@ def words(pieces: Pieces, settings: Settings) -> Any:
     return pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme=_scheme(settings))
 
 
-def words_joined(pieces: Pieces, settings: Settings) -> Any:
+def words_joined(pieces: Pieces | None, settings: Settings) -> Any:
     """Marks to spaces, but for the one that was put before the text."""
     return decoders.Metaspace(replacement=SPACE, prepend_scheme=_scheme(settings))
 
 
-def words_joined_and_stripped(pieces: Pieces, settings: Settings) -> Any:
+def words_joined_and_stripped(pieces: Pieces | None, settings: Settings) -> Any:
     """The same, without any space at the ends."""
     return decoders.Sequence([words_joined(pieces, settings), decoders.Fuse(), decoders.Replace(Regex("^ +| +$"), "")])
 
