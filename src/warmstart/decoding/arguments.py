@@ -17,6 +17,7 @@ _ARGUMENTS = (
     "decoder_attention_mask",
     "token_type_ids",
     "position_ids",
+    "global_attention_mask",
     "negative_prompt_ids",
     "negative_prompt_attention_mask",
     "tokenizer",
