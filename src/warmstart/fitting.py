@@ -177,11 +177,14 @@ def written(groups: Groups, sides: list[Side]) -> dict[str, Stored]:
         for names in groups.values()
     ]
     entries: dict[str, Stored] = {name: Stored(name) for name in once if name.startswith(PROJECTION)}
-    shared = {names[0] for names in groups.values() if len({name.partition(".")[0] for name in names}) > 1}
-    shared_once = {one for one, names in zip(once, groups.values(), strict=True) if names[0] in shared}
+    shared = {
+        one
+        for one, names in zip(once, groups.values(), strict=True)
+        if all(any(name.startswith(side.ours) for name in names) for side in sides)
+    }
     for side in sides:
         own = [name[len(side.ours) :] for name in once if name.startswith(side.ours) and name not in entries]
-        of_both = {name[len(side.ours) :] for name in shared_once if name.startswith(side.ours)}
+        of_both = {name[len(side.ours) :] for name in shared if name.startswith(side.ours)}
         whole = of_both if side.ours and not side.theirs else None
         places = written_as(own, side.config, side.spec, side.theirs, alone=not side.ours, whole=whole)
         entries.update({side.ours + name: entry for name, entry in places.items()})

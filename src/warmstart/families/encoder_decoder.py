@@ -70,25 +70,21 @@ class EncoderDecoderConfig(PretrainedConfig):
             ValueError: it is none, or shares what the family does not share, or the other way round.
         """
         entry = family_of(self.decoder)
-        shares, is_shared = not entry.join, bool(getattr(self, "share_embeddings", False))
-        whole = self._whole() if entry.join is None else entry.join(self)
-        pair = EncoderDecoderConfig.from_whole(whole) if entry.join is None else whole.joined()
-        shares = shares and bool(getattr(whole, "share_encoder_decoder_embeddings", True))
-        sides = [
-            (own, other, side == "decoder")
-            for side in ("encoder", "decoder")
-            for own, other in [(getattr(self, side), getattr(pair, side))]
-        ]
-        same = all(
-            own.model_type == other.model_type and entry.spec(own, headed) == entry.spec(other, headed)
-            for own, other, headed in sides
-        )
-        if not entry.whole or not same or shares is not is_shared or self.tie_encoder_decoder:
-            raise ValueError(
-                f"this pair of {self.encoder.model_type} and {self.decoder.model_type} is not the whole of one family, "
-                "as a model is that was opened from such a checkpoint; save it without as_whole=True"
+        if entry.whole and self.encoder.model_type == self.decoder.model_type and not self.tie_encoder_decoder:
+            whole = self._whole() if entry.join is None else entry.join(self)
+            pair = EncoderDecoderConfig.from_whole(whole) if entry.join is None else whole.joined()
+            same = all(
+                entry.spec(getattr(self, side), headed) == entry.spec(getattr(pair, side), headed)
+                for side, headed in (("encoder", False), ("decoder", True))
             )
-        return whole
+            if same and bool(getattr(self, "share_embeddings", False)) is bool(
+                getattr(pair, "share_embeddings", False)
+            ):
+                return whole
+        raise ValueError(
+            f"this pair of {self.encoder.model_type} and {self.decoder.model_type} is not the whole of one family, as a "
+            "model is that was opened from such a checkpoint; save it without as_whole=True"
+        )
 
     def _whole(self) -> PretrainedConfig:
         whole = copy.deepcopy(self.decoder)
