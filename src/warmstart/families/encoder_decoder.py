@@ -82,8 +82,8 @@ class EncoderDecoderConfig(PretrainedConfig):
             ):
                 return whole
         raise ValueError(
-            f"this pair of {self.encoder.model_type} and {self.decoder.model_type} is not the whole of one family, as a "
-            "model is that was opened from such a checkpoint; save it without as_whole=True"
+            f"this pair of {self.encoder.model_type} and {self.decoder.model_type} is not the whole of one family, as "
+            "a model is that was opened from such a checkpoint; save it without as_whole=True"
         )
 
     def _whole(self) -> PretrainedConfig:
