@@ -12,7 +12,8 @@ from parity.test_stacks import reference_stack
 from parity.tiny import call, configuration, quiet, randomise, saved, source_batch
 from warmstart import AutoModel, AutoModelForMaskedLM, DebertaV2Config, DebertaV2Model, EncoderDecoderModel
 from warmstart.families import spec_of
-from warmstart.spec import DisentangledSpec, disentangled_rows
+from warmstart.positions import disentangled_rows
+from warmstart.spec import DisentangledSpec
 
 pytestmark = pytest.mark.v5
 

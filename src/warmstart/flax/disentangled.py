@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from warmstart.flax.elements import ACTIVATIONS, Linear, make_norm, normal
-from warmstart.spec import StackSpec, disentangled_rows
+from warmstart.positions import disentangled_rows
+from warmstart.spec import StackSpec
 
 Rows = tuple[Array, Array]  # the table of distances (p, h), and the row of each query and key (t, t)
 

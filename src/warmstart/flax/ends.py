@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from warmstart.flax.elements import ACTIVATIONS, Linear, capped, from_left, make_norm, normal
-from warmstart.spec import StackSpec, sinusoids
+from warmstart.positions import sinusoids
+from warmstart.spec import StackSpec
 
 
 class Embeddings(nn.Module):

@@ -30,7 +30,8 @@ from warmstart.flax.masks import (
     self_mask,
     source_mask,
 )
-from warmstart.spec import RotarySpec, StackSpec, alibi_slopes, beyond, inverse_frequencies, relative_buckets
+from warmstart.positions import alibi_slopes, beyond, inverse_frequencies, relative_buckets
+from warmstart.spec import RotarySpec, StackSpec
 
 
 class States(NamedTuple):

@@ -12,7 +12,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from warmstart.spec import AttentionSpec, ConvolutionSpec, DisentangledSpec, NormSpec, disentangled_rows
+from warmstart.positions import disentangled_rows
+from warmstart.spec import AttentionSpec, ConvolutionSpec, DisentangledSpec, NormSpec
 from warmstart.tf.elements import ACTIVATIONS, Block, check_activation, linear, make_norm, table
 
 Rows = tuple[Any, Any]  # the table of distances (p, h), and the row of each query and key (t, t)

@@ -10,7 +10,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from warmstart.spec import EmbeddingSpec, NormSpec, StackSpec, sinusoids
+from warmstart.positions import sinusoids
+from warmstart.spec import EmbeddingSpec, NormSpec, StackSpec
 from warmstart.tf.elements import (
     ACTIVATIONS,
     Block,

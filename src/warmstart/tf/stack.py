@@ -10,7 +10,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from warmstart.spec import RotarySpec, StackSpec, alibi_slopes, beyond, inverse_frequencies, relative_buckets
+from warmstart.positions import alibi_slopes, beyond, inverse_frequencies, relative_buckets
+from warmstart.spec import RotarySpec, StackSpec
 from warmstart.tf.attention import Source
 from warmstart.tf.cache import KeyValueCache
 from warmstart.tf.disentangled import Convolution, Distances

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from warmstart.spec import AttentionSpec, ConvolutionSpec, DisentangledSpec, NormSpec, disentangled_rows
+from warmstart.positions import disentangled_rows
+from warmstart.spec import AttentionSpec, ConvolutionSpec, DisentangledSpec, NormSpec
 from warmstart.torch.elements import ACTIVATIONS, check_activation, make_norm
 
 Rows = tuple[Tensor, Tensor]  # the table of distances (p, h), and the row of each query and key (t, t)

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from warmstart.spec import EmbeddingSpec, NormSpec, StackSpec, sinusoids
+from warmstart.positions import sinusoids
+from warmstart.spec import EmbeddingSpec, NormSpec, StackSpec
 from warmstart.torch.dropout import Dropout
 from warmstart.torch.elements import ACTIVATIONS, capped, check_activation, make_norm
 

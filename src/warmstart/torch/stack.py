@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from warmstart.spec import StackSpec, alibi_slopes, beyond, inverse_frequencies, relative_buckets
+from warmstart.positions import alibi_slopes, beyond, inverse_frequencies, relative_buckets
+from warmstart.spec import StackSpec
 from warmstart.torch.cache import KeyValueCache
 from warmstart.torch.disentangled import Convolution, Distances
 from warmstart.torch.elements import make_norm

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from warmstart.spec import StackSpec, beyond
+from warmstart.positions import beyond
+from warmstart.spec import StackSpec
 from warmstart.torch import attention, dropout, elements, ends, layers
 from warmstart.torch.engine.int8 import Int8Linear
 
