@@ -2,8 +2,9 @@
 
 Both read one folder of random weights, a bert2gpt2, and generate as many tokens; none ends a text. The
 reference is wrapped in `jax.jit`, as its users are told to; ours compiles itself. Calls alternate, so that other
-programs disturb both alike. The last line is JSON: for each setting the seconds of the first call (tracing, compiling
-and running), the median seconds of the others, tokens per second, and whether the tokens are the same.
+programs disturb both alike. It prints a row of the table in docs/benchmarks.md for each setting. The last line is JSON:
+for each setting the seconds of the first call (tracing, compiling and running), the median seconds of the others,
+tokens per second, and whether the tokens are the same.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.checkpoints import make
+from benchmarks.report import generation_row
 from benchmarks.tasks import SIZES, Size
 
 Call = Callable[[], Any]
@@ -32,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", choices=SIZES, default="base")
     parser.add_argument("--beams", type=int, nargs="+", default=[1, 4])
-    parser.add_argument("--runs", type=int, default=3, help="calls of each after the first")
+    parser.add_argument("--runs", type=int, default=2, help="calls of each after the first")
     arguments = parser.parse_args()
     size = SIZES[arguments.size]
     with tempfile.TemporaryDirectory() as place:
@@ -87,7 +89,7 @@ def _compare(ours: Any, theirs: Any, size: Size, beams: int, runs: int) -> dict[
             "later": round(median[name], 3),
             "tokens per second": round(size.batch * size.target / median[name], 1),
         }
-    print(f"{beams} beams:", figures)
+    print(generation_row(beams, size.batch * size.target, figures["ours"], figures["theirs"]), flush=True)
     return figures
 
 

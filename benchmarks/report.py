@@ -117,3 +117,11 @@ def agreement(records: Records) -> str:
     if ours is None or theirs is None:
         return ""
     return "yes" if abs(ours - theirs) <= 1e-4 * max(1.0, abs(theirs)) else f"{ours} / {theirs}"
+
+
+def generation_row(beams: int, tokens: int, ours: dict[str, float], theirs: dict[str, float]) -> str:
+    """A row of the tables of docs/benchmarks.md on `generate`: "first" and "later" are seconds of a call."""
+    name = "greedy" if beams == 1 else f"{beams} beams"
+    speeds = " | ".join(f"{x['later']:.1f} s, {tokens / x['later']:.0f} tokens/s" for x in (ours, theirs))
+    ratio = theirs["later"] / ours["later"]
+    return f"| {name} | {speeds} | {ratio:.2f} | {ours['first']:.1f} s against {theirs['first']:.1f} s |"

@@ -1,8 +1,9 @@
 """Tokens per second of `generate` in TensorFlow beside `transformers` 4.57.6, a process for each contender, in turns.
 
-Run with ``python -m benchmarks.tf_generate [--tiny] [--rounds N]``. Random bert2gpt2 weights, batch 8, source 256,
-64 new tokens, greedy and 4 beams; every contender generates all 64 (no end token). "first" is the time of the first
-call, tracing and compilation included; the best of the later calls counts.
+Run with ``python -m benchmarks.tf_generate [--beams 1 4] [--tiny] [--rounds N]``. Random bert2gpt2 weights, batch 8,
+source 256, 64 new tokens, greedy and 4 beams; every contender generates all 64 (no end token). "first" is the time of
+the first call, tracing and compilation included; the best of the later calls counts. It prints a row of the table in
+docs/benchmarks.md for each setting; `--contenders ours ...` adds our graph without XLA.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
+from typing import Any
+
+from benchmarks.report import generation_row
 
 BATCH, SOURCE, NEW = 8, 256, 64
 SIZES = {
@@ -42,7 +47,7 @@ def make_folder(folder: str, size: str) -> None:
     model.save_pretrained(folder, safe_serialization=False)
 
 
-def contender(name: str, folder: str, beams: int, calls: int) -> dict[str, float]:
+def contender(name: str, folder: str, beams: int, calls: int) -> dict[str, Any]:
     """Time one contender in this process."""
     import numpy as np
     import tensorflow as tf
@@ -71,16 +76,17 @@ def contender(name: str, folder: str, beams: int, calls: int) -> dict[str, float
         tokens = run(ids).numpy()
         times.append(time.perf_counter() - start)
     assert tokens.shape == (BATCH, NEW + 1), tokens.shape
-    return {"first": times[0], "later": min(times[1:])}
+    return {"first": times[0], "later": min(times[1:]), "tokens": zlib.crc32(tokens.astype("int32").tobytes())}
 
 
 def main() -> None:
     """Run all contenders in turns and print a table."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--beams", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--calls", type=int, default=3)
-    parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=CONTENDERS)
+    parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS[1:]), choices=CONTENDERS)
     parser.add_argument("--one", nargs=3, metavar=("NAME", "FOLDER", "BEAMS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -90,8 +96,8 @@ def main() -> None:
     environment = {**os.environ, "TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     with tempfile.TemporaryDirectory() as folder:
         make_folder(folder, "tiny" if options.tiny else "base")
-        for beams in (1, 4):
-            best: dict[str, dict[str, float]] = {}
+        for beams in options.beams:
+            best: dict[str, dict[str, Any]] = {}
             for _ in range(options.rounds):
                 for name in options.contenders:
                     command = [sys.executable, "-m", "benchmarks.tf_generate", "--calls", str(options.calls)]
@@ -104,6 +110,10 @@ def main() -> None:
             for name, found in best.items():
                 speed = BATCH * NEW / found["later"]
                 print(f"beams {beams}  {name:18} {speed:8.1f} tokens/s   first {found['first']:6.1f} s", flush=True)
+            if {"ours-xla", "transformers-xla"} <= set(best):
+                ours, theirs = best["ours-xla"], best["transformers-xla"]
+                print(generation_row(beams, BATCH * NEW, ours, theirs))
+                print("tokens are equal" if ours["tokens"] == theirs["tokens"] else "tokens differ", flush=True)
 
 
 if __name__ == "__main__":
