@@ -189,10 +189,11 @@ def test_time_has_no_begin_inside_jit(both, sources):
 
 
 def _spoils(value):
-    """A processor that leaves no score in the second row, from the second new token on."""
+    """A processor that leaves no score in the second row, or half of them no numbers, from the second new token on."""
 
     def spoil(ids, scores, at):
-        return jnp.where((jnp.arange(len(scores)) == 1)[:, None] & (at >= 2), value, scores)
+        where = jnp.arange(scores.shape[1]) >= (scores.shape[1] // 2 if np.isnan(value) else 0)
+        return jnp.where(where & (jnp.arange(len(scores)) == 1)[:, None] & (at >= 2), value, scores)
 
     return spoil
 

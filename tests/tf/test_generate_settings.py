@@ -177,10 +177,11 @@ def test_a_prefix_function_that_allows_nothing_is_an_error(both):
 
 
 def _spoils(value):
-    """A processor that leaves no score in the second row, from the second new token on."""
+    """A processor that leaves no score in the second row, or half of them no numbers, from the second new token on."""
 
     def spoil(ids, scores, at):
-        return tf.where((tf.range(tf.shape(scores)[0]) == 1)[:, None] & (at >= 2), value, scores)
+        where = tf.range(tf.shape(scores)[1]) >= (scores.shape[1] // 2 if np.isnan(value) else 0)
+        return tf.where(where & (tf.range(tf.shape(scores)[0]) == 1)[:, None] & (at >= 2), value, scores)
 
     return spoil
 

@@ -29,10 +29,10 @@ def watch(
 
     Rows that are not `going` (r,) do not count. With `may_die` a row may have no token left, as a beam among others.
     """
-    # 0 where all tokens are forbidden, 2 where a score is no number, which alone is not equal to itself
-    level = xp.max(xp.where(scores == scores, xp.to_float(scores > NEVER), 2.0), 1)
-    is_undefined = level > 1
-    stuck = going & (is_undefined if may_die else is_undefined | (level < 1))
+    # What is no number makes the sum none, which alone is not equal to itself; XLA's maximum may pass over it.
+    total = xp.sum(xp.where(scores == NEVER, 0.0, scores), 1)
+    is_undefined = total != total
+    stuck = going & (is_undefined if may_die else is_undefined | ~(xp.max(scores, 1) > NEVER))
     row = xp.argmax(xp.to_float(stuck)[None])[:, None]
     kinds = xp.where(is_undefined, UNDEFINED, xp.full((scores.shape[0],), FORBIDDEN))
     here = xp.concat([xp.take(kinds[None], row), row, xp.full((1, 1), 0) + at], 1)
