@@ -33,7 +33,8 @@ def watch(
     total = xp.sum(xp.where(scores == NEVER, 0.0, scores), 1)
     is_undefined = total != total
     stuck = going & (is_undefined if may_die else is_undefined | ~(xp.max(scores, 1) > NEVER))
-    row = xp.argmax(xp.to_float(stuck)[None])[:, None]
+    marks: Array = xp.to_float(stuck)
+    row = xp.argmax(marks[None])[:, None]
     kinds = xp.where(is_undefined, UNDEFINED, xp.full((scores.shape[0],), FORBIDDEN))
     here = xp.concat([xp.take(kinds[None], row), row, xp.full((1, 1), 0) + at], 1)
     return xp.where(xp.any(stuck) & (trouble[:, :1] == 0), here, trouble), stuck

@@ -55,5 +55,5 @@ def config_class(model_type: str) -> type[PretrainedConfig]:
     """The configuration class of a `model_type`."""
     if isinstance(model_type, str) and model_type in _OF_TWO:
         module, name = _OF_TWO[model_type]
-        return getattr(import_module(f"warmstart.families.{module}"), name)  # type: ignore[no-any-return]
+        return getattr(import_module(f"warmstart.families.{module}"), name)
     return family(model_type).config

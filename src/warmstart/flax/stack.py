@@ -193,6 +193,7 @@ class Stack(nn.Module):
         attention = self.spec.attention
         made: dict[RotarySpec | None, Pair] = {}
         for rotary in attention.rotary_kinds():
+            frequencies: Any
             frequencies, factor = inverse_frequencies(rotary)
             if (longer := beyond(rotary)) is not None:
                 length = past + tokens

@@ -46,13 +46,13 @@ def _order(length: Any, cache: KeyValueCache | None, causal: bool, window: int |
     past, places = _span(length, cache)
     static = isinstance(past, int) and isinstance(length, int) and isinstance(places, int)
     is_whole = static and places == past + length
-    near = window is not None and not (is_whole and places <= window)
-    if not near and (not causal or (is_whole and length == 1)):
+    near = None if window is None or (is_whole and places <= window) else window
+    if near is None and (not causal or (is_whole and length == 1)):
         return None
     back = (past + tf.range(length))[:, None] - tf.range(places)  # how far behind the query a key stands
     allowed = back >= 0 if causal else tf.ones_like(back, tf.bool)
-    if near:
-        allowed = allowed & (back < window) & (back > -window)
+    if near is not None:
+        allowed = allowed & (back < near) & (back > -near)
     return allowed[None, None]
 
 

@@ -5,6 +5,7 @@ Shapes: r rows, b sources (r = b * beams), t target length, s source length, h h
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -182,7 +183,7 @@ class Attention(nn.Module):
         query = self._heads(self.query(first), self.query_norm)
         if rotation is not None:
             query = self.rotate(query, rotation)
-        key, value = self._source_pair(source, cache) if self.is_cross else self._own_pair(*own, rotation, cache)
+        key, value = self._source_pair(source, cache) if self.is_cross else self._own_pair(own, rotation, cache)
         if self.disentangled is not None and distances is not None:
             mask = biased(self.disentangled(query, key, distances, self.query, self.key) * self.scale, mask.allowed)
         dropout = self.dropout if self.training else 0.0
@@ -192,9 +193,9 @@ class Attention(nn.Module):
         return self.output(out.transpose(1, 2).flatten(2)), weights
 
     def _own_pair(
-        self, first: Tensor, second: Tensor, rotation: tuple[Tensor, Tensor] | None, cache: LayerCache | None
+        self, own: Sequence[Tensor], rotation: tuple[Tensor, Tensor] | None, cache: LayerCache | None
     ) -> tuple[Tensor, Tensor]:
-        key, value = self._heads(self.key(first), self.key_norm), self._heads(self.value(second), None)
+        key, value = self._heads(self.key(own[0]), self.key_norm), self._heads(self.value(own[1]), None)
         if rotation is not None:
             key = self.rotate(key, rotation)
         return (key, value) if cache is None else cache.append(key, value)

@@ -130,8 +130,8 @@ class Stack(PreTrainedModel):
                 mask = masks[spec.attention.window(index)]
                 layer_cache = cache.layers[index] if cache is not None else None
                 before = x
-                arguments = (x, mask, rotations[index], source, source_seen, layer_cache, want_attentions)
-                arguments = (*arguments, distances, reach)
+                arguments: tuple[Any, ...] = (x, mask, rotations[index], source, source_seen, layer_cache)
+                arguments = (*arguments, want_attentions, distances, reach)
                 if self.checkpoint_layers and self.training:
                     x, weights, cross_weights = checkpoint(layer, *arguments, use_reentrant=False)
                 else:

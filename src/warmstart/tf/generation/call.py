@@ -18,7 +18,7 @@ from warmstart.decoding.stopping import Stop, stopping
 from warmstart.decoding.warpers import guided
 from warmstart.generation_config import GenerationConfig
 from warmstart.tf.arrays import Array, TensorFlowArrays
-from warmstart.tf.cache import KeyValueCache
+from warmstart.tf.cache import KeyValueCache, Own
 from warmstart.tf.runner import Runner
 from warmstart.tf.stack import States
 
@@ -34,7 +34,7 @@ class Carried(NamedTuple):
     """
 
     state: Any
-    own: list[list[tuple[Any, Any]]]
+    own: list[Own]
     more: Any
     kept: dict[str, Any]
 
