@@ -303,10 +303,11 @@ def test_a_rule_of_the_callers_ends_a_row(xp, zoo):
 
 
 def test_decoding_imports_no_framework():
+    known = {"__future__", "collections", "dataclasses", "difflib", "typing", "warnings", "warmstart"}
     for path in pathlib.Path(warmstart.decoding.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, (ast.Import, ast.ImportFrom)):
                 module = node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
                 root = module.split(".")[0]
-                assert root in ("__future__", "collections", "dataclasses", "typing", "warnings", "warmstart"), path
+                assert root in known, path
                 assert not module.startswith(("warmstart.torch", "warmstart.flax", "warmstart.tf")), path

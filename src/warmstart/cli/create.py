@@ -14,7 +14,6 @@ from warmstart.checkpoint.writer import TARGET_TOKENIZER
 from warmstart.cli.rendering import busy, console, count, patterns, say, table
 from warmstart.cli.settings import DataType, parse_settings, prepare_torch
 from warmstart.cli.token_ids import missing, rows, token_ids
-from warmstart.tokenization import files
 
 CHECKPOINTS, WEIGHTS, HUB = "Checkpoints", "Weights and settings", "The hub"
 
@@ -168,6 +167,8 @@ def _save(model: Any, folder: Path, max_shard_size: str, tokenizers: Mapping[str
     both = {"encoder_tokenizer": encoder, "decoder_tokenizer": decoder} if encoder is not None else {}
     model.save_pretrained(folder, max_shard_size=max_shard_size, **both)
     if encoder is None:
+        from warmstart.tokenization import files
+
         for name in files.ALL:
             (folder / name).unlink(missing_ok=True)
     if decoder is None or decoder is encoder:

@@ -46,9 +46,10 @@ def branches(x: Tensor, count: int) -> list[Tensor]:
 
     Their gradients are added up in the type of `x`, as without.
     """
-    if torch.compiler.is_compiling() or x.dtype != torch.float32 or not torch.is_autocast_enabled(x.device.type):
+    kind = x.device.type
+    if torch.compiler.is_compiling() or x.dtype != torch.float32 or x.is_meta or not torch.is_autocast_enabled(kind):
         return [x] * count
-    dtype = torch.get_autocast_dtype(x.device.type)
+    dtype = torch.get_autocast_dtype(kind)
     cast = x.detach().to(dtype)
     return [note(_Branch.apply(x, cast), lambda x: x.to(dtype), x) for _ in range(count)]
 
