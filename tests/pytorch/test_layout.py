@@ -28,7 +28,6 @@ def test_gpt2_matrices_stay_as_the_file_has_them_until_training(folder):
     parameters = dict(model.named_parameters())
     stored_turned = {name for name, x in parameters.items() if name.startswith("decoder.layers") and x.dim() == 2}
     assert turned(model) == stored_turned != set()
-    assert all(parameters[name].T.is_contiguous() for name in stored_turned)
     before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
 
     assert model.train() is model and model.training
@@ -51,11 +50,27 @@ def test_turned_matrices_compute_what_straight_ones_do(folder):
     torch.testing.assert_close(turned_logits, straight_logits, atol=1e-6, rtol=1e-6)
 
 
-def test_no_two_parameters_share_memory(folder):
+@pytest.mark.parametrize("prepare", [EncoderDecoderModel.state_dict, EncoderDecoderModel.train])
+def test_no_two_parameters_share_memory(folder, prepare):
     """Tools that save drop what shares memory, taking it for tied: query, key and value of one stored tensor."""
     model = EncoderDecoderModel.from_pretrained(folder)
+    prepare(model)
     places = [parameter.untyped_storage().data_ptr() for parameter in model.parameters()]
     assert len(places) == len(set(places))
+
+
+def test_parts_of_a_stored_matrix_are_views_of_it(folder):
+    own = EncoderDecoderModel.from_pretrained(folder).decoder.layers[0].attention
+    assert len({part.weight.untyped_storage().data_ptr() for part in (own.query, own.key, own.value)}) == 1
+    assert len({part.bias.untyped_storage().data_ptr() for part in (own.query, own.key, own.value)}) == 3
+
+
+def test_generating_lays_matrices_out_once(folder):
+    model = EncoderDecoderModel.from_pretrained(folder)
+    with torch.inference_mode():
+        model.generate(torch.tensor([[5, 6, 7]]), decoder_start_token_id=1, max_length=4)
+    assert turned(model) == set()
+    assert not any(parameter.is_inference() for parameter in model.parameters())  # it may still train
 
 
 def test_straight_at_once_where_processes_work_together(folder, monkeypatch):

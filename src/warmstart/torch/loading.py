@@ -55,6 +55,8 @@ def fill(
     for first, entry in plan.stored.items():
         tensor = unpack(entry, _number(weights, entry.name))
         _assign(model, groups[first], _laid_out(tensor.to(wanted), is_part=entry.parts > 1))
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        straighten(model)  # `fully_shard` comes before `train`
     initialise(model, sides, plan.new, wanted)
     copied = copies_of_self_attention(plan.new, shapes) if cross_attention_init == "copy" else {}
     copy_weights(model, copied)
@@ -145,20 +147,21 @@ def _type_of(dtype: torch.dtype | str | None, weights: Weights, plan: Fit) -> to
 
 
 def _laid_out(tensor: Tensor, is_part: bool) -> Tensor:
-    """A tensor in one piece, laid out row by row or, where its matrix is stored turned, column by column.
+    """A tensor as the file has it: a matrix that is stored turned stays so, whole or a part, until `straighten`.
 
-    A turned matrix multiplies as fast, and a whole one stays a view of the mapped file, until `straighten`. Where
-    processes work together it is turned at once: `fully_shard` takes rows alone. Parts of one stored tensor are copied
-    apart: tools that save drop what shares memory, taking it for tied.
+    It multiplies as fast, and stays a view of the mapped file. Rows of one stored tensor are copied apart: tools that
+    save drop what shares memory, taking it for tied.
     """
-    alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
-    if alone and tensor.dim() == 2 and tensor.stride(0) == 1:
-        return tensor.T.contiguous().T
-    return tensor.clone() if is_part and tensor.is_contiguous() else tensor.contiguous()
+    return tensor.clone() if is_part and tensor.is_contiguous() else tensor
 
 
+@torch.inference_mode(False)
+@torch.no_grad()
 def straighten(model: nn.Module) -> None:
-    """Lay every matrix out row by row, as optimizers, `fully_shard` and `safetensors` want it; values stay."""
+    """Lay every matrix out row by row in memory of its own; values stay.
+
+    Optimizers, `fully_shard` and `safetensors` want it, and the engine, which reads weights where they lie.
+    """
     for parameter in model.parameters():
         if type(parameter) is nn.Parameter and not parameter.is_contiguous():  # not what a quantiser put in its place
             parameter.data = parameter.data.contiguous()

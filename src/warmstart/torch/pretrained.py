@@ -136,6 +136,11 @@ class PreTrainedModel(nn.Module):
             loading.straighten(self)
         return super().train(mode)
 
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """All parameters by their names, as of any module, each laid out row by row in memory of its own."""
+        loading.straighten(self)
+        return super().state_dict(*args, **kwargs)
+
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None) -> None:
         """Keep only each layer's input for the backward pass, and compute the layer again there (Chen et al. 2016)."""
         for stack in self.stacks():

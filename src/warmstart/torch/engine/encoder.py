@@ -13,6 +13,7 @@ from torch import Tensor
 from warmstart.torch.attention import Mask, attend
 from warmstart.torch.engine.products import add_norm, norm, product
 from warmstart.torch.engine.step import by_heads, feed_forward, qkv
+from warmstart.torch.loading import straighten
 from warmstart.torch.masks import position_rows, self_mask
 
 
@@ -25,6 +26,7 @@ def encode(
     position_ids: Tensor | None = None,
 ) -> Tensor:
     """Source ids (b, s), or vectors (b, s, h) in their place, to states (b, s, h); those of padding are 0."""
+    straighten(encoder)
     spec, tables = encoder.spec, encoder.embeddings
     rows, length = encoder._check(ids, vectors, mask, None)
     if position_ids is None and tables.position is not None:

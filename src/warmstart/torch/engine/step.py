@@ -19,12 +19,14 @@ from warmstart.torch.engine.memory import Lines, Memory, NativeMemory, cross_hea
 from warmstart.torch.engine.products import add_norm, norm, product
 from warmstart.torch.engine.program import HeadProgram, StackProgram, can_program
 from warmstart.torch.layers import MLP
+from warmstart.torch.loading import straighten
 
 
 class Step:
     """The decoder's layers as products over their weights. It reads weights where they lie and keeps no copy."""
 
     def __init__(self, decoder: Any):
+        straighten(decoder)
         self.decoder, self.spec = decoder, decoder.spec
         self.before = self.spec.norm.before
         self.layers = [_Layer(layer, decoder.spec, index) for index, layer in enumerate(decoder.layers_in_order())]
