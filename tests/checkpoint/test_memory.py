@@ -97,7 +97,9 @@ def measured(tmp_path_factory):
     return {(name, kind): facts for name, kind, facts in map(json.loads, done.stdout.splitlines())}
 
 
-AS_IT_IS = [(name, "torch.float32") for name in ("whole", "sharded", "pickled")] + [("half", "torch.float16")]
+# GPT-2's matrices lie transposed in files, and three of them in one tensor; they are not laid out until they must be.
+AS_IT_IS = [(name, "torch.float32") for name in ("whole", "sharded", "pickled", "transposed", "pair")]
+AS_IT_IS.append(("half", "torch.float16"))
 SLACK = 12_000_000  # what the process takes for other things
 
 
@@ -109,11 +111,8 @@ def test_weights_that_need_no_change_take_no_memory(measured, case):
     assert facts["most"] < facts["size"] / 10 + SLACK
 
 
-@pytest.mark.parametrize(
-    "case", [("half", "torch.float32"), ("whole", "torch.bfloat16"), ("transposed", "torch.float32")], ids=" ".join
-)
-def test_weights_that_are_changed_are_there_once(measured, case):
-    """Another type, or GPT-2's matrices, which files hold transposed."""
+@pytest.mark.parametrize("case", [("half", "torch.float32"), ("whole", "torch.bfloat16")], ids=" ".join)
+def test_weights_of_another_type_are_there_once(measured, case):
     facts = measured[case]
     assert facts["read"]
     assert facts["most"] < facts["size"] * 1.05 + SLACK
@@ -122,9 +121,3 @@ def test_weights_that_are_changed_are_there_once(measured, case):
 def test_loading_does_not_import_torchs_compiler(measured):
     """Which takes 70 MB and seconds; a draw on the device "meta" does it."""
     assert not any(facts["compiler"] for facts in measured.values())
-
-
-def test_a_pair_takes_memory_for_what_is_transposed_alone(measured):
-    facts = measured["pair", "torch.float32"]
-    assert facts["read"] and facts["mapped"]
-    assert facts["most"] < facts["size"] * 0.4 + SLACK
