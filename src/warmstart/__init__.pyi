@@ -344,6 +344,7 @@ from warmstart.tokenization import BertTokenizer as BertTokenizer
 from warmstart.tokenization import BertTokenizerFast as BertTokenizerFast
 from warmstart.tokenization import BigBirdTokenizer as BigBirdTokenizer
 from warmstart.tokenization import BigBirdTokenizerFast as BigBirdTokenizerFast
+from warmstart.tokenization import BlenderbotSmallTokenizer as BlenderbotSmallTokenizer
 from warmstart.tokenization import BlenderbotTokenizer as BlenderbotTokenizer
 from warmstart.tokenization import BlenderbotTokenizerFast as BlenderbotTokenizerFast
 from warmstart.tokenization import BloomTokenizer as BloomTokenizer
@@ -386,6 +387,9 @@ from warmstart.tokenization import Qwen2Tokenizer as Qwen2Tokenizer
 from warmstart.tokenization import Qwen2TokenizerFast as Qwen2TokenizerFast
 from warmstart.tokenization import RemBertTokenizer as RemBertTokenizer
 from warmstart.tokenization import RemBertTokenizerFast as RemBertTokenizerFast
+from warmstart.tokenization import RoCBertTokenizer as RoCBertTokenizer
+from warmstart.tokenization import RoFormerTokenizer as RoFormerTokenizer
+from warmstart.tokenization import RoFormerTokenizerFast as RoFormerTokenizerFast
 from warmstart.tokenization import RobertaTokenizer as RobertaTokenizer
 from warmstart.tokenization import RobertaTokenizerFast as RobertaTokenizerFast
 from warmstart.tokenization import T5Tokenizer as T5Tokenizer

@@ -8,8 +8,7 @@ import shutil
 import pytest
 import transformers
 
-from warmstart.cli.facts import read_tokenizer
-from warmstart.tokenization import AutoTokenizer, special_token_ids
+from warmstart.tokenization import AutoTokenizer
 
 # name -> the tokenizer that it is trained as, model_type, settings
 NAMES = {
@@ -66,24 +65,3 @@ def test_names(folders, lines, tmp_path, name, layout):
 def test_by_model_type(folders, lines, tmp_path, name):
     ours, theirs = made(folders, name, "slow", tmp_path / "given", says_class=False)
     assert_same(ours, theirs, lines[:60])
-
-
-@pytest.mark.parametrize(
-    ("name", "model_type", "why"),
-    [
-        ("RoFormerTokenizer", "roformer", "cuts Chinese text into words with jieba"),
-        ("RoCBertTokenizer", "roc_bert", "the shape and the pronunciation of each character"),
-        ("BlenderbotSmallTokenizer", "blenderbot-small", "mark what goes on"),
-    ],
-)
-def test_what_cannot_be_had_says_why(folders, tmp_path, name, model_type, why):
-    shutil.copytree(folders["bert", "slow"], tmp_path / "given")
-    for file, content in (
-        ("config.json", {"model_type": model_type}),
-        ("tokenizer_config.json", {"tokenizer_class": name}),
-    ):
-        (tmp_path / "given" / file).write_text(json.dumps(content))
-        with pytest.raises(ValueError, match=rf"given: {name} is not to be had here, as .*{why}"):
-            AutoTokenizer.from_pretrained(tmp_path / "given")
-        assert special_token_ids(tmp_path / "given") == {} and read_tokenizer(tmp_path / "given", "", {}) is None
-    assert AutoTokenizer.from_pretrained(tmp_path / "given", tokenizer_type="bert").cls_token == "[CLS]"

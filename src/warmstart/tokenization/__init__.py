@@ -2,6 +2,8 @@
 
 from warmstart.tokenization.auto import AutoTokenizer, special_token_ids
 from warmstart.tokenization.batch import BatchEncoding
+from warmstart.tokenization.blenderbot_small import BlenderbotSmallTokenizer
+from warmstart.tokenization.chinese import RoCBertTokenizer, RoFormerTokenizer, RoFormerTokenizerFast
 from warmstart.tokenization.marian import MarianTokenizer
 from warmstart.tokenization.names import (
     BartTokenizer,
@@ -78,6 +80,7 @@ __all__ = [
     "BertTokenizerFast",
     "BigBirdTokenizer",
     "BigBirdTokenizerFast",
+    "BlenderbotSmallTokenizer",
     "BlenderbotTokenizer",
     "BlenderbotTokenizerFast",
     "BloomTokenizer",
@@ -120,6 +123,9 @@ __all__ = [
     "Qwen2TokenizerFast",
     "RemBertTokenizer",
     "RemBertTokenizerFast",
+    "RoCBertTokenizer",
+    "RoFormerTokenizer",
+    "RoFormerTokenizerFast",
     "RobertaTokenizer",
     "RobertaTokenizerFast",
     "T5Tokenizer",

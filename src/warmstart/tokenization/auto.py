@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from warmstart.hub import find_file, hub_options, read_json
-from warmstart.tokenization import marian, names, sentence_piece_names
+from warmstart.tokenization import blenderbot_small, chinese, marian, names, sentence_piece_names
 from warmstart.tokenization.files import CONFIG, TOKENIZER
 from warmstart.tokenization.tokenizer import PreTrainedTokenizerFast
 
@@ -16,22 +16,13 @@ logger = logging.getLogger(__name__)
 
 CLASSES: dict[str, type[PreTrainedTokenizerFast]] = {
     cls.__name__: cls
-    for module in (names, sentence_piece_names, marian)
+    for module in (names, sentence_piece_names, marian, blenderbot_small, chinese)
     for cls in vars(module).values()
     if isinstance(cls, type) and issubclass(cls, PreTrainedTokenizerFast) and not cls.__name__.startswith("_")
 }
 
 # What the classes of other tokenizers are here: those that add nothing to `tokenizer.json`, and other names.
 _SAME_AS = {"PreTrainedTokenizer": "", "TokenizersBackend": "", "MT5Tokenizer": "T5Tokenizer"}
-
-# The tokenizers that cannot be had here -> why, and what can be done.
-REFUSED = {
-    "BlenderbotSmallTokenizer": "its byte pairs mark what goes on ('@@') and not what begins, which is code of its own",
-    "RoCBertTokenizer": "it gives the shape and the pronunciation of each character beside the ids, from "
-    "word_shape.json and word_pronunciation.json",
-    "RoFormerTokenizer": "it cuts Chinese text into words with jieba before it looks for word pieces; for text "
-    "without Chinese give tokenizer_type='bert'",
-}
 
 # model_type -> tokenizer, for folders whose files do not say
 BY_MODEL_TYPE = {
@@ -116,9 +107,8 @@ class AutoTokenizer:
 
         Raises:
             FileNotFoundError: no such folder or repository, or no tokenizer in it.
-            ImportError: a SentencePiece model, and the extra that reads it is not installed.
+            ImportError: the extra that it needs is not installed, for a SentencePiece model or for Chinese words.
             OSError: a file is not what it should be.
-            ValueError: a tokenizer that cannot be had here; the message says why.
         """
         config, kind = kwargs.pop("config", None), kwargs.pop("tokenizer_type", None)
         if kind is not None and kind not in BY_MODEL_TYPE:
@@ -127,8 +117,6 @@ class AutoTokenizer:
             name = f"{BY_MODEL_TYPE[kind]}Tokenizer"
         else:
             name = _choose(pretrained_model_name_or_path, config, hub_options(dict(kwargs)))
-        if name in REFUSED:
-            raise ValueError(f"{pretrained_model_name_or_path}: {name} is not to be had here, as {REFUSED[name]}")
         chosen = CLASSES.get(name, PreTrainedTokenizerFast)
         return chosen.from_pretrained(pretrained_model_name_or_path, *inputs, **kwargs)
 
@@ -174,7 +162,7 @@ def _choose(place: Any, config: Any, options: Mapping[str, Any]) -> str:
             return "" if family is None else f"{family}Tokenizer"
     name = str(said).removesuffix("Fast")
     name = _SAME_AS.get(name, name)
-    if name and name not in CLASSES and name not in REFUSED:
+    if name and name not in CLASSES:
         logger.info("%s: tokenizer_class %s is not known here; its tokenizer.json is read as it stands", place, said)
     return name
 
@@ -182,8 +170,6 @@ def _choose(place: Any, config: Any, options: Mapping[str, Any]) -> str:
 def has_tokenizer(place: Any, options: Mapping[str, Any]) -> bool:
     """Whether a folder or hub id has a tokenizer that can be had here."""
     name = _choose(place, None, options)
-    if name in REFUSED:
-        return False
     cls = CLASSES.get(name, PreTrainedTokenizerFast)
     if cls.has_tokenizer_file and find_file(place, TOKENIZER, required=False, **options) is not None:
         return True

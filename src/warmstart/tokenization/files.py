@@ -39,6 +39,8 @@ VOCABULARIES = (
     "vocab.json",
     "target_vocab.json",
     "merges.txt",
+    "word_shape.json",
+    "word_pronunciation.json",
     "spiece.model",
     "sentencepiece.bpe.model",
     "sentencepiece.model",
@@ -125,7 +127,7 @@ def build_tokenizer(
     elif vocabulary.get("vocab_file") is not None:
         vocab = _read_vocab(vocabulary["vocab_file"])
     if vocabulary.get("merges_file") is not None:
-        merges = _read_merges(vocabulary["merges_file"])
+        merges = read_merges(vocabulary["merges_file"])
     wanted = ", ".join(f"{key}= (a {name})" for key, name in cls.vocab_files_names.items())
     if cls.build is None or vocab is None or (merges is None and "merges_file" in cls.vocab_files_names):
         raise ValueError(
@@ -161,7 +163,7 @@ def to_files(tokenizer: PreTrainedTokenizerFast) -> dict[str, bytes]:
     """
     with tokenizer._lock:
         tokenizer.backend_tokenizer.no_truncation()
-        text = tokenizer.backend_tokenizer.to_str(pretty=True) if tokenizer.has_tokenizer_file else None
+        text = tokenizer.backend_json() if tokenizer.has_tokenizer_file else None
     files = {} if text is None else {TOKENIZER: text.encode()}
     files[CONFIG] = _json(_config(tokenizer))
     named = {name: _plain(token) for name, token in tokenizer._special.items() if token}
@@ -231,7 +233,12 @@ def _read_vocab(path: str | os.PathLike[str]) -> dict[str, int]:
     return {line: index for index, line in enumerate(lines[:-1] if lines[-1] == "" else lines)}
 
 
-def _read_merges(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
+def read_merges(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
+    """Read a `merges.txt`, one pair to a line.
+
+    Raises:
+        OSError: it is not UTF-8 text, or has a line that is not two tokens.
+    """
     try:
         lines = Path(path).read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
@@ -267,9 +274,9 @@ def _config(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
 
 
 def _vocabulary_files(tokenizer: PreTrainedTokenizerFast) -> dict[str, bytes]:
-    model = {("vocab.txt",): "WordPiece", ("vocab.json", "merges.txt"): "BPE"}
-    names = tuple(tokenizer.vocab_files_names.values())
-    if type(tokenizer.backend_tokenizer.model).__name__ != model.get(names):
+    model = {"vocab.txt": "WordPiece", "vocab.json": "BPE"}
+    name = next(iter(tokenizer.vocab_files_names.values()), "")
+    if type(tokenizer.backend_tokenizer.model).__name__ != model.get(name):
         return {}
     size = tokenizer.vocab_size
     added = {token: index for token, index in tokenizer.added_tokens_encoder.items() if index >= size}

@@ -17,6 +17,7 @@ from tokenizers.models import WordLevel
 from warmstart.hub import read_json
 from warmstart.tokenization import framing
 from warmstart.tokenization.sentence_piece import load_processor, words_joined_and_stripped
+from warmstart.tokenization.texts import cut_texts
 from warmstart.tokenization.tokenizer import PreTrainedTokenizerFast
 
 
@@ -40,6 +41,7 @@ class MarianTokenizer(PreTrainedTokenizerFast):
     }
     more_files_names: ClassVar[dict[str, str]] = {"target_vocab_file": "target_vocab.json"}
     has_tokenizer_file = False
+    learns = False
     frame = framing.frame_end
 
     def __init__(self, source_spm: Any = None, target_spm: Any = None, vocab: Any = None, **settings: Any) -> None:
@@ -60,23 +62,13 @@ class MarianTokenizer(PreTrainedTokenizerFast):
         self._kept_files = {name: Path(path).read_bytes() for name, path in paths.items()}
 
     def _cut(self, inputs: list[Any], are_words: bool) -> tuple[list[Any], bool]:
-        cut = [tuple(map(self._pieces, item)) if isinstance(item, tuple) else self._pieces(item) for item in inputs]
-        return cut, True
+        return cut_texts(inputs, self.added_tokens_encoder, self._pieces), True
 
-    def _pieces(self, text: str | list[str]) -> list[str]:
-        if isinstance(text, list):
-            return [piece for word in text for piece in self._pieces(word)]
-        known = sorted(self.added_tokens_encoder, key=len, reverse=True)
-        found: list[str] = []
-        for part in filter(None, re.split(f"({'|'.join(map(re.escape, known))})", text)):
-            language = re.match(">>.*?<<", part, re.DOTALL)
-            if part in known:
-                found.append(part)
-            elif language is None:
-                found += self._cutter.encode(part, out_type=str)
-            else:
-                found += [language[0], *self._cutter.encode(part[language.end() :], out_type=str)]
-        return found
+    def _pieces(self, text: str) -> list[str]:
+        language = re.match(">>.*?<<", text, re.DOTALL)
+        if language is None:
+            return self._cutter.encode(text, out_type=str)
+        return [language[0], *self._cutter.encode(text[language.end() :], out_type=str)]
 
     def _encode_target(self, text: Any, pair: Any, options: dict[str, Any]) -> Any:
         side = copy.copy(self)

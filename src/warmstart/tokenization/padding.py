@@ -133,7 +133,7 @@ def pad_rows(
     if return_attention_mask and "attention_mask" not in values:
         values["attention_mask"] = [[1] * len(row) for row in ids]
     length = wanted.padded(max(map(len, ids)))
-    padding = {**_WITH, name: tokenizer.pad_token_id}
+    padding = {**_WITH, **dict.fromkeys((name, *tokenizer.ids_beside), tokenizer.pad_token_id)}
     if length is not None:
         for key in values.keys() & padding.keys():
             values[key] = [_pad(row, length, padding[key], wanted.side) for row in values[key]]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import Encoding
@@ -64,6 +65,23 @@ def as_inputs(text: Any, text_pair: Any, are_words: bool) -> tuple[list[Any], bo
     where = where.replace("text", "text_pair")
     pairs = [_checked(item, where.format(row), depth, may_pair=False) for row, item in enumerate(text_pair)]
     return list(zip(checked, pairs, strict=True)), is_batch
+
+
+def cut_texts(inputs: list[Any], known: Collection[str], cut: Callable[[str], list[str]]) -> list[Any]:
+    """Texts, pairs or lists of words as the pieces that `cut` makes of what lies between `known` tokens.
+
+    >>> cut_texts(["ab<s>c", ("a", "b")], ["<s>"], list)
+    [['a', 'b', '<s>', 'c'], (['a'], ['b'])]
+    """
+    pattern = "|".join(map(re.escape, sorted(known, key=len, reverse=True)))
+
+    def pieces(text: str | list[str]) -> list[str]:
+        if isinstance(text, list):
+            return [piece for word in text for piece in pieces(word)]
+        parts = re.split(f"({pattern})", text) if pattern else [text]
+        return [piece for part in filter(None, parts) for piece in ([part] if part in known else cut(part))]
+
+    return [tuple(map(pieces, item)) if isinstance(item, tuple) else pieces(item) for item in inputs]
 
 
 def encode_batch(

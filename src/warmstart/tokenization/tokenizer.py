@@ -63,6 +63,8 @@ class PreTrainedTokenizerFast(FramedVocabulary):
     vocab_files_names: ClassVar[dict[str, str]] = {}  # the files it is built from where there is no tokenizer.json
     more_files_names: ClassVar[dict[str, str]] = {}  # those that need not be there
     has_tokenizer_file: ClassVar[bool] = True  # whether a tokenizer.json can hold all of it
+    learns: ClassVar[bool] = True  # whether a new vocabulary can be learned for it
+    ids_beside: ClassVar[tuple[str, ...]] = ()  # what a call gives of each token beside its id
     start_and_end: ClassVar[tuple[bool, bool] | None] = None  # whether bos and eos stand around texts, if no file says
     more_special_tokens: ClassVar[Any] = None  # settings -> additional_special_tokens, where those follow from them
     # Functions of `backend`: how it is built from its files, and made to follow its settings.
@@ -242,12 +244,18 @@ class PreTrainedTokenizerFast(FramedVocabulary):
         )
         inputs, is_batch = as_inputs(text, text_pair, is_split_into_words)
         inputs, are_words = self._cut(inputs, is_split_into_words)
+        if return_offsets_mapping and are_words and not is_split_into_words:
+            raise ValueError(
+                f"return_offsets_mapping=True: {type(self).__name__} cuts a text before it looks its pieces up, and "
+                "where they stood in the text is lost; leave it out"
+            )
         splits = self.split_special_tokens if split_special_tokens is None else split_special_tokens
         encodings = encode_batch(self, inputs, wanted, stride, add_special_tokens, are_words, splits)
         if return_overflowing_tokens:
             samples = [row for row, encoding in enumerate(encodings) for _ in (encoding, *encoding.overflowing)]
             encodings = [part for encoding in encodings for part in (encoding, *encoding.overflowing)]
         values: dict[str, list[Any]] = {"input_ids": [encoding.ids for encoding in encodings]}
+        values |= self._beside(encodings)
         for name, field, asked in (
             ("token_type_ids", "type_ids", self._wants("token_type_ids", return_token_type_ids)),
             ("attention_mask", "attention_mask", self._wants("attention_mask", return_attention_mask)),
@@ -299,6 +307,10 @@ class PreTrainedTokenizerFast(FramedVocabulary):
     def _cut(self, inputs: list[Any], are_words: bool) -> tuple[list[Any], bool]:
         """The texts, and whether they are lists of words; a family that cuts them before the backend does so here."""
         return inputs, are_words
+
+    def _beside(self, encodings: list[Any]) -> dict[str, list[list[int]]]:
+        """What `ids_beside` names, for each row."""
+        return {}
 
     def _wants(self, name: str, said: bool | None) -> bool:
         return name in self.model_input_names if said is None else said

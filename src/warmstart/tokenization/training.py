@@ -36,10 +36,15 @@ def train_new(
     renamed by `special_tokens_map`, then `new_special_tokens`. Other options go to the trainer of `tokenizers`.
 
     Raises:
-        ValueError: a special token that stands around texts would be missing.
+        ValueError: a special token that stands around texts would be missing; no such tokenizer can be learned.
     """
+    if not tokenizer.learns:
+        raise ValueError(
+            f"no new vocabulary can be learned for a {type(tokenizer).__name__}, which is more than a model of the "
+            "tokenizers library; train one of those, or the SentencePiece model that it reads"
+        )
     renamed = dict(special_tokens_map or {})
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    state = json.loads(tokenizer.backend_json())
     model, frame = state["model"], state.pop("post_processor")
     added = [token for token in state.pop("added_tokens") if token["special"] or model["type"] == "Unigram"]
     special: list[Token] = [_renamed(token, renamed) for token in added]

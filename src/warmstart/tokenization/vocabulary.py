@@ -61,6 +61,10 @@ class Vocabulary:
         """The `tokenizers.Tokenizer` that does the work."""
         return self._tokenizer
 
+    def backend_json(self) -> str:
+        """The backend as a `tokenizer.json` holds it."""
+        return self._tokenizer.to_str(pretty=True)
+
     @property
     def vocab_size(self) -> int:
         """The number of tokens without those that were added; `len()` counts them all."""
