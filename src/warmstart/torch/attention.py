@@ -32,6 +32,13 @@ class Mask:
     causal: bool = False
     bias: Tensor | None = None
 
+    def repeated(self, times: int) -> Mask:
+        """The mask of queries that stand so many times one behind the other."""
+        allowed, bias = (
+            x if x is None or x.shape[2] == 1 else x.repeat(1, 1, times, 1) for x in (self.allowed, self.bias)
+        )
+        return Mask(allowed, self.causal, bias)
+
 
 OPEN = Mask()
 
@@ -79,8 +86,12 @@ def attend(
     shared = rows // key.shape[0]
     if shared > 1:  # the beams of a source stand one after another on the query axis: no key is copied
         query = query.unflatten(0, (-1, shared)).transpose(1, 2).flatten(2, 3)
-    if key.shape[1] != heads:
-        key, value = (x.repeat_interleave(heads // x.shape[1], 1) for x in (key, value))
+    grouped = heads // key.shape[1]
+    folds = length == 1 and not (want_weights or soft_cap or dropout or mask.causal) and _is_for_all_heads(mask)
+    if grouped > 1 and folds:  # so do, with one new token, the heads that share keys
+        query, mask = query.unflatten(1, (-1, grouped)).flatten(2, 3), mask.repeated(grouped)
+    elif grouped > 1:
+        key, value = (x.repeat_interleave(grouped, 1) for x in (key, value))
     weights = None
     if want_weights or soft_cap is not None:  # torch's own attention caps nothing
         scores = query @ key.transpose(-1, -2) * scale
@@ -92,10 +103,16 @@ def attend(
     else:
         seen = mask.allowed if mask.bias is None else mask.bias
         out = F.scaled_dot_product_attention(query, key, value, seen, dropout, mask.causal, scale=scale)
+    if grouped > 1 and folds:
+        out = out.unflatten(2, (grouped, -1)).flatten(1, 2)
     if shared > 1:
         out = out.unflatten(2, (shared, length)).transpose(1, 2).flatten(0, 1)
         weights = None if weights is None else weights.unflatten(2, (shared, length)).transpose(1, 2).flatten(0, 1)
     return out, weights
+
+
+def _is_for_all_heads(mask: Mask) -> bool:
+    return all(x is None or x.shape[1] == 1 for x in (mask.allowed, mask.bias))
 
 
 def scores_to_weights(scores: Tensor, mask: Mask) -> Tensor:

@@ -131,8 +131,14 @@ class PreTrainedModel(nn.Module):
         return self.eval()
 
     def train(self, mode: bool = True) -> Any:
-        """Switch to training (or, with False, to evaluation); weights then stand row by row in memory of their own."""
+        """Switch to training (or, with False, to evaluation); weights then stand row by row in memory of their own.
+
+        What `generate` keeps on a GPU between calls is let go.
+        """
         if mode:
+            from warmstart.torch.engine.graphs import release
+
+            release(self)
             loading.straighten(self)
         return super().train(mode)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from warmstart.generation_config import GenerationConfig
 from warmstart.outputs import BaseModelOutput
 from warmstart.torch.engine.encoder import encode
+from warmstart.torch.engine.graphs import FixedRunner, can_record
 from warmstart.torch.engine.plain import is_plain, knows
 from warmstart.torch.engine.runner import EngineRunner, can_run
 from warmstart.torch.generation.inputs import ENCODER_ARGUMENTS
@@ -160,8 +161,12 @@ def runner_for(
 
     `length` is how many tokens a sequence may hold at most.
     """
-    if config.use_cache and not wanted_states(config) and can_run(model, mask):
-        return EngineRunner(model, source, rows=rows, length=length, mask=mask)
+    if config.use_cache and not wanted_states(config):
+        if can_run(model, mask):
+            return EngineRunner(model, source, rows=rows, length=length, mask=mask)
+        if can_record(model, source, mask):
+            first = ModuleRunner(model, source, rows=1, mask=mask)
+            return FixedRunner(model, source, first, rows=rows, length=length, mask=mask)
     return ModuleRunner(model, source, rows=rows, mask=mask, use_cache=config.use_cache, wants=wanted_states(config))
 
 

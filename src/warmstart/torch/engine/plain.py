@@ -33,23 +33,24 @@ _KINDS = {
     ends.Head,
 }
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
-_TYPES = {torch.float32, torch.bfloat16}
+_TYPES = {"cpu": {torch.float32, torch.bfloat16}, "cuda": {torch.float32, torch.bfloat16, torch.float16}}
 
 
-def is_plain(model: Any) -> bool:
-    """Whether the engine may run this model: its modules as they were built, on the processor, in eval mode."""
-    if model.training or _watched():
+def is_plain(model: Any, place: str = "cpu") -> bool:
+    """Whether the engine may run this model: its modules as they were built, on one device of a kind, in eval mode."""
+    if model.training or _watched(place):
         return False
-    types = set()
+    types, devices = set(), set()
     for module in model.modules():
         if not _as_built(module):
             return False
         for tensor in module._parameters.values():
             if tensor is not None:
-                if type(tensor) is not nn.Parameter or tensor.device.type != "cpu":
+                if type(tensor) is not nn.Parameter or tensor.device.type != place:
                     return False
                 types.add(tensor.dtype)
-    return types <= _TYPES and len(types) <= 1
+                devices.add(tensor.device)
+    return types <= _TYPES[place] and len(types) <= 1 and len(devices) <= 1
 
 
 def knows(spec: StackSpec) -> bool:
@@ -73,12 +74,12 @@ def knows(spec: StackSpec) -> bool:
     )
 
 
-def _watched() -> bool:
+def _watched(place: str) -> bool:
     """Whether somebody traces, maps over or casts what is computed now."""
     return bool(
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()  # type: ignore[attr-defined]
-        or torch.is_autocast_enabled("cpu")
+        or torch.is_autocast_enabled(place)
         or torch._C._functorch.maybe_current_level() is not None
         or torch._C._len_torch_dispatch_stack()
         or torch._C._len_torch_function_stack()

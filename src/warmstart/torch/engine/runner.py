@@ -95,9 +95,12 @@ class EngineRunner:
 
 def can_run(model: Any, mask: Tensor | None) -> bool:
     """Whether the engine can run this model with prompts of this mask (b, n), padded on the left if at all."""
-    if mask is not None and bool((mask.bool().int().diff(dim=1) < 0).any()):
-        return False
-    return knows(decoder_of(model).spec) and is_plain(model)
+    return is_padded_left(mask) and knows(decoder_of(model).spec) and is_plain(model)
+
+
+def is_padded_left(mask: Tensor | None) -> bool:
+    """Whether what a prompt's mask (b, n) leaves out stands before the rest, if there is anything."""
+    return mask is None or not bool((mask.bool().int().diff(dim=1) < 0).any())
 
 
 def decoder_of(model: Any) -> Any:

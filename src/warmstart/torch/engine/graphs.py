@@ -1,0 +1,205 @@
+"""Decoding by recorded steps: CUDA graphs over the buffers of `fixed.Space`, and the runner that replays them.
+
+A step's first pass of a shape runs as it is, on a stream of its own, which warms up what the second pass records; from
+then on it is replayed. Between calls a model keeps its buffers and graphs, until its weights lie elsewhere.
+`WARMSTART_GRAPHS=0` says not to record.
+
+Shapes: b sources, k rows for each, r = b * k rows, n length so far, p prompt length, s source length, t new tokens,
+v vocabulary.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+import weakref
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from warmstart.torch.cache import KeyValueCache, Pair
+from warmstart.torch.engine.fixed import Shape, Space, can_fix
+from warmstart.torch.engine.plain import is_plain
+from warmstart.torch.engine.runner import decoder_of, is_padded_left
+
+Compute = Callable[[], Tensor]
+_MOST = 64  # graphs of a model; steps of further shapes run as they are
+
+
+class Graphs:
+    """The recorded steps of one `Space`. `record` makes of a step what replays it; None records nothing."""
+
+    def __init__(self, record: Callable[[Compute], Compute] | None, warm: Callable[[Compute], Tensor]):
+        self.record, self.warm = record, warm
+        self.made: dict[Shape, Compute | None] = {}  # None: it has run once
+        self.replays = 0
+
+    def __call__(self, shape: Shape, step: Compute) -> Tensor:
+        if self.record is None or (shape not in self.made and len(self.made) >= _MOST):
+            return step()
+        if shape not in self.made:
+            self.made[shape] = None
+            return self.warm(step)
+        replay = self.made[shape]
+        if replay is None:
+            try:
+                replay = self.made[shape] = self.record(step)
+            except RuntimeError as error:
+                warnings.warn(f"a decoding step could not be recorded, and runs without a graph: {error}", stacklevel=2)
+                self.record = None
+                return step()
+        self.replays += 1
+        return replay()
+
+
+def graphs_for(device: torch.device) -> Graphs:
+    """CUDA graphs on a CUDA device, with one pool of memory for all; elsewhere nothing is recorded."""
+    if device.type != "cuda" or os.environ.get("WARMSTART_GRAPHS") == "0":
+        return Graphs(None, lambda step: step())
+    side, pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
+
+    def warm(step: Compute) -> Tensor:
+        here = torch.cuda.current_stream(device)
+        side.wait_stream(here)
+        with torch.cuda.stream(side):
+            out = step()
+        here.wait_stream(side)
+        out.record_stream(here)
+        return out
+
+    def record(step: Compute) -> Compute:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.device(device), torch.cuda.graph(graph, pool, side, capture_error_mode="thread_local"):
+            out = step()
+
+        def replay() -> Tensor:
+            graph.replay()
+            return out
+
+        return replay
+
+    return Graphs(record, warm)
+
+
+_idle: weakref.WeakKeyDictionary[Any, tuple[Any, Space]] = weakref.WeakKeyDictionary()
+
+
+def borrow(owner: Any, decoder: Any, sources: int, each: int, capacity: int, source: int) -> Space:
+    """Buffers for at least so many sources, rows of each, tokens of a row and of a source: those of an earlier call
+    where they suffice. They are the owner's until it is gone.
+    """
+    stamp = tuple((x.data_ptr(), x.dtype, x.shape) for x in (*decoder.parameters(), *decoder.buffers()))
+    held, space = _idle.pop(decoder, (None, None))
+    if held != stamp or space is None or space.each != each:
+        space = None
+    sizes = sources, capacity, source
+    if space is not None:
+        has = space.sources, space.capacity, space.source_capacity
+        if any(x < y for x, y in zip(has, sizes, strict=True)):
+            sizes, space = tuple(map(max, has, sizes)), None  # type: ignore[assignment]
+    if space is None:
+        sources, capacity, source = sizes
+        space = Space(decoder, sources, each, capacity, source, graphs_for(decoder.device))
+    space.clear()
+    back = weakref.finalize(owner, _give_back, weakref.ref(decoder), stamp, space)
+    back.atexit = False
+    return space
+
+
+def _give_back(decoder: Any, stamp: Any, space: Space) -> None:
+    if (owner := decoder()) is not None:
+        _idle[owner] = stamp, space
+
+
+def release(decoder: Any) -> None:
+    """Let go of the buffers and graphs that a decoder keeps between calls."""
+    _idle.pop(decoder, None)
+
+
+class FixedRunner:
+    """A `Runner` for models that `can_record` allows; a prompt's first pass is the modules'."""
+
+    def __init__(
+        self, model: Any, source: dict[str, Any], prompt: Any, *, rows: int, length: int, mask: Tensor | None = None
+    ):
+        """See `ModuleRunner`, of which `prompt` is one with a row for each source; `length` is how many tokens a row
+        may hold at most.
+        """
+        self.model, self.decoder, self.source, self.prompt = model, decoder_of(model), source, prompt
+        self.rows, self.capacity, self.length = rows, length, 0
+        self.first = None if mask is None else mask.bool().int().argmax(1).repeat_interleave(rows)
+        self.space: Space | None = None
+
+    def logits(self, ids: Tensor, keep: int = 1) -> Tensor:
+        if self.space is None and ids.shape[1] > 1:
+            logits = self.prompt.logits(ids[:: self.rows], keep)
+            self._begin(len(ids) // self.rows, self.prompt.cache)
+            self.length = ids.shape[1]
+            return logits.repeat_interleave(self.rows, 0)
+        space = self.space or self._begin(len(ids) // self.rows)
+        new = ids[:, self.length :]
+        self.decoder._check(new, None, None, SimpleNamespace(length=self.length))
+        self.length = ids.shape[1]
+        return space.logits(self.decoder, new, self.length)[:, -keep:]
+
+    def drafted(self, ids: Tensor, at: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        space = self.space or self._begin(len(ids) // self.rows)
+        width = 1 << max(0, int(counts.max())).bit_length()  # what goes beyond a row's own drafts is not looked at
+        before = at - 1
+        new = ids.gather(1, (before + torch.arange(width, device=ids.device)).clamp_max(ids.shape[1] - 1))
+        self.decoder._check(new[:, :1], None, None, None)
+        space.before[space.rows] = before[:, 0]
+        logits = space.logits(self.decoder, new, int(before.max()) + width)
+        return logits.flatten(0, 1), torch.arange(len(ids), device=ids.device) * width
+
+    def _begin(self, sources: int, held: KeyValueCache | None = None) -> Space:
+        """Buffers with the sources, and with what the rows of each hold already."""
+        mask = self.source.get("attention_mask")
+        pairs: list[Pair] = []
+        if held is not None:
+            pairs = [layer.source for layer in held.layers if layer.source is not None]
+        elif self.source:
+            pairs = source_pairs(self.model, self.source)
+        length = pairs[0][0].shape[2] if pairs else 0
+        self.space = borrow(self, self.decoder, sources, self.rows, self.capacity, length)
+        if mask is None:
+            mask = torch.ones(sources, length, dtype=torch.bool, device=self.space.device)
+        self.space.join(pairs, mask.bool(), [length] * sources)
+        if held is not None:
+            self.space.hold(held, self.first)
+        self.source, self.prompt = {}, None
+        return self.space
+
+    def reorder(self, rows: Tensor) -> None:
+        if self.space is not None:
+            sources = None if len(rows) == len(self.space.rows) else rows[:: self.rows] // self.rows
+            self.space.take(rows, sources)
+
+    def crop(self, length: int) -> None:
+        if self.space is not None and length < self.length:
+            self.space.crop(length)
+            self.length = length
+
+    @property
+    def cache(self) -> KeyValueCache | None:
+        """What is held, as the modules would hold it: copied when it is asked for."""
+        return None if self.space is None else self.space.as_cache(self.length)
+
+
+def can_record(model: Any, source: dict[str, Any], mask: Tensor | None) -> bool:
+    """Whether the steps of a model on a CUDA device have fixed shapes, with this source and prompts of this mask."""
+    seen = source.get("attention_mask")
+    if model.device.type != "cuda" or (seen is not None and seen.dim() != 2):
+        return False
+    return can_fix(decoder_of(model).spec) and is_plain(model, "cuda") and is_padded_left(mask)
+
+
+def source_pairs(model: Any, source: dict[str, Any]) -> list[Pair]:
+    """The keys and values (b, m, s, d) of a source for each layer."""
+    states = source["encoder_outputs"][0]
+    if hasattr(model, "enc_to_dec_proj"):
+        states = model.enc_to_dec_proj(states)
+    return [layer.cross_attention._source_pair(states, None) for layer in model.decoder.layers_in_order()]
