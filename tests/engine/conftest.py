@@ -1,17 +1,6 @@
 import pytest
 
 from warmstart.torch import runner
-from warmstart.torch.engine import native
-
-
-@pytest.fixture(params=["compiled", "torch"])
-def kernels(request, monkeypatch):
-    """Both ways in which the engine computes."""
-    if request.param == "torch":
-        monkeypatch.setattr(native, "library", lambda: None)
-    elif native.library() is None:
-        pytest.skip("no compiler here")
-    return request.param
 
 
 @pytest.fixture

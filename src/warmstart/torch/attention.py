@@ -16,7 +16,7 @@ from warmstart.spec import AttentionSpec, NormSpec
 from warmstart.torch.cache import LayerCache
 from warmstart.torch.disentangled import Disentangled, Rows
 from warmstart.torch.dropout import is_drawn_apart
-from warmstart.torch.dropped_attention import dropped_attention
+from warmstart.torch.dropped_attention import Counts, dropped_attention
 from warmstart.torch.elements import HeadNorms, capped, make_norm
 from warmstart.torch.spared import branches
 
@@ -25,12 +25,15 @@ from warmstart.torch.spared import branches
 class Mask:
     """What a query may see: `allowed` (r or 1, 1, t or 1, s), True where it may, or None; or all before it.
 
-    `bias` (r or 1, n, t, s), where there is one, is added to the scores, and forbids what `allowed` would.
+    `bias` (r or 1, n, t, s), where there is one, is added to the scores, and forbids what `allowed` would. With
+    `counts`, rows stand one behind another in one (r = 1): how many queries each has, and how many keys. `allowed` is
+    then what the longest one's queries may see.
     """
 
     allowed: Tensor | None = None
     causal: bool = False
     bias: Tensor | None = None
+    counts: Counts | None = None
 
     def repeated(self, times: int) -> Mask:
         """The mask of queries that stand so many times one behind the other."""
@@ -87,7 +90,11 @@ def attend(
     if shared > 1:  # the beams of a source stand one after another on the query axis: no key is copied
         query = query.unflatten(0, (-1, shared)).transpose(1, 2).flatten(2, 3)
     grouped = heads // key.shape[1]
-    folds = length == 1 and not (want_weights or soft_cap or dropout or mask.causal) and _is_for_all_heads(mask)
+    folds = (
+        length == 1
+        and not (want_weights or soft_cap or dropout or mask.causal or mask.counts)
+        and _is_for_all_heads(mask)
+    )
     if grouped > 1 and folds:  # so do, with one new token, the heads that share keys
         query, mask = query.unflatten(1, (-1, grouped)).flatten(2, 3), mask.repeated(grouped)
     elif grouped > 1:
@@ -99,7 +106,9 @@ def attend(
         weights = F.dropout(weights, dropout, training=dropout > 0)
         out = weights @ value
     elif dropout > 0 and mask.bias is None and is_drawn_apart(query, key, value):
-        out = dropped_attention(query, key, value, mask.allowed, dropout, mask.causal, scale)
+        out = dropped_attention(query, key, value, mask.allowed, dropout, mask.causal, scale, mask.counts)
+    elif mask.counts is not None:
+        out = _row_by_row(query, key, value, mask, mask.counts, dropout, scale)
     else:
         seen = mask.allowed if mask.bias is None else mask.bias
         out = F.scaled_dot_product_attention(query, key, value, seen, dropout, mask.causal, scale=scale)
@@ -113,6 +122,17 @@ def attend(
 
 def _is_for_all_heads(mask: Mask) -> bool:
     return all(x is None or x.shape[1] == 1 for x in (mask.allowed, mask.bias))
+
+
+def _row_by_row(
+    query: Tensor, key: Tensor, value: Tensor, mask: Mask, counts: Counts, dropout: float, scale: float
+) -> Tensor:
+    """Attention where rows stand one behind another: of each in turn."""
+    parts, out = (x.split(count, 2) for x, count in zip((query, key, value), (*counts, counts[1]), strict=True)), []
+    for q, k, v in zip(*parts, strict=True):
+        seen = None if mask.allowed is None else mask.allowed[..., : q.shape[2], : k.shape[2]]
+        out.append(F.scaled_dot_product_attention(q, k, v, seen, dropout, mask.causal, scale=scale).transpose(1, 2))
+    return torch.cat(out, 1).transpose(1, 2)
 
 
 def scores_to_weights(scores: Tensor, mask: Mask) -> Tensor:

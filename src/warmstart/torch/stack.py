@@ -6,7 +6,7 @@ Shapes: r rows, b sources, t new tokens, p tokens in the cache, s source length,
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from warmstart.positions import alibi_slopes, beyond, inverse_frequencies, relative_buckets
 from warmstart.spec import StackSpec
+from warmstart.torch.attention import Mask
 from warmstart.torch.cache import KeyValueCache
 from warmstart.torch.disentangled import Convolution, Distances
 from warmstart.torch.elements import make_norm
@@ -31,6 +32,7 @@ from warmstart.torch.masks import (
     self_mask,
     source_mask,
 )
+from warmstart.torch.packed import packing_of
 from warmstart.torch.pretrained import PreTrainedModel
 from warmstart.torch.spared import spared
 
@@ -94,8 +96,12 @@ class Stack(PreTrainedModel):
         cache: KeyValueCache | None = None,
         want_attentions: bool = False,
         want_hidden: bool = False,
+        packed: bool = False,
     ) -> States:
-        """Run the stack over ids (r, t) or vectors (r, t, h); `attention_mask` covers the cache too, (r, p + t)."""
+        """Run the stack over ids (r, t) or vectors (r, t, h); `attention_mask` covers the cache too, (r, p + t).
+
+        With `packed`, padding takes no part in what is computed where that can be, and its states are 0.
+        """
         spec = self.spec
         shape = self._check(input_ids, inputs_embeds, attention_mask, cache)
         check_rows(token_type_ids, self.embeddings.token_type, "token_type_ids")
@@ -104,25 +110,24 @@ class Stack(PreTrainedModel):
         if position_ids is None and self.embeddings.position is not None:
             position_ids = position_rows(input_ids, attention_mask, shape, past, spec.causal, spec.embedding)
             position_ids = position_ids.to(self.embeddings.position.weight.device)
+        packing = None
+        if packed and cache is None and not (want_attentions or want_hidden) and self._is_plain():
+            packing = packing_of(spec, shape, attention_mask, source, source_attention_mask)
+        if packing is not None:
+            position_ids = counted(attention_mask, shape, 0) if position_ids is None else position_ids
+            given = input_ids, token_type_ids, position_ids, inputs_embeds
+            input_ids, token_type_ids, position_ids, inputs_embeds = map(packing.own.pack, given)
+            source = None if packing.source is None else packing.source.pack(source)
         x = self.embeddings(input_ids, inputs_embeds, position_ids, token_type_ids)
         rotations = self._rotations(x, position_ids, attention_mask, shape, past)
-        masks = {
-            window: self_mask(attention_mask, shape[1], past, spec.causal, window, x.device)
-            for window in set(spec.attention.windows or (None,))
-        }
         reach = reach_of(attention_mask) if spec.attention.global_tokens else None
-        if reach is not None:
-            masks = {window: reaching(mask, reach) for window, mask in masks.items()}
-        if spec.attention.alibi:
-            slopes = torch.tensor(alibi_slopes(spec.attention.heads) * spec.attention.alibi, device=x.device)
-            masks = {window: leaning(mask, slopes, shape[1], past, x.dtype) for window, mask in masks.items()}
-        if self.relative_bias is not None and spec.attention.relative is not None:
-            buckets = torch.tensor(relative_buckets(spec.attention.relative), device=x.device)
-            masks = {
-                window: leaning_by(mask, self.relative_bias, buckets, shape[1], past) for window, mask in masks.items()
-            }
+        masks = self._masks(None if packing else attention_mask, shape[1], past, x)
+        source_seen = source_mask(source_attention_mask)
+        if packing is not None:
+            masks = {window: replace(mask, counts=packing.counts[0]) for window, mask in masks.items()}
+            source_seen = Mask(counts=packing.counts[1])
         distances = None if self.distances is None else self.distances(shape[1])
-        source_seen, embedded = source_mask(source_attention_mask), x
+        embedded = x
         hidden, attentions, cross_attentions = [], [], []
         with spared(self._may_spare(x)):
             for index, layer in enumerate(self.layers_in_order()):
@@ -144,6 +149,7 @@ class Stack(PreTrainedModel):
                 cross_attentions.append(cross_weights)
         if self.final_norm is not None:
             x = self.final_norm(x)
+        x = x if packing is None else packing.own.spread(x)
         return States(
             last=x,
             cache=cache,
@@ -152,13 +158,34 @@ class Stack(PreTrainedModel):
             cross_attentions=tuple(cross_attentions) if want_attentions and cross_attentions[:1] != [None] else None,
         )
 
+    def _masks(self, attention_mask: Tensor | None, length: int, past: int, x: Tensor) -> dict[int | None, Mask]:
+        """For each window what the new tokens see of each other and of the cache."""
+        attention = self.spec.attention
+        masks = {
+            window: self_mask(attention_mask, length, past, self.spec.causal, window, x.device)
+            for window in set(attention.windows or (None,))
+        }
+        if attention.global_tokens and (reach := reach_of(attention_mask)) is not None:
+            masks = {window: reaching(mask, reach) for window, mask in masks.items()}
+        if attention.alibi:
+            slopes = torch.tensor(alibi_slopes(attention.heads) * attention.alibi, device=x.device)
+            masks = {window: leaning(mask, slopes, length, past, x.dtype) for window, mask in masks.items()}
+        if self.relative_bias is not None and attention.relative is not None:
+            buckets = torch.tensor(relative_buckets(attention.relative), device=x.device)
+            masks = {
+                window: leaning_by(mask, self.relative_bias, buckets, length, past) for window, mask in masks.items()
+            }
+        return masks
+
     def _may_spare(self, x: Tensor) -> bool:
         """Whether a backward pass may make things again: on a processor, and where all weights are there for it.
 
         Shards of one layer are gone when the next one's gradient is computed (FSDP); a compiler decides for itself.
         """
-        plain = all(type(layer) is Layer and layer._compiled_call_impl is None for layer in self.layers)
-        return self.training and plain and not self.checkpoint_layers and eager(x)
+        return self.training and self._is_plain() and not self.checkpoint_layers and eager(x)
+
+    def _is_plain(self) -> bool:
+        return all(type(layer) is Layer and layer._compiled_call_impl is None for layer in self.layers)
 
     def layers_in_order(self) -> list[Any]:
         """The layer that computes each step; one that shares its weights with its neighbours comes several times."""

@@ -110,7 +110,7 @@ class PairLoss(nn.Module):
         With the count of a whole step's labels, the losses of its parts add up to the loss of the step.
         """
         model = self.model
-        source = model.encode(input_ids, attention_mask).last_hidden_state
+        source = model.encoder.states(input_ids, attention_mask, packed=True).last
         if hasattr(model, PROJECTION):
             source = model.enc_to_dec_proj(source)
         states = model.decoder.states(
@@ -118,15 +118,15 @@ class PairLoss(nn.Module):
             attention_mask=label_mask(labels),
             source=source,
             source_attention_mask=attention_mask,
+            packed=True,
         )
-        counted = labels != IGNORED
+        places = (labels != IGNORED).flatten().nonzero()[:, 0]
+        wanted, labels = states.last.flatten(0, 1).index_select(0, places), labels.flatten()[places]
         head = model.decoder.head
         smoothing = self.label_smoothing if model.training else 0.0
         if head.soft_cap is not None:
-            return _loss(head(states.last[counted]).float(), labels[counted], smoothing) / count
-        last = head.transformed(states.last[counted])
+            return _loss(head(wanted).float(), labels, smoothing) / count
+        last = head.transformed(wanted)
         output = head.output
-        summed = LinearCrossEntropy.apply(
-            last, output.weight, output.bias, labels[counted], smoothing, torch.is_grad_enabled()
-        )
+        summed = LinearCrossEntropy.apply(last, output.weight, output.bias, labels, smoothing, torch.is_grad_enabled())
         return summed / count

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from warmstart.torch.loss import IGNORED
 from warmstart.training import lora, sharding
+from warmstart.training.allocation import keep_memory
 from warmstart.training.batches import collate, split
 from warmstart.training.examples import Examples
 from warmstart.training.extras import needs
@@ -38,6 +39,8 @@ class Stepper:
         with needs("accelerate", "training"):
             from accelerate import Accelerator
         self.accelerator = Accelerator(mixed_precision=PRECISIONS[run.precision], cpu=run.cpu)
+        if self.accelerator.device.type == "cpu":
+            keep_memory(True)
         self.model, self.run, self.recipe, self.steps = model, run, recipe, steps
         pad = model.config.encoder.pad_token_id
         self.pad = 0 if pad is None else pad
@@ -175,6 +178,7 @@ class Stepper:
             for layer in stack.layers:
                 layer._compiled_call_impl = None
         self.accelerator.free_memory()
+        keep_memory(False)
         self.model.gradient_checkpointing_disable()
         self.model.requires_grad_(True)
         self.model.eval()

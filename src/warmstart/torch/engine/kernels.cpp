@@ -7,6 +7,7 @@
 // c capacity (tokens that a cache slot holds), h hidden size.
 
 #include "attention.h"
+#include "dropped.h"
 #include "many.h"
 
 namespace {
@@ -229,6 +230,27 @@ void warmstart_attend_source(const float* query, int64_t query_stride, const Hea
 void warmstart_norm(const float* x, const float* y, int64_t rows, int64_t h, const Norm* norm, float* total, float* out) {
 #pragma omp parallel if (rows * h > 16384)
     add_norm(x, y, rows, h, *norm, total, out);
+}
+
+// Dropout of x (count,), of floats (type 0) or bfloat16 (type 1).
+void warmstart_drop(const void* x, int64_t count, int64_t type, const Noise* noise, void* out) {
+    if (type == 0) return drop(static_cast<const float*>(x), count, *noise, static_cast<float*>(out));
+    drop(static_cast<const Brain*>(x), count, *noise, static_cast<Brain*>(out));
+}
+
+// Scores (lines, width) in place to the softmax of `scale` times them; `dropped` are these weights with dropout.
+void warmstart_weigh(float* scores, int64_t lines, int64_t width, float scale, const Noise* noise, float* dropped) {
+#pragma omp parallel for schedule(static) if (lines * width > 16384)
+    for (long line = 0; line < lines; ++line)
+        weigh(scores + line * width, width, line * width, scale, *noise, dropped + line * width);
+}
+
+// The gradient of `dropped` (lines, width) in place to that of the scores.
+void warmstart_slope(float* gradient, const float* weights, int64_t lines, int64_t width, float scale,
+                     const Noise* noise) {
+#pragma omp parallel for schedule(static) if (lines * width > 16384)
+    for (long line = 0; line < lines; ++line)
+        slope(gradient + line * width, weights + line * width, width, line * width, scale, *noise);
 }
 
 }  // extern "C"

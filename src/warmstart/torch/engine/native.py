@@ -54,6 +54,12 @@ class Held(ctypes.Structure):
     ]
 
 
+class Noise(ctypes.Structure):
+    """Two words of a seed, what share of 2^32 is dropped, and what the rest is multiplied by: see `dropped.h`."""
+
+    _fields_ = [*((name, ctypes.c_uint32) for name in ("first", "second", "threshold")), ("scale", _REAL)]
+
+
 class Op(ctypes.Structure):
     """One step of a programme: see `kernels.cpp`."""
 
@@ -90,6 +96,9 @@ _ARGUMENTS = {
     "warmstart_attend_own": [*[_POINTER] * 3, *[_INTEGER] * 3, _POINTER, _INTEGER, *[_POINTER] * 2],
     "warmstart_attend_source": [_POINTER, _INTEGER, _POINTER, _INTEGER, *[_POINTER] * 2],
     "warmstart_norm": [*[_POINTER] * 2, *[_INTEGER] * 2, *[_POINTER] * 3],
+    "warmstart_drop": [_POINTER, *[_INTEGER] * 2, *[_POINTER] * 2],
+    "warmstart_weigh": [_POINTER, *[_INTEGER] * 2, _REAL, *[_POINTER] * 2],
+    "warmstart_slope": [*[_POINTER] * 2, *[_INTEGER] * 2, _REAL, _POINTER],
 }
 
 
