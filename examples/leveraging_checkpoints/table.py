@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from examples.leveraging_checkpoints import paper
+
 MEASURES = ("rouge1", "rouge2", "rougeL")
 # The questions of Rothe et al. (2020): what is changed, the system with it, the one without.
 CHANGES = (
@@ -23,8 +25,12 @@ Runs = Mapping[str, Sequence[Mapping[str, float]]]
 
 
 def text(said: Mapping[str, Any]) -> str:
-    """The table in Markdown, the best ROUGE-L first, and the differences below it."""
+    """The table in Markdown, the best ROUGE-L first; below it the differences, and all beside the paper's figures."""
     results: Runs = said["results"]
+
+    def gains(new: str, old: str) -> list[float]:
+        return differences(results[new], results[old], "rougeL") if new in results and old in results else []
+
     lines = [
         f"Width {said['hidden']}; {said['train']:,} pairs of {said['packages']} packages, {said['test']} test pairs of "
         f"others; {said['pretraining_steps']} steps of pre-training, {said['steps']} of fine-tuning.",
@@ -42,6 +48,8 @@ def text(said: Mapping[str, Any]) -> str:
         if new in results and old in results:
             found = [spread(differences(results[new], results[old], key), 2, "+") for key in ("rougeL", "loss")]
             lines.append(f"| {what} | {new} - {old} | " + " | ".join(found) + " |")
+    means = ({name: mean(runs, key) for name, runs in results.items()} for key in ("rougeL", "loss"))
+    lines += ["", paper.beside(*means), "", paper.agreement(CHANGES, gains)]
     return "\n".join(lines) + "\n"
 
 
@@ -66,23 +74,29 @@ def spread(values: Sequence[float], digits: int = 1, sign: str = "") -> str:
 
 
 def plot(results: Runs, paths: Sequence[Path]) -> None:
-    """Each system's ROUGE-L and loss: a bar for the mean, a dot for each seed."""
+    """Each system's ROUGE-L and loss, a bar for the mean and a dot for each seed; and the paper's ROUGE-L on XSum."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
     names = list(results)[::-1]
-    figure, places = pyplot.subplots(1, 2, sharey=True, figsize=(9, 3.6), layout="constrained")
-    for place, key, title in zip(places, ("rougeL", "loss"), ("ROUGE-L", "loss, nats per token"), strict=True):
-        for row, name in enumerate(names):
-            values = [run[key] for run in results[name]]
+    figure, places = pyplot.subplots(1, 3, sharey=True, figsize=(12, 3.6), layout="constrained")
+    seeds = {key: [[run[key] for run in results[name]] for name in names] for key in ("rougeL", "loss")}
+    bars = {
+        "ROUGE-L": seeds["rougeL"],
+        "loss, nats per token": seeds["loss"],
+        "ROUGE-L on XSum, Rothe et al. (2020)": [[paper.XSUM[name][2]] for name in names],
+    }
+    for place, (title, rows) in zip(places, bars.items(), strict=True):
+        for row, values in enumerate(rows):
             place.barh(row, statistics.mean(values), color="#9db8d9")
-            place.plot(values, [row] * len(values), "o", color="#1f3d63", markersize=4)
+            if len(values) > 1:
+                place.plot(values, [row] * len(values), "o", color="#1f3d63", markersize=4)
         place.set_xlabel(title)
         place.spines[["top", "right"]].set_visible(False)
     places[0].set_yticks(range(len(names)), names)
-    figure.suptitle("from a function to its summary line")
+    figure.suptitle("from a function to its summary line, and the paper's from a document to its one sentence")
     for path in paths:
         figure.savefig(path, dpi=150)
     pyplot.close(figure)
