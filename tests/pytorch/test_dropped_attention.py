@@ -112,12 +112,15 @@ def test_little_is_kept_for_the_backward_pass():
 def test_bf16_is_computed_in_fp32_and_rounded(kernels):
     exact, rounded = inputs(), [x.detach().bfloat16().requires_grad_() for x in inputs()]
     results = []
-    for tensors in (exact, rounded):
+    for tensors, cast in ((exact, False), (exact, True), (rounded, False), (rounded, True)):
         torch.manual_seed(0)
-        out = dropped_attention(*tensors, None, 0.3, False, 0.5)
+        with torch.autocast("cpu", torch.bfloat16, enabled=cast):
+            out = dropped_attention(*tensors, None, 0.3, False, 0.5)
         results.append([out, *torch.autograd.grad(out.float().square().sum(), tensors)])
-    assert all(x.dtype == torch.bfloat16 for x in results[1])
-    for one, other in zip(*results, strict=True):
+    assert all(x.dtype == torch.bfloat16 for x in results[2])
+    for one, other in (results[:2], results[2:]):
+        assert all(torch.equal(x, y) for x, y in zip(one, other, strict=True))  # autocast changes nothing
+    for one, other in zip(results[0], results[2], strict=True):
         assert torch.allclose(one, other.float(), atol=0.1, rtol=0.05) and not torch.equal(one, other.float())
 
 

@@ -65,9 +65,10 @@ class _Dropped(torch.autograd.Function):
         weights = _weights(*ctx.given)
         rows, heads, length, _ = query.shape
         out = query.new_empty(rows, length, heads, value.shape[3]).transpose(1, 2)  # heads are joined without a copy
-        for own, seen, may in _parts(query, key, allowed, counts):
-            _, dropped = weights.of(_scores(query[own], key[seen], may))
-            out[own] = torch.matmul(dropped, value[seen].float())
+        with torch.autocast("cpu", enabled=False):
+            for own, seen, may in _parts(query, key, allowed, counts):
+                _, dropped = weights.of(_scores(query[own], key[seen], may))
+                out[own] = torch.matmul(dropped, value[seen].float())
         ctx.save_for_backward(query, key, value, allowed)
         ctx.counts = counts
         return out
