@@ -303,6 +303,15 @@ def batch(rows=3, source=7, target=6, seed=0, encoder_pad=None):
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
+def ids_beside(ids, prefix="", seed=2):
+    """Ids of RoCBert's shapes and pronunciations, one of either for each token."""
+    draw = torch.Generator().manual_seed(seed)
+    return {
+        f"{prefix}input_{name}_ids": torch.randint(0, rows, ids.shape, generator=draw)
+        for name, rows in (("shape", 10), ("pronunciation", 9))
+    }
+
+
 def gradients(model):
     """A copy of each parameter's gradient, by name."""
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}

@@ -89,7 +89,9 @@ def load_pair(
     decoder = _load_decoder(decoder_class, decoder_path, {"cross_attention_init": start, **options["decoder"]})
     config = EncoderDecoderConfig.from_encoder_decoder_configs(encoder.config, decoder.config, **kwargs)
     if decoder_path is not None:
-        from warmstart.tokenization import special_token_ids  # here alone: a model that is loaded needs no tokenizer
+        from warmstart.tokenization.auto import (
+            special_token_ids,
+        )  # here alone: a model that is loaded needs no tokenizer
 
         warm_start.fill_settings(config, special_token_ids(folder_of(decoder_path), **hub_options(options["decoder"])))
     return Pair(encoder, decoder, config)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 # Activations that every framework here has.
 _SMOOTH = {"gelu", "gelu_python", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "silu", "swish", "mish"}
 ACTIVATIONS = frozenset(_SMOOTH | {"relu", "relu2", "tanh", "sigmoid", "linear"})
+
+# Tables that may stand beside the tokens' (RoCBert): the name -> the argument that gives each token's row.
+BESIDE = {"shape": "input_shape_ids", "pronunciation": "input_pronunciation_ids"}
 
 # How rotary positions are scaled for long texts: the kind -> the numbers that it needs.
 ROTARY_KINDS = {
@@ -163,7 +167,7 @@ class EmbeddingSpec:
     sinusoids: str | None = None  # positions are computed, "plain" or "stretched": see `sinusoids`; None is learned
     token_types: int = 0
     task_types: int = 0  # a table of which row 0 is added to every token (ERNIE)
-    beside: tuple[tuple[str, int, int], ...] = ()  # tables whose row 0 stands beside every token: (name, rows, size)
+    beside: tuple[tuple[str, int, int], ...] = ()  # tables, a row of each beside every token: (name, rows, size)
     projected: bool = False  # at the end, from `size` to the hidden size
     projected_first: bool = False  # or before the norm, and without a bias (DeBERTa)
     tokens_projected: bool = False  # tokens alone, without a bias, before positions are added (OPT-350m)
@@ -279,6 +283,18 @@ class StackSpec:
     def head_width(self) -> int:
         """The width of what the last matrix of the head reads."""
         return (self.head.size if self.head else 0) or self.embedding.size
+
+    def beside(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """By table, the ids that arguments give for those beside the tokens'; a table that is not used needs none.
+
+        Raises:
+            ValueError: the stack has no such tables.
+        """
+        found = {table: given[name] for table, name in BESIDE.items() if given.get(name) is not None}
+        if found and not self.embedding.beside:
+            names = " and ".join(BESIDE[table] for table in found)
+            raise ValueError(f"a {self.family} stack has no tables of shapes and pronunciations; leave {names} out")
+        return {table: found[table] for table, _, _ in self.embedding.beside if table in found}
 
     def initial_deviation(self, name: str) -> float:
         """Standard deviation with which a new matrix of this name starts."""

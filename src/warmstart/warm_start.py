@@ -13,7 +13,7 @@ from typing import Any
 
 from warmstart.checkpoint.names import Shape
 from warmstart.config import TOKEN_IDS, PretrainedConfig
-from warmstart.families import family_of
+from warmstart.families import MODULES, family, family_of
 from warmstart.families.encoder_decoder import EncoderDecoderConfig
 from warmstart.generation_config import GenerationConfig
 
@@ -54,6 +54,40 @@ def pair_of(config: PretrainedConfig) -> tuple[PretrainedConfig, str | None]:
     if isinstance(config, EncoderDecoderConfig):
         return config.joined(), "" if config.joined() is config else None
     return (EncoderDecoderConfig.from_whole(config), None) if family_of(config).whole else (config, "")
+
+
+def whole_of(config: PretrainedConfig) -> str:
+    """The reference's class of the whole that a configuration describes, or that a pair is; empty where it is none.
+
+    >>> from warmstart import T5Config
+    >>> whole_of(T5Config()), whole_of(pair_of(T5Config())[0])
+    ('T5ForConditionalGeneration', 'T5ForConditionalGeneration')
+    """
+    if not isinstance(config, EncoderDecoderConfig):
+        return family_of(config).whole
+    try:
+        config.joined().as_whole()
+    except ValueError:
+        return ""
+    return family_of(config.decoder).whole
+
+
+def check_whole(config: PretrainedConfig, name: str) -> None:
+    """Refuse a configuration that is not that of the whole that is called so; an empty name takes any.
+
+    Raises:
+        ValueError: says what it is, and what opens it.
+    """
+    if name and (found := whole_of(config)) != name:
+        raise ValueError(
+            f"this {config.model_type} is {f'a {found}' if found else 'no whole of one family'} and no {name}; open it "
+            "with EncoderDecoderModel or AutoModelForSeq2SeqLM, which take any"
+        )
+
+
+def wholes() -> frozenset[str]:
+    """The reference's classes of wholes."""
+    return frozenset(entry.whole for entry in map(family, MODULES) if entry.whole)
 
 
 def name_in_file(prefix: str | None, side: str) -> str:

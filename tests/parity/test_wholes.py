@@ -7,6 +7,7 @@ import torch
 import transformers
 
 import tiny_models
+import warmstart
 from parity.compare import assert_close, assert_same_outputs
 from parity.tiny import (
     EVERYTHING,
@@ -22,7 +23,7 @@ from parity.tiny import (
     source_batch,
     target_batch,
 )
-from warmstart import EncoderDecoderModel
+from warmstart import AutoModelForSeq2SeqLM, EncoderDecoderModel, T5ForConditionalGeneration
 from warmstart.cli.engine import check_settings
 from warmstart.cli.facts import facts_of
 
@@ -189,6 +190,47 @@ def test_saved_as_a_whole_again(models, tmp_path):
     assert torch.equal(EncoderDecoderModel.from_pretrained(here)(**batch).logits, ours(**batch).logits)
     for name in ("decoder_start_token_id", "eos_token_id", "forced_bos_token_id"):
         assert getattr(opened.generation_config, name) == getattr(theirs.generation_config, name), name
+
+
+@torch.no_grad()
+def test_by_its_familiar_name(models, tmp_path):
+    """The reference's name of the whole opens its folder, generates as it does, and saves what the reference opens."""
+    theirs, folder, _ = models
+    name = type(theirs).__name__
+    named, any_whole = getattr(warmstart, name).from_pretrained(folder), AutoModelForSeq2SeqLM.from_pretrained(folder)
+    ids, mask = source_batch(theirs.config.pad_token_id)
+    inputs = {"input_ids": ids % named.config.encoder.vocab_size, "attention_mask": mask, "max_new_tokens": 6}
+    tokens = EncoderDecoderModel.from_pretrained(folder).generate(**inputs)
+    assert torch.equal(named.generate(**inputs), tokens) and torch.equal(any_whole.generate(**inputs), tokens)
+    other = "T5ForConditionalGeneration" if name[:2] != "T5" else "MarianMTModel"
+    with pytest.raises(ValueError, match=rf"is a {name} and no {other}; open it with EncoderDecoderModel or"):
+        getattr(warmstart, other).from_pretrained(folder)
+    for place, model in (("named", named), ("any", any_whole)):
+        here = saved(model, tmp_path / place)
+        written = json.loads((here / "config.json").read_text())
+        assert (written["model_type"], written["architectures"]) == (theirs.config.model_type, [name])
+        if getattr(theirs.config, "share_encoder_decoder_embeddings", True):
+            with quiet():
+                opened = type(theirs).from_pretrained(here, attn_implementation="eager")
+            batch = {**inputs, "decoder_input_ids": inputs["input_ids"][:, :4]}
+            del batch["max_new_tokens"]
+            assert_close(call(opened, **batch).logits, call(theirs, **batch).logits, "logits there")
+        assert torch.equal(type(model).from_pretrained(here).generate(**inputs), tokens)
+    pair = saved(named, tmp_path / "pair", as_whole=False)
+    assert json.loads((pair / "config.json").read_text())["model_type"] == "encoder-decoder"
+    assert torch.equal(type(named).from_pretrained(pair).generate(**inputs), tokens)
+
+
+def test_a_whole_from_its_configuration(tmp_path):
+    """Made at random, and trained a step; a pair of two families is no whole, and opens and saves as the pair it is."""
+    model = T5ForConditionalGeneration(tiny_models.config("t5", decoder_start_token_id=0))
+    model.train()(input_ids=torch.tensor([[6, 7]]), labels=torch.tensor([[8, 1]])).loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    folder = saved(tiny_models.pair("bert", "gpt2"), tmp_path / "pair")
+    saved(AutoModelForSeq2SeqLM.from_pretrained(folder), tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["model_type"] == "encoder-decoder"
+    with pytest.raises(ValueError, match="this encoder-decoder is no whole of one family and no T5For"):
+        T5ForConditionalGeneration.from_pretrained(folder)
 
 
 def test_what_is_no_whole_is_not_saved_as_one(tmp_path):

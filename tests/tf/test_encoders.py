@@ -1,4 +1,4 @@
-"""Encoders with arguments or matrices of their own, against ours in torch: Longformer, DeBERTa's shared matrices."""
+"""Encoders with arguments or matrices of their own, against ours in torch: Longformer, RoCBert, DeBERTa's matrices."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import tensorflow as tf
 import torch
 
 import tiny_models
-from warmstart import AutoModel, TFAutoModel, TFLongformerModel
+from warmstart import AutoModel, TFAutoModel, TFBertModel, TFLongformerModel, TFRoCBertForCausalLM
 from warmstart.tf.loading import named_parameters
 
 
@@ -46,6 +46,40 @@ def test_longformer_without_such_tokens(zoo, tmp_path):
     zoo.assert_close(ours(ids.numpy(), mask.numpy())[0], theirs(ids, mask)[0], "states")
     with pytest.raises(ValueError, match="global_attention_mask of shape"):
         ours(ids.numpy(), mask.numpy(), global_attention_mask=np.ones((1, 2)))
+
+
+def test_roc_bert_with_shapes_and_pronunciations(zoo):
+    theirs, ours = zoo.pair("roc_bert", "roc_bert")
+    inputs = tiny_models.batch(encoder_pad=3)
+    beside = tiny_models.ids_beside(inputs["input_ids"])
+    of_target = tiny_models.ids_beside(inputs["labels"], "decoder_", seed=3)
+    wanted = theirs(**inputs, **beside, **of_target)
+    with tf.GradientTape() as tape:
+        found = ours(zoo.arrays(inputs), **zoo.arrays(beside), **zoo.arrays(of_target))
+        loss = tf.reduce_mean(found.loss)
+    zoo.assert_close(found.logits, wanted.logits, "logits")
+    wanted.loss.backward()
+    parameters, gradients = dict(named_parameters(ours)), tiny_models.gradients(theirs)
+    theirs.zero_grad()
+    values = tape.gradient(loss, [parameters[name].variable.value for name in gradients])
+    for (name, value), found_value in zip(gradients.items(), values, strict=True):
+        found_value = tf.convert_to_tensor(found_value)
+        zoo.assert_close(tf.transpose(found_value) if parameters[name].turned else found_value, value, name)
+    inputs.pop("labels")
+    tokens = theirs.generate(**inputs, **beside, max_new_tokens=5).numpy()
+    options = {"max_new_tokens": 5, "pad_to_multiple_of": 4}
+    found = ours.generate(**zoo.arrays(inputs), **zoo.arrays(beside), **options).numpy()
+    assert np.array_equal(found[:, : tokens.shape[1]], tokens)
+
+
+def test_what_roc_bert_refuses():
+    ours, ids = TFRoCBertForCausalLM(tiny_models.config("roc_bert", is_decoder=True)), np.array([[6, 7]])
+    with pytest.raises(ValueError, match=r"input_shape_ids of shape \(1, 3\) must be \(1, 2\)"):
+        ours(ids, input_shape_ids=np.zeros((1, 3), np.int32))
+    with pytest.raises(ValueError, match="input_pronunciation_ids holds 9"):
+        ours(ids, input_pronunciation_ids=np.array([[1, 9]]))
+    with pytest.raises(ValueError, match="a bert stack has no tables of shapes"):
+        TFBertModel(tiny_models.config("bert"))(ids, input_shape_ids=ids)
 
 
 def test_debertas_shared_matrices(zoo, tmp_path):

@@ -12,7 +12,8 @@ import sentencepiece
 import transformers
 
 from warmstart.cli.facts import read_tokenizer
-from warmstart.tokenization import AutoTokenizer, special_token_ids
+from warmstart.tokenization import AutoTokenizer
+from warmstart.tokenization.auto import special_token_ids
 
 IDS = {"unk_id": 0, "bos_id": 1, "eos_id": 2, "pad_id": -1}  # fairseq's and Llama's
 PAD_FIRST = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}  # T5's

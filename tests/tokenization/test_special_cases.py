@@ -14,7 +14,8 @@ import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from warmstart.cli.facts import read_tokenizer
-from warmstart.tokenization import AutoTokenizer, special_token_ids
+from warmstart.tokenization import AutoTokenizer
+from warmstart.tokenization.auto import special_token_ids
 
 pytestmark = pytest.mark.v5
 IS_V5 = int(transformers.__version__.split(".")[0]) >= 5

@@ -10,7 +10,8 @@ import pytest
 import transformers
 from tokenizers import AddedToken
 
-from warmstart.tokenization import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast, special_token_ids
+from warmstart.tokenization import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast
+from warmstart.tokenization.auto import special_token_ids
 
 TEXT = "Hello world"
 

@@ -152,7 +152,7 @@ def _load(
 
 
 def _tokenizer(side: str, place: str, hub: Mapping[str, Any]) -> Any:
-    from warmstart.tokenization import AutoTokenizer
+    from warmstart.tokenization.auto import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(place, **hub)

@@ -20,7 +20,7 @@ from warmstart.families import family_of
 from warmstart.families.auto import AutoConfig
 from warmstart.generation_config import GenerationConfig
 from warmstart.hub import find_file
-from warmstart.tokenization import AutoTokenizer
+from warmstart.tokenization.auto import AutoTokenizer
 from warmstart.warm_start import fill_settings, pair_of
 
 FLAX_BUCKET = 64  # sources are padded to a multiple of so many tokens

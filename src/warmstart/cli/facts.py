@@ -20,8 +20,7 @@ from warmstart.families.encoder_decoder import EncoderDecoderConfig, set_side
 from warmstart.generation_config import GenerationConfig
 from warmstart.hub import find_file, read_json
 from warmstart.spec import StackSpec
-from warmstart.tokenization import AutoTokenizer
-from warmstart.tokenization.auto import IDS, has_tokenizer
+from warmstart.tokenization.auto import IDS, AutoTokenizer, has_tokenizer
 from warmstart.warm_start import fill_settings, half, needs_projection
 
 SIDES = ("encoder", "decoder")

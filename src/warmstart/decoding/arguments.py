@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from warmstart.generation_config import GenerationConfig
+from warmstart.spec import BESIDE
 
 _ARGUMENTS = (
     "input_ids",
@@ -18,6 +19,7 @@ _ARGUMENTS = (
     "token_type_ids",
     "position_ids",
     "global_attention_mask",
+    *BESIDE.values(),
     "negative_prompt_ids",
     "negative_prompt_attention_mask",
     "tokenizer",

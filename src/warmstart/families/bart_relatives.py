@@ -249,5 +249,6 @@ FAMILIES = {
     "marian": replace(
         bart_family(MarianConfig, "Marian", partial(bart_spec, offset=0, sinusoids="plain", embedding_norm=False)),
         left_out=BART_LEFT_OUT + _POSITIONS,
+        whole="MarianMTModel",
     ),
 }

@@ -7,6 +7,7 @@ size, v the decoder's vocabulary.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ from warmstart.flax.loading import as_dtype
 from warmstart.flax.loss import shift_labels
 from warmstart.flax.masks import eager, with_global
 from warmstart.flax.models import FlaxAutoModel, FlaxAutoModelForCausalLM, either
-from warmstart.flax.pair import EncoderDecoder
+from warmstart.flax.pair import EncoderDecoder, check_sides
 from warmstart.flax.pretrained import FlaxPreTrainedModel
-from warmstart.flax.stack import check_array, check_input, check_mask
+from warmstart.flax.stack import beside_of, check_array, check_input, check_mask
 from warmstart.outputs import (
     FlaxBaseModelOutputWithPastAndCrossAttentions,
     FlaxCausalLMOutputWithCrossAttentions,
@@ -213,17 +214,24 @@ class FlaxEncoderDecoderModel(FlaxPreTrainedModel):
         token_type_ids: Any = None,
         inputs_embeds: Any = None,
         global_attention_mask: Any = None,
+        **beside: Any,
     ) -> Any:
-        """Run the encoder alone: ids (b, s) to an output whose `last_hidden_state` is (b, s, h of the encoder)."""
+        """Run the encoder alone: ids (b, s) to an output whose `last_hidden_state` is (b, s, h of the encoder).
+
+        `beside` are the ids of a RoCBert's other tables, `input_shape_ids` and `input_pronunciation_ids`.
+        """
+        spec = self.module.encoder_spec
+        (of_encoder,) = beside_of(beside, {"": spec})
         mask = self.encoder_attention_mask(input_ids, attention_mask)
-        mask = with_global(mask, global_attention_mask, self.module.encoder_spec)
-        check_input(self.module.encoder_spec, input_ids, inputs_embeds, mask, None, position_ids, token_type_ids)
+        mask = with_global(mask, global_attention_mask, spec)
+        check_input(spec, input_ids, inputs_embeds, mask, None, position_ids, token_type_ids, of_encoder)
         arrays = {
             "input_ids": input_ids,
             "attention_mask": mask,
             "position_ids": position_ids,
             "token_type_ids": token_type_ids,
             "inputs_embeds": inputs_embeds,
+            "beside": of_encoder,
         }
         flags = self._flags(output_attentions, output_hidden_states, train)
         states = self.run("encode", arrays, flags, params, dropout_rng)
@@ -255,12 +263,15 @@ class FlaxEncoderDecoderModel(FlaxPreTrainedModel):
         params: Any = None,
         dropout_rng: Any = None,
         decoder_inputs_embeds: Any = None,
+        **beside: Any,
     ) -> Any:
         """Run the decoder: target ids (r, t) to logits (r, t, v), with the encoder's outputs or a cache that has them.
 
         With `past_key_values`, which `init_cache` makes, the ids are those that come next, and `decoder_attention_mask`
-        covers the whole cache (r, l); the output holds the cache with the new tokens in it.
+        covers the whole cache (r, l); the output holds the cache with the new tokens in it. `beside` are the ids of a
+        RoCBert's other tables, `decoder_input_shape_ids` and `decoder_input_pronunciation_ids`.
         """
+        (of_decoder,) = beside_of(beside, {"decoder_": self.module.decoder_spec})
         states = None if encoder_outputs is None else encoder_outputs[0]
         self._check_decoder(
             decoder_input_ids,
@@ -270,6 +281,7 @@ class FlaxEncoderDecoderModel(FlaxPreTrainedModel):
             states,
             encoder_attention_mask,
             past_key_values,
+            of_decoder,
         )
         arrays = {
             "decoder_input_ids": decoder_input_ids,
@@ -278,6 +290,7 @@ class FlaxEncoderDecoderModel(FlaxPreTrainedModel):
             "decoder_attention_mask": decoder_attention_mask,
             "decoder_position_ids": decoder_position_ids,
             "decoder_inputs_embeds": decoder_inputs_embeds,
+            "beside": of_decoder,
         }
         flags = self._flags(output_attentions, output_hidden_states, train)
         states = self.run("decode", arrays, flags, params, dropout_rng, cache=past_key_values)
@@ -307,12 +320,15 @@ class FlaxEncoderDecoderModel(FlaxPreTrainedModel):
         inputs_embeds: Any = None,
         decoder_inputs_embeds: Any = None,
         global_attention_mask: Any = None,
+        **beside: Any,
     ) -> Any:
         """Source ids (b, s) and target ids (r, t) to logits (r, t, v), as a `FlaxSeq2SeqLMOutput`.
 
         Without `attention_mask` (b, s) the source's padding is masked by the encoder's padding id. Decoder inputs are
         made from labels by `prepare_decoder_input_ids_from_labels`, their mask by `loss.label_mask`. `params` are used
-        in place of the model's own; with `train=True` dropout is drawn from `dropout_rng`.
+        in place of the model's own; with `train=True` dropout is drawn from `dropout_rng`. `beside` are the ids of a
+        RoCBert's other tables, `input_shape_ids` and `input_pronunciation_ids`, with `decoder_` before them the
+        decoder's.
 
         Raises:
             ValueError: ids outside the vocabulary, more tokens than positions, shapes that do not fit ...
@@ -322,12 +338,19 @@ class FlaxEncoderDecoderModel(FlaxPreTrainedModel):
                 "the decoder has nothing to read: give decoder_input_ids, which "
                 "model.prepare_decoder_input_ids_from_labels(labels) makes from labels"
             )
-        mask = self.encoder_attention_mask(input_ids, attention_mask)
-        mask = with_global(mask, global_attention_mask, self.module.encoder_spec)
-        check_input(self.module.encoder_spec, input_ids, inputs_embeds, mask, None, position_ids)
+        mask, spec = self.encoder_attention_mask(input_ids, attention_mask), self.module.encoder_spec
+        mask = with_global(mask, global_attention_mask, spec)
+        of_encoder, of_decoder = beside_of(beside, {"": spec, "decoder_": self.module.decoder_spec})
+        check_input(spec, input_ids, inputs_embeds, mask, None, position_ids, None, of_encoder)
         source = input_ids if input_ids is not None else inputs_embeds
         self._check_decoder(
-            decoder_input_ids, decoder_inputs_embeds, decoder_attention_mask, decoder_position_ids, source, mask
+            decoder_input_ids,
+            decoder_inputs_embeds,
+            decoder_attention_mask,
+            decoder_position_ids,
+            source,
+            mask,
+            beside=of_decoder,
         )
         arrays = {
             "input_ids": input_ids,
@@ -338,6 +361,8 @@ class FlaxEncoderDecoderModel(FlaxPreTrainedModel):
             "decoder_position_ids": decoder_position_ids,
             "inputs_embeds": inputs_embeds,
             "decoder_inputs_embeds": decoder_inputs_embeds,
+            "beside": of_encoder,
+            "decoder_beside": of_decoder,
         }
         flags = {
             "output_attentions": either(output_attentions, self.config.output_attentions),
@@ -367,8 +392,9 @@ class FlaxEncoderDecoderModel(FlaxPreTrainedModel):
         source: Any,
         source_mask: Any,
         cache: KeyValueCache | None = None,
+        beside: Mapping[str, Any] | None = None,
     ) -> None:
-        check_input(self.module.decoder_spec, ids, vectors, mask, cache, position_ids)
+        check_input(self.module.decoder_spec, ids, vectors, mask, cache, position_ids, None, beside)
         rows = (ids if ids is not None else vectors).shape[0]
         if source is None:
             if cache is None:
@@ -395,22 +421,3 @@ def _example_key() -> Any:
     import jax
 
     return jax.random.key(0)
-
-
-def check_sides(encoder: Any, decoder: Any) -> None:
-    """Refuse models, where they are given, that cannot be a pair's encoder or its decoder.
-
-    Raises:
-        ValueError: the encoder has a head or cross-attention, or the decoder lacks one of them.
-    """
-    if encoder is not None and (encoder.spec.head is not None or encoder.spec.cross_attention is not None):
-        raise ValueError(
-            f"the encoder is a {type(encoder).__name__} with a language model head or cross-attention; load it with "
-            "FlaxAutoModel.from_pretrained(...)"
-        )
-    if decoder is not None and (decoder.spec.head is None or decoder.spec.cross_attention is None):
-        raise ValueError(
-            f"the decoder is a {type(decoder).__name__} without a head or without cross-attention, so it would not "
-            "see the source; load it with FlaxAutoModelForCausalLM.from_pretrained(..., is_decoder=True, "
-            "add_cross_attention=True)"
-        )

@@ -5,6 +5,7 @@ Shapes: r rows, t length, h hidden size, v vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -60,6 +61,7 @@ class Embeddings(nn.Module):
         position_rows: Array | None,
         token_type_ids: Array | None,
         train: bool = False,
+        beside: Mapping[str, Array] | None = None,
     ) -> Array:
         """(r, t) ids, or (r, t, h) vectors in their place, to (r, t, h)."""
         spec, fixed = self.stack.embedding, self.stack.embedding.zero_rows()
@@ -68,7 +70,7 @@ class Embeddings(nn.Module):
             vectors = vectors * jnp.asarray(spec.scale, self.dtype)
         x = vectors if self.token_projection is None else self.token_projection(vectors)
         if self.beside is not None and self.joined_projection is not None:
-            x = self.joined_projection(self.beside(vectors))
+            x = self.joined_projection(self.beside(vectors, beside or {}))
         if self.task_type is not None:
             x = x + self.task_type(jnp.zeros((1, 1), jnp.int32))
         if self.token_type is not None:
@@ -91,19 +93,19 @@ class Embeddings(nn.Module):
 
 
 class Beside(nn.Module):
-    """Tables whose row 0 stands beside every token's vector (r, t, h): (r, t, h and their sizes)."""
+    """Vectors (r, t, h) and, beside each, its row of every table, the first without ids: (r, t, h and their sizes)."""
 
     stack: StackSpec
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, ids: Mapping[str, Array]) -> Array:
         spec, deviation = self.stack.embedding, self.stack.initializer_range
         first, parts = jnp.zeros((1, 1), jnp.int32), [x]
         for name, rows, size in spec.beside:
             start = normal(deviation, spec.padding_id)
             table = nn.Embed(rows, size, dtype=self.dtype, embedding_init=start, name=name)
-            row = _looked_up(table, first, spec.padding_id)
+            row = _looked_up(table, ids.get(name, first), spec.padding_id)
             parts.append(jnp.broadcast_to(row, (*x.shape[:2], size)))
         return jnp.concatenate(parts, -1)
 

@@ -107,17 +107,23 @@ class FlaxStackModel(FlaxPreTrainedModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         global_attention_mask: Array | None = None,
+        input_shape_ids: Array | None = None,
+        input_pronunciation_ids: Array | None = None,
     ) -> Any:
         """Ids (r, t) to states (r, t, h), or with a head to logits (r, t, v).
 
         `attention_mask` (r, t) is 1 for tokens and 0 for padding; with `past_key_values` it covers the whole cache.
         `global_attention_mask` (r, t) is 1 for tokens of a Longformer that see everything and that everything sees.
-        `encoder_hidden_states` (b, s, h) with their mask (b, s) are what cross-attention reads, where the model has it;
-        row i belongs to source i // (r / b). `params` are used in place of the model's own.
+        `input_shape_ids` and `input_pronunciation_ids` (r, t) are a RoCBert's, the first of either where they are not
+        given. `encoder_hidden_states` (b, s, h) with their mask (b, s) are what cross-attention reads, where the model
+        has it; row i belongs to source i // (r / b). `params` are used in place of the model's own.
         """
         config, spec = self.config, self.spec
+        beside = spec.beside({"input_shape_ids": input_shape_ids, "input_pronunciation_ids": input_pronunciation_ids})
         attention_mask = with_global(attention_mask, global_attention_mask, spec)
-        check_input(spec, input_ids, inputs_embeds, attention_mask, past_key_values, position_ids, token_type_ids)
+        check_input(
+            spec, input_ids, inputs_embeds, attention_mask, past_key_values, position_ids, token_type_ids, beside
+        )
         if encoder_hidden_states is not None and spec.cross_attention is None:
             raise ValueError(
                 f"this {config.model_type} has no cross-attention to read encoder_hidden_states with; make it with "
@@ -131,6 +137,7 @@ class FlaxStackModel(FlaxPreTrainedModel):
             "inputs_embeds": inputs_embeds,
             "source": encoder_hidden_states,
             "source_attention_mask": encoder_attention_mask,
+            "beside": beside,
         }
         flags = {
             "want_attentions": either(output_attentions, config.output_attentions),

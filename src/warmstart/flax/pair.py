@@ -6,6 +6,7 @@ size, v the decoder's vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -45,12 +46,14 @@ class EncoderDecoder(nn.Module):
         position_ids: Array | None = None,
         token_type_ids: Array | None = None,
         inputs_embeds: Array | None = None,
+        beside: Mapping[str, Array] | None = None,
         want_attentions: bool = False,
         want_hidden: bool = False,
         train: bool = False,
     ) -> States:
         """Run the encoder over ids (b, s)."""
         wants: dict[str, Any] = {"want_attentions": want_attentions, "want_hidden": want_hidden, "train": train}
+        wants["beside"] = beside
         return self.encoder(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **wants)
 
     def project(self, states: Array) -> Array:
@@ -74,6 +77,7 @@ class EncoderDecoder(nn.Module):
         want_hidden: bool = False,
         want_logits: bool = True,
         train: bool = False,
+        beside: Mapping[str, Array] | None = None,
     ) -> States:
         """Run the decoder over ids (r, t); with a cache that holds the source, the encoder's states are not read."""
         held = cache is not None and cache.layers[0].source is not None
@@ -91,6 +95,7 @@ class EncoderDecoder(nn.Module):
             want_hidden,
             want_logits,
             train,
+            beside,
         )
 
     def __call__(
@@ -107,6 +112,8 @@ class EncoderDecoder(nn.Module):
         deterministic: bool = True,
         inputs_embeds: Array | None = None,
         decoder_inputs_embeds: Array | None = None,
+        beside: Mapping[str, Array] | None = None,
+        decoder_beside: Mapping[str, Array] | None = None,
     ) -> Any:
         """Source ids (b, s) and target ids (r, t) to logits (r, t, v)."""
         wants: dict[str, Any] = {
@@ -114,7 +121,7 @@ class EncoderDecoder(nn.Module):
             "want_hidden": output_hidden_states,
             "train": not deterministic,
         }
-        encoded = self.encode(input_ids, attention_mask, position_ids, None, inputs_embeds, **wants)
+        encoded = self.encode(input_ids, attention_mask, position_ids, None, inputs_embeds, beside, **wants)
         decoded = self.decode(
             decoder_input_ids,
             encoded.last,
@@ -123,6 +130,7 @@ class EncoderDecoder(nn.Module):
             decoder_position_ids,
             decoder_inputs_embeds,
             **wants,
+            beside=decoder_beside,
         )
         output = FlaxSeq2SeqLMOutput(
             logits=decoded.logits,
@@ -134,3 +142,22 @@ class EncoderDecoder(nn.Module):
             encoder_attentions=encoded.attentions,
         )
         return output if return_dict else output.to_tuple()
+
+
+def check_sides(encoder: Any, decoder: Any) -> None:
+    """Refuse models, where they are given, that cannot be a pair's encoder or its decoder.
+
+    Raises:
+        ValueError: the encoder has a head or cross-attention, or the decoder lacks one of them.
+    """
+    if encoder is not None and (encoder.spec.head is not None or encoder.spec.cross_attention is not None):
+        raise ValueError(
+            f"the encoder is a {type(encoder).__name__} with a language model head or cross-attention; load it with "
+            "FlaxAutoModel.from_pretrained(...)"
+        )
+    if decoder is not None and (decoder.spec.head is None or decoder.spec.cross_attention is None):
+        raise ValueError(
+            f"the decoder is a {type(decoder).__name__} without a head or without cross-attention, so it would not "
+            "see the source; load it with FlaxAutoModelForCausalLM.from_pretrained(..., is_decoder=True, "
+            "add_cross_attention=True)"
+        )

@@ -161,7 +161,7 @@ class FlaxPreTrainedModel:
             raise ValueError(
                 "train=True draws dropout at random: pass dropout_rng=jax.random.key(...), a new one a step"
             )
-        arrays = {name: value if value is None else jnp.asarray(value) for name, value in arrays.items()}
+        arrays = jax.tree.map(jnp.asarray, dict(arrays))
         if cache is not None:
             arrays["cache"] = cache
         params = self.params if params is None else params

@@ -13,8 +13,9 @@ from jax import Array
 
 from warmstart.flax.cache import KeyValueCache, new_cache
 from warmstart.flax.stack import States
+from warmstart.spec import BESIDE
 
-_OF_ENCODER = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "inputs_embeds")
+OF_ENCODER = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "inputs_embeds")
 
 
 class Runner:
@@ -62,7 +63,8 @@ class Runner:
         self.source_mask = source.get("attention_mask")
         states = source.get("encoder_states")
         if states is None:
-            self.encoded = self.apply("encode", *(source.get(name) for name in _OF_ENCODER), **self.wants)
+            beside = {table: source[name] for table, name in BESIDE.items() if source.get(name) is not None}
+            self.encoded = self.apply("encode", *(source.get(name) for name in OF_ENCODER), beside, **self.wants)
             states = self.encoded.last
         return states
 

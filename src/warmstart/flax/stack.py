@@ -6,6 +6,7 @@ v vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -31,7 +32,7 @@ from warmstart.flax.masks import (
     source_mask,
 )
 from warmstart.positions import alibi_slopes, beyond, inverse_frequencies, relative_buckets
-from warmstart.spec import RotarySpec, StackSpec
+from warmstart.spec import BESIDE, RotarySpec, StackSpec
 
 
 class States(NamedTuple):
@@ -112,10 +113,12 @@ class Stack(nn.Module):
         want_hidden: bool = False,
         want_logits: bool = True,
         train: bool = False,
+        beside: Mapping[str, Array] | None = None,
     ) -> States:
         """Run the stack over ids (r, t) or vectors (r, t, h); `attention_mask` covers all of a cache (r, l).
 
         `position_ids` (r, t) count from 0, or in RoBERTa, where padding has no position, from the padding id on.
+        `beside` are ids (r, t) of the tables that stand beside the tokens', by table.
         """
         spec, own = self.spec, self if self.shared is None else self.shared
         given = input_ids if input_ids is not None else inputs_embeds
@@ -127,7 +130,7 @@ class Stack(nn.Module):
             rows = position_rows(input_ids, attention_mask, tokens, past, spec.causal, spec.embedding)
         elif spec.embedding.positions:
             rows = jnp.asarray(position_ids) + spec.embedding.first_row
-        x = own.embeddings(input_ids, inputs_embeds, rows, token_type_ids, train)
+        x = own.embeddings(input_ids, inputs_embeds, rows, token_type_ids, train, beside)
         rotations = self._rotations(position_ids, attention_mask, tokens, past)
         masks = {
             window: self_mask(attention_mask, tokens, cache, spec.causal, window)
@@ -217,6 +220,7 @@ def check_input(
     cache: KeyValueCache | None = None,
     position_ids: Any = None,
     token_type_ids: Any = None,
+    beside: Mapping[str, Any] | None = None,
 ) -> None:
     """Check what a stack is given, before anything is traced; values only where looking costs nothing.
 
@@ -251,6 +255,9 @@ def check_input(
     if attention_mask is not None:
         check_mask(attention_mask, rows, length if cache is None else cache.capacity)
     embedding = spec.embedding
+    for name, size, _ in embedding.beside if beside else ():
+        if name in beside:
+            check_beside(beside[name], size, BESIDE[name], (rows, length))
     if embedding.positions:
         rows = embedding.positions + embedding.position_offset - embedding.first_row
         check_rows(position_ids, rows, "position_ids")
@@ -298,6 +305,32 @@ def check_rows(ids: Any, rows: int, name: str) -> None:
     if low < 0 or high >= rows:
         wrong = low if low < 0 else high
         raise ValueError(f"{name} holds {wrong}, and the model has rows for 0 to {rows - 1}")
+
+
+def beside_of(given: Mapping[str, Any], specs: Mapping[str, StackSpec]) -> list[dict[str, Any]]:
+    """For each stack the ids of its tables beside the tokens', from arguments with the key of the stack before them.
+
+    Raises:
+        TypeError: an argument is none of these; ValueError: a stack has no such tables.
+    """
+    known = [prefix + name for prefix in specs for name in BESIDE.values()]
+    if unknown := given.keys() - set(known):
+        raise TypeError(f"unknown arguments {sorted(unknown)}; beside those that all families take there are {known}")
+    names = BESIDE.values()
+    return [spec.beside({name: given.get(prefix + name) for name in names}) for prefix, spec in specs.items()]
+
+
+def check_beside(ids: Any, rows: int, name: str, shape: tuple[int, int]) -> None:
+    """Refuse ids of a table beside the tokens' that are not one for each token, or that have no row.
+
+    Raises:
+        TypeError: they are no array.
+        ValueError: names the shape, or the id.
+    """
+    check_array(ids, name)
+    if tuple(ids.shape) != shape:
+        raise ValueError(f"{name} of shape {tuple(ids.shape)} must be {shape}, an id for each token")
+    check_rows(ids, rows, name)
 
 
 def check_ids(ids: Any, vocabulary: int, where: str) -> None:

@@ -5,6 +5,7 @@ Shapes: r rows, t length, h hidden size.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -61,14 +62,16 @@ class Embeddings(Block):
         self.padding_row = spec.position_offset - 1 if spec.positions_skip_padding else None
         self.norm_before_positions = spec.norm_before_positions
 
-    def call(self, ids: Any, vectors: Any = None, position_rows: Any = None, token_type_ids: Any = None) -> Any:
+    def call(
+        self, ids: Any, vectors: Any = None, position_rows: Any = None, token_type_ids: Any = None, beside: Any = None
+    ) -> Any:
         """(r, t) ids, or (r, t, h) vectors in their place, to (r, t, h)."""
         if vectors is None:
             vectors = _untrained(self.token(ids), ids, self.padding_id)
             vectors = vectors if self.scale == 1.0 else vectors * tf.cast(self.scale, vectors.dtype)
         x = vectors if self.token_projection is None else self.token_projection(vectors)
         if self.beside is not None and self.joined_projection is not None:
-            x = self.joined_projection(self.beside(vectors))
+            x = self.joined_projection(self.beside(vectors, ids=beside or {}))
         if self.task_type is not None:
             x = x + self.task_type(tf.zeros([1, 1], tf.int32))
         if self.token_type is not None:
@@ -84,7 +87,7 @@ class Embeddings(Block):
 
 
 class Beside(Block):
-    """Tables whose row 0 stands beside every token's vector (r, t, h): (r, t, h and their sizes)."""
+    """Vectors (r, t, h) and, beside each, its row of every table, the first without ids: (r, t, h and their sizes)."""
 
     def __init__(self, spec: EmbeddingSpec) -> None:
         super().__init__()
@@ -93,11 +96,12 @@ class Beside(Block):
             setattr(self, name, table(rows, size))
         self._padding_id = spec.padding_id
 
-    def call(self, x: Any) -> Any:
+    def call(self, x: Any, ids: Mapping[str, Any]) -> Any:
         first, parts = tf.zeros([1, 1], tf.int32), [x]
         for name in self._tables:
-            row = _untrained(getattr(self, name)(first), first, self._padding_id)
-            parts.append(tf.tile(row, [size_of(x, 0), size_of(x, 1), 1]))
+            rows = ids.get(name, first)
+            row = _untrained(getattr(self, name)(rows), rows, self._padding_id)
+            parts.append(row if name in ids else tf.tile(row, [size_of(x, 0), size_of(x, 1), 1]))
         return tf.concat(parts, -1)
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from warmstart.spec import BESIDE, EmbeddingSpec
+
 IGNORED = -100  # a label that the loss passes over
 
 
@@ -103,6 +105,26 @@ def check_rows(ids: Any, rows: int, name: str) -> None:
     low, high = int(tf.reduce_min(ids)), int(tf.reduce_max(ids))
     if low < 0 or high >= rows:
         raise ValueError(f"{name} holds {low if low < 0 else high}, and the model has rows for 0 to {rows - 1}")
+
+
+def as_beside(given: Mapping[str, Any] | None, spec: EmbeddingSpec, tokens: Any) -> dict[str, Any]:
+    """The ids of the tables beside the tokens', by table.
+
+    Raises:
+        TypeError: they are no tensor, array or list.
+        ValueError: they are not one for each token, or have no row; names the shape, or the id.
+    """
+    found: dict[str, Any] = {}
+    for table, rows, _ in spec.beside:
+        if given is None or table not in given:
+            continue
+        name = BESIDE[table]
+        found[table] = ids = as_ids(given[table], name)
+        if not ids.shape.is_compatible_with(tokens.shape[:2]):
+            shape = tuple(tokens.shape[:2])
+            raise ValueError(f"{name} of shape {tuple(ids.shape)} must be {shape}, an id for each token")
+        check_rows(ids, rows, name)
+    return found
 
 
 def check_ids(ids: Any, vocabulary: int, where: str) -> None:

@@ -20,6 +20,7 @@ from warmstart.outputs import (
     MaskedLMOutput,
     ModelOutput,
 )
+from warmstart.spec import BESIDE
 from warmstart.tf import surgery
 from warmstart.tf.cache import KeyValueCache
 from warmstart.tf.ends import Head
@@ -47,6 +48,7 @@ _ARGUMENTS = (
     "output_attentions",
     "output_hidden_states",
     "return_dict",
+    *BESIDE.values(),
 )
 
 
@@ -123,6 +125,7 @@ class StackModel(Stack):
             want_attentions=_or(given["output_attentions"], config.output_attentions),
             want_hidden=_or(given["output_hidden_states"], config.output_hidden_states),
             training=given["training"],
+            beside=self.spec.beside(given),
         )
         return states, given
 
@@ -181,12 +184,15 @@ class TFAutoModel(StackModel):
         return_dict: bool | None = None,
         training: bool | None = None,
         global_attention_mask: Any = None,
+        input_shape_ids: Any = None,
+        input_pronunciation_ids: Any = None,
     ) -> Any:
         """Ids (r, t) to states (r, t, h); the first argument may be a dict of all.
 
         `attention_mask` (r, p + t) is 1 for tokens and 0 for padding. `global_attention_mask` (r, t) is 1 for tokens of
-        a Longformer that see everything and that everything sees. `encoder_hidden_states` (b, s, h) with their mask
-        (b, s) are what cross-attention reads, where the model has it; row i belongs to source i // (r / b).
+        a Longformer that see everything and that everything sees. `input_shape_ids` and `input_pronunciation_ids`
+        (r, t) are a RoCBert's, the first of either where they are not given. `encoder_hidden_states` (b, s, h) with
+        their mask (b, s) are what cross-attention reads, where the model has it; row i belongs to source i // (r / b).
         """
         states, given = self._run(_without_self(locals()))
         return self._returned(states, given["return_dict"], BaseModelOutputWithPastAndCrossAttentions)
@@ -226,6 +232,8 @@ class TFAutoModelForCausalLM(StackModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         training: bool | None = None,
+        input_shape_ids: Any = None,
+        input_pronunciation_ids: Any = None,
     ) -> Any:
         """Ids (r, t) to logits (r, t, v); with `labels` (r, t), the same ids with -100 where ignored, the losses too.
 
@@ -269,6 +277,8 @@ class TFAutoModelForMaskedLM(StackModel):
         use_cache: bool | None = None,
         training: bool | None = None,
         global_attention_mask: Any = None,
+        input_shape_ids: Any = None,
+        input_pronunciation_ids: Any = None,
     ) -> Any:
         """Ids (b, s) to logits (b, s, v); with `labels` (b, s), -100 where nothing is to be predicted, the losses too.
 

@@ -5,6 +5,7 @@ Shapes: r rows, b sources, t new tokens, p tokens in the cache, c places in it, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from warmstart.tf.cache import KeyValueCache
 from warmstart.tf.disentangled import Convolution, Distances
 from warmstart.tf.elements import make_norm, size_of, table
 from warmstart.tf.ends import Embeddings
-from warmstart.tf.inputs import as_ids, as_mask, as_tensor, check_ids, check_mask, check_rows
+from warmstart.tf.inputs import as_beside, as_ids, as_mask, as_tensor, check_ids, check_mask, check_rows
 from warmstart.tf.layers import TransformerLayer
 from warmstart.tf.masks import (
     counted,
@@ -77,10 +78,12 @@ class Stack(PreTrainedModel):
         want_attentions: bool = False,
         want_hidden: bool = False,
         training: bool | None = None,
+        beside: Mapping[str, Any] | None = None,
     ) -> States:
         """Run the stack over ids (r, t) or vectors (r, t, h); `attention_mask` covers the cache too, (r, p + t).
 
-        The cache that is given stays as it is; the one that is returned holds the new tokens too.
+        The cache that is given stays as it is; the one that is returned holds the new tokens too. `beside` are ids (r,
+        t) of the tables that stand beside the tokens', by table.
         """
         spec, past = self.spec, cache.length if cache is not None else 0
         ids, vectors = as_ids(input_ids, "input_ids"), self._vectors(inputs_embeds)
@@ -88,12 +91,13 @@ class Stack(PreTrainedModel):
         length = self._check(ids, vectors, attention_mask, past, cache)
         rows, kinds = as_ids(position_ids, "position_ids"), as_ids(token_type_ids, "token_type_ids")
         check_rows(kinds, spec.embedding.token_types, "token_type_ids")
+        beside = as_beside(beside, spec.embedding, ids if vectors is None else vectors)
         if self.embeddings.position is not None:
             if rows is None:
                 rows = position_rows(ids, attention_mask, length, past, spec.causal, spec.embedding)
             else:
                 check_rows(rows, self.embeddings.position.input_dim, "position_ids")
-        x = self.embeddings(ids, vectors=vectors, position_rows=rows, token_type_ids=kinds)
+        x = self.embeddings(ids, vectors=vectors, position_rows=rows, token_type_ids=kinds, beside=beside)
         rotations = self._rotations(x, rows, attention_mask, length, past)
         masks = {
             window: self_mask(attention_mask, length, cache, spec.causal, window)

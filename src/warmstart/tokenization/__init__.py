@@ -1,138 +1,19 @@
-"""Tokenizers: a thin coat over the `tokenizers` library, with the classes and options that users know."""
+"""Tokenizers: a thin coat over the `tokenizers` library, with the classes and options that users know.
 
-from warmstart.tokenization.auto import AutoTokenizer, special_token_ids
-from warmstart.tokenization.batch import BatchEncoding
-from warmstart.tokenization.blenderbot_small import BlenderbotSmallTokenizer
-from warmstart.tokenization.chinese import RoCBertTokenizer, RoFormerTokenizer, RoFormerTokenizerFast
-from warmstart.tokenization.marian import MarianTokenizer
-from warmstart.tokenization.names import (
-    BartTokenizer,
-    BartTokenizerFast,
-    BertTokenizer,
-    BertTokenizerFast,
-    BlenderbotTokenizer,
-    BlenderbotTokenizerFast,
-    BloomTokenizer,
-    BloomTokenizerFast,
-    CodeGenTokenizer,
-    CodeGenTokenizerFast,
-    DistilBertTokenizer,
-    DistilBertTokenizerFast,
-    ElectraTokenizer,
-    ElectraTokenizerFast,
-    GPT2Tokenizer,
-    GPT2TokenizerFast,
-    GPTNeoXTokenizer,
-    GPTNeoXTokenizerFast,
-    LongformerTokenizer,
-    LongformerTokenizerFast,
-    MPNetTokenizer,
-    MPNetTokenizerFast,
-    MvpTokenizer,
-    MvpTokenizerFast,
-    Qwen2Tokenizer,
-    Qwen2TokenizerFast,
-    RobertaTokenizer,
-    RobertaTokenizerFast,
-)
-from warmstart.tokenization.sentence_piece_names import (
-    AlbertTokenizer,
-    AlbertTokenizerFast,
-    BertGenerationTokenizer,
-    BigBirdTokenizer,
-    BigBirdTokenizerFast,
-    CamembertTokenizer,
-    CamembertTokenizerFast,
-    DebertaV2Tokenizer,
-    DebertaV2TokenizerFast,
-    GemmaTokenizer,
-    GemmaTokenizerFast,
-    GPTSw3Tokenizer,
-    LlamaTokenizer,
-    LlamaTokenizerFast,
-    MBart50Tokenizer,
-    MBart50TokenizerFast,
-    MBartTokenizer,
-    MBartTokenizerFast,
-    PegasusTokenizer,
-    PegasusTokenizerFast,
-    PLBartTokenizer,
-    RemBertTokenizer,
-    RemBertTokenizerFast,
-    T5Tokenizer,
-    T5TokenizerFast,
-    XGLMTokenizer,
-    XGLMTokenizerFast,
-    XLMRobertaTokenizer,
-    XLMRobertaTokenizerFast,
-)
-from warmstart.tokenization.tokenizer import PreTrainedTokenizerFast
+The public names stand in `public_names.py`, each under its room; here they are found when they are asked for.
+"""
 
-__all__ = [
-    "AlbertTokenizer",
-    "AlbertTokenizerFast",
-    "AutoTokenizer",
-    "BartTokenizer",
-    "BartTokenizerFast",
-    "BatchEncoding",
-    "BertGenerationTokenizer",
-    "BertTokenizer",
-    "BertTokenizerFast",
-    "BigBirdTokenizer",
-    "BigBirdTokenizerFast",
-    "BlenderbotSmallTokenizer",
-    "BlenderbotTokenizer",
-    "BlenderbotTokenizerFast",
-    "BloomTokenizer",
-    "BloomTokenizerFast",
-    "CamembertTokenizer",
-    "CamembertTokenizerFast",
-    "CodeGenTokenizer",
-    "CodeGenTokenizerFast",
-    "DebertaV2Tokenizer",
-    "DebertaV2TokenizerFast",
-    "DistilBertTokenizer",
-    "DistilBertTokenizerFast",
-    "ElectraTokenizer",
-    "ElectraTokenizerFast",
-    "GPT2Tokenizer",
-    "GPT2TokenizerFast",
-    "GPTNeoXTokenizer",
-    "GPTNeoXTokenizerFast",
-    "GPTSw3Tokenizer",
-    "GemmaTokenizer",
-    "GemmaTokenizerFast",
-    "LlamaTokenizer",
-    "LlamaTokenizerFast",
-    "LongformerTokenizer",
-    "LongformerTokenizerFast",
-    "MBart50Tokenizer",
-    "MBart50TokenizerFast",
-    "MBartTokenizer",
-    "MBartTokenizerFast",
-    "MPNetTokenizer",
-    "MPNetTokenizerFast",
-    "MarianTokenizer",
-    "MvpTokenizer",
-    "MvpTokenizerFast",
-    "PLBartTokenizer",
-    "PegasusTokenizer",
-    "PegasusTokenizerFast",
-    "PreTrainedTokenizerFast",
-    "Qwen2Tokenizer",
-    "Qwen2TokenizerFast",
-    "RemBertTokenizer",
-    "RemBertTokenizerFast",
-    "RoCBertTokenizer",
-    "RoFormerTokenizer",
-    "RoFormerTokenizerFast",
-    "RobertaTokenizer",
-    "RobertaTokenizerFast",
-    "T5Tokenizer",
-    "T5TokenizerFast",
-    "XGLMTokenizer",
-    "XGLMTokenizerFast",
-    "XLMRobertaTokenizer",
-    "XLMRobertaTokenizerFast",
-    "special_token_ids",
-]
+import importlib
+from typing import Any
+
+from warmstart.public_names import NAMES_BY_MODULE
+
+_ROOM_OF = {name: room for room, names in NAMES_BY_MODULE.items() if room.startswith("tokenization.") for name in names}
+
+__all__ = list(_ROOM_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"warmstart.{_ROOM_OF[name]}"), name)

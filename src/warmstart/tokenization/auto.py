@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from warmstart.hub import find_file, hub_options, read_json
-from warmstart.tokenization import blenderbot_small, chinese, marian, names, sentence_piece_names
+from warmstart.tokenization import blenderbot_small, chinese, language_names, marian, names, sentence_piece_names
 from warmstart.tokenization.files import CONFIG, TOKENIZER
 from warmstart.tokenization.tokenizer import PreTrainedTokenizerFast
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 CLASSES: dict[str, type[PreTrainedTokenizerFast]] = {
     cls.__name__: cls
-    for module in (names, sentence_piece_names, marian, blenderbot_small, chinese)
+    for module in (names, sentence_piece_names, language_names, marian, blenderbot_small, chinese)
     for cls in vars(module).values()
     if isinstance(cls, type) and issubclass(cls, PreTrainedTokenizerFast) and not cls.__name__.startswith("_")
 }

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from warmstart.tokenization import backend, framing
 from warmstart.tokenization.tokenizer import PreTrainedTokenizerFast
 
-_IDS_AND_MASK = ("input_ids", "attention_mask")
+IDS_AND_MASK = ("input_ids", "attention_mask")
 _MERGED = {"vocab_file": "vocab.json", "merges_file": "merges.txt"}
 ANGLED = {
     "bos_token": "<s>",
@@ -52,7 +52,7 @@ class ElectraTokenizer(BertTokenizer):
 class DistilBertTokenizer(BertTokenizer):
     """DistilBERT's, which is BERT's without token types."""
 
-    defaults: ClassVar[dict[str, Any]] = {**BertTokenizer.defaults, "model_input_names": _IDS_AND_MASK}
+    defaults: ClassVar[dict[str, Any]] = {**BertTokenizer.defaults, "model_input_names": IDS_AND_MASK}
 
 
 class MPNetTokenizer(BertTokenizer):
@@ -60,7 +60,7 @@ class MPNetTokenizer(BertTokenizer):
 
     special_tokens: ClassVar[dict[str, Any]] = {**ANGLED, "unk_token": "[UNK]"}
     token_flags: ClassVar[dict[str, dict[str, bool]]] = {"mask_token": {"lstrip": True}}
-    defaults: ClassVar[dict[str, Any]] = {**BertTokenizer.defaults, "model_input_names": _IDS_AND_MASK}
+    defaults: ClassVar[dict[str, Any]] = {**BertTokenizer.defaults, "model_input_names": IDS_AND_MASK}
     frame = framing.frame_mpnet
 
 
@@ -80,7 +80,7 @@ class GPT2Tokenizer(PreTrainedTokenizerFast):
         "bos_token": "<|endoftext|>",
         "eos_token": "<|endoftext|>",
     }
-    defaults: ClassVar[dict[str, Any]] = {"add_prefix_space": False, "model_input_names": _IDS_AND_MASK}
+    defaults: ClassVar[dict[str, Any]] = {"add_prefix_space": False, "model_input_names": IDS_AND_MASK}
     vocab_files_names: ClassVar[dict[str, str]] = _MERGED
     build = staticmethod(backend.byte_level_bpe)
     words_need_prefix_space = True
@@ -99,7 +99,7 @@ class RobertaTokenizer(PreTrainedTokenizerFast):
     defaults: ClassVar[dict[str, Any]] = {
         "add_prefix_space": False,
         "trim_offsets": True,
-        "model_input_names": _IDS_AND_MASK,
+        "model_input_names": IDS_AND_MASK,
     }
     vocab_files_names: ClassVar[dict[str, str]] = _MERGED
     build = staticmethod(backend.byte_level_bpe)
@@ -143,7 +143,7 @@ class BloomTokenizer(PreTrainedTokenizerFast):
         "eos_token": "</s>",
         "pad_token": "<pad>",
     }
-    defaults: ClassVar[dict[str, Any]] = {"add_prefix_space": False, "model_input_names": _IDS_AND_MASK}
+    defaults: ClassVar[dict[str, Any]] = {"add_prefix_space": False, "model_input_names": IDS_AND_MASK}
 
 
 class Qwen2Tokenizer(PreTrainedTokenizerFast):
@@ -163,7 +163,7 @@ class Qwen2Tokenizer(PreTrainedTokenizerFast):
     token_flags: ClassVar[dict[str, dict[str, bool]]] = {
         name: {"normalized": False, "special": True} for name in ("unk_token", "bos_token", "eos_token", "pad_token")
     }
-    defaults: ClassVar[dict[str, Any]] = {"model_input_names": _IDS_AND_MASK}
+    defaults: ClassVar[dict[str, Any]] = {"model_input_names": IDS_AND_MASK}
     vocab_files_names: ClassVar[dict[str, str]] = _MERGED
     build = staticmethod(backend.qwen2_bpe)
 

@@ -5,19 +5,15 @@ All are read from `tokenizer.json`, or from the model file alone with the extra 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
-
-from tokenizers import Tokenizer
 
 from warmstart.tokenization import framing
 from warmstart.tokenization import sentence_piece as pieces
-from warmstart.tokenization.names import ANGLED
+from warmstart.tokenization.names import ANGLED, IDS_AND_MASK
 from warmstart.tokenization.sentence_piece import Layout, Pieces, Scored, Settings, around
 from warmstart.tokenization.tokenizer import PreTrainedTokenizerFast
 
-_IDS_AND_MASK = ("input_ids", "attention_mask")
-_FAIRSEQ = ("<s>", "<pad>", "</s>", "<unk>")  # fairseq's first ids, where SentencePiece has <unk>, <s>, </s>
+FAIRSEQ = ("<s>", "<pad>", "</s>", "<unk>")  # fairseq's first ids, where SentencePiece has <unk>, <s>, </s>
 _BRACKETED = {
     "bos_token": "[CLS]",
     "eos_token": "[SEP]",
@@ -27,27 +23,11 @@ _BRACKETED = {
     "cls_token": "[CLS]",
     "mask_token": "[MASK]",
 }
-_MASK_AFTER_SPACE = {"mask_token": {"lstrip": True}}
+MASK_AFTER_SPACE = {"mask_token": {"lstrip": True}}
 _MADE_UP = tuple(f"<madeupword{index}>" for index in range(7))
 
-# The languages of mBART (arXiv:2001.08210, table 1) and those that mBART-50 adds (arXiv:2008.00401), in order of ids.
-_MBART = (
-    "ar_AR cs_CZ de_DE en_XX es_XX et_EE fi_FI fr_XX gu_IN hi_IN it_IT ja_XX kk_KZ ko_KR lt_LT lv_LV my_MM ne_NP nl_XX "
-    "ro_RO ru_RU si_LK tr_TR vi_VN zh_CN"
-)
-_MBART50 = (
-    "af_ZA az_AZ bn_IN fa_IR he_IL hr_HR id_ID ka_GE km_KH mk_MK ml_IN mn_MN mr_IN pl_PL ps_AF pt_XX sv_SE sw_KE ta_IN "
-    "te_IN th_TH tl_XX uk_UA ur_PK xh_ZA gl_ES sl_SI"
-)
-MBART_LANGUAGES = _MBART.split()
-MBART50_LANGUAGES = MBART_LANGUAGES + _MBART50.split()
-_PLBART_LANGUAGES = {
-    "base": ["__java__", "__python__", "__en_XX__"],
-    "multi": ["__java__", "__python__", "__en_XX__", "__javascript__", "__php__", "__ruby__", "__go__"],
-}
 
-
-def _with(settings: Settings, tokens: list[str]) -> list[Any]:
+def with_own(settings: Settings, tokens: list[str]) -> list[Any]:
     """A family's own special tokens, and those that were given beside them."""
     given = list(settings.get("additional_special_tokens") or [])
     return [*tokens, *(token for token in given if str(token) not in tokens)]
@@ -69,7 +49,7 @@ def _t5_vocab(model: Pieces, settings: Settings) -> Scored:
 def _pegasus_special(settings: Settings) -> list[Any]:
     sentence = settings.get("mask_token_sent")
     first = [] if sentence is None else [sentence]
-    return _with(settings, first + [f"<unk_{index}>" for index in range(2, settings["offset"])])
+    return with_own(settings, first + [f"<unk_{index}>" for index in range(2, settings["offset"])])
 
 
 def _pegasus_vocab(model: Pieces, settings: Settings) -> Scored:
@@ -85,10 +65,10 @@ class XLMRobertaTokenizer(PreTrainedTokenizerFast):
     """XLM-RoBERTa's: unigrams in fairseq's order; `<s> a </s></s> b </s>`."""
 
     special_tokens: ClassVar[dict[str, Any]] = ANGLED
-    token_flags: ClassVar[dict[str, dict[str, bool]]] = _MASK_AFTER_SPACE
-    defaults: ClassVar[dict[str, Any]] = {"model_input_names": _IDS_AND_MASK}
+    token_flags: ClassVar[dict[str, dict[str, bool]]] = MASK_AFTER_SPACE
+    defaults: ClassVar[dict[str, Any]] = {"model_input_names": IDS_AND_MASK}
     vocab_files_names: ClassVar[dict[str, str]] = {"vocab_file": "sentencepiece.bpe.model"}
-    build = Layout(around(_FAIRSEQ, 3, ["<mask>"]), unknown=3)
+    build = Layout(around(FAIRSEQ, 3, ["<mask>"]), unknown=3)
     frame = framing.frame_angled
 
 
@@ -100,7 +80,7 @@ class CamembertTokenizer(PreTrainedTokenizerFast):
         "additional_special_tokens": ["<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED"],
     }
     token_flags: ClassVar[dict[str, dict[str, bool]]] = {"mask_token": {"lstrip": True, "normalized": False}}
-    defaults: ClassVar[dict[str, Any]] = {"model_input_names": _IDS_AND_MASK}
+    defaults: ClassVar[dict[str, Any]] = {"model_input_names": IDS_AND_MASK}
     vocab_files_names: ClassVar[dict[str, str]] = {"vocab_file": "sentencepiece.bpe.model"}
     build = Layout(
         around(["<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", ("<unk>NOTUSED", -100.0)], 1, ["<mask>"]), unknown=3
@@ -126,7 +106,7 @@ class RemBertTokenizer(PreTrainedTokenizerFast):
     """RemBERT's: unigrams; `[CLS] a [SEP] b [SEP]`."""
 
     special_tokens: ClassVar[dict[str, Any]] = _BRACKETED
-    token_flags: ClassVar[dict[str, dict[str, bool]]] = _MASK_AFTER_SPACE
+    token_flags: ClassVar[dict[str, dict[str, bool]]] = MASK_AFTER_SPACE
     defaults: ClassVar[dict[str, Any]] = {"do_lower_case": True, "keep_accents": False, "remove_space": True}
     vocab_files_names: ClassVar[dict[str, str]] = {"vocab_file": "sentencepiece.model"}
     build = Layout(pieces.pieces_alone, normalizer=pieces.spaces_then_compiled)
@@ -144,7 +124,7 @@ class BigBirdTokenizer(PreTrainedTokenizerFast):
     token_flags: ClassVar[dict[str, dict[str, bool]]] = {
         name: {"lstrip": name == "mask_token", "normalized": True} for name in _BRACKETED
     }
-    defaults: ClassVar[dict[str, Any]] = {"model_input_names": _IDS_AND_MASK}
+    defaults: ClassVar[dict[str, Any]] = {"model_input_names": IDS_AND_MASK}
     vocab_files_names: ClassVar[dict[str, str]] = {"vocab_file": "spiece.model"}
     build = Layout(pieces.pieces_alone)
     frame = framing.frame_bert
@@ -171,7 +151,7 @@ class T5Tokenizer(PreTrainedTokenizerFast):
     """T5's and mT5's: unigrams, and `extra_ids` sentinels after them, the last first; `a </s> b </s>`."""
 
     special_tokens: ClassVar[dict[str, Any]] = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
-    defaults: ClassVar[dict[str, Any]] = {"extra_ids": 100, "model_input_names": _IDS_AND_MASK}
+    defaults: ClassVar[dict[str, Any]] = {"extra_ids": 100, "model_input_names": IDS_AND_MASK}
     more_special_tokens = staticmethod(_t5_special)
     vocab_files_names: ClassVar[dict[str, str]] = {"vocab_file": "spiece.model"}
     build = Layout(_t5_vocab)
@@ -190,7 +170,7 @@ class PegasusTokenizer(PreTrainedTokenizerFast):
     defaults: ClassVar[dict[str, Any]] = {
         "mask_token_sent": "<mask_1>",
         "offset": 103,
-        "model_input_names": _IDS_AND_MASK,
+        "model_input_names": IDS_AND_MASK,
     }
     more_special_tokens = staticmethod(_pegasus_special)
     vocab_files_names: ClassVar[dict[str, str]] = {"vocab_file": "spiece.model"}
@@ -202,105 +182,11 @@ class XGLMTokenizer(PreTrainedTokenizerFast):
     """XGLM's: unigrams in fairseq's order; `</s> a </s></s> b`."""
 
     special_tokens: ClassVar[dict[str, Any]] = {name: token for name, token in ANGLED.items() if name != "mask_token"}
-    defaults: ClassVar[dict[str, Any]] = {"model_input_names": _IDS_AND_MASK}
-    more_special_tokens = staticmethod(lambda settings: _with(settings, list(_MADE_UP)))
+    defaults: ClassVar[dict[str, Any]] = {"model_input_names": IDS_AND_MASK}
+    more_special_tokens = staticmethod(lambda settings: with_own(settings, list(_MADE_UP)))
     vocab_files_names: ClassVar[dict[str, str]] = {"vocab_file": "sentencepiece.bpe.model"}
-    build = Layout(around(_FAIRSEQ, 3, _MADE_UP), unknown=3)
+    build = Layout(around(FAIRSEQ, 3, _MADE_UP), unknown=3)
     frame = framing.frame_xglm
-
-
-class _LanguageTokenizer(PreTrainedTokenizerFast):
-    """Puts the code of a language beside a text: `src_lang` beside sources, `tgt_lang` beside targets."""
-
-    languages: ClassVar[Any]  # settings -> the codes
-    language_frame: ClassVar[framing.Frame]
-    frame = framing.frame_end  # where there is no language
-    first_language: ClassVar[str | None] = "en_XX"  # where `src_lang` says nothing
-    written: ClassVar[Mapping[str, str]] = {}  # how a language that users name is written in the vocabulary
-    special_tokens: ClassVar[dict[str, Any]] = ANGLED
-    token_flags: ClassVar[dict[str, dict[str, bool]]] = _MASK_AFTER_SPACE
-    defaults: ClassVar[dict[str, Any]] = {"src_lang": None, "tgt_lang": None, "model_input_names": _IDS_AND_MASK}
-    vocab_files_names: ClassVar[dict[str, str]] = {"vocab_file": "sentencepiece.bpe.model"}
-
-    def more_special_tokens(self, settings: Settings) -> list[Any]:
-        return _with(settings, self.languages(settings))
-
-    @property
-    def lang_code_to_id(self) -> dict[str, int]:
-        """The id of each language's code."""
-        return {code: self.convert_tokens_to_ids(code) for code in self.languages(self.settings)}
-
-    def adapt(self, backend: Tokenizer, settings: Settings) -> None:
-        self._put_language("src_lang", settings.get("src_lang") or self.first_language)
-
-    def _put_language(self, name: str, language: str | None) -> None:
-        code = None if language is None else self.written.get(language, language)
-        if code is not None and code not in self.languages(self.settings):
-            raise ValueError(
-                f"{name}={language!r} is not a language of {type(self).__name__}; they are "
-                f"{', '.join(self.languages(self.settings))}"
-            )
-        frame = self.frame if code is None else self.language_frame
-        frame(self._tokenizer, {**self.special_tokens_map, "language": code})
-
-    def _encode_target(self, text: Any, pair: Any, options: dict[str, Any]) -> Any:
-        language = self.settings["tgt_lang"]
-        if language is None and self.first_language is not None:
-            raise ValueError("text_target needs the language it is in; set tokenizer.tgt_lang, such as 'ro_RO', first")
-        with self._lock:
-            self._put_language("tgt_lang", language)
-            try:
-                return super()._encode_target(text, pair, options)
-            finally:
-                self.adapt(self._tokenizer, self.settings)
-
-
-class MBartTokenizer(_LanguageTokenizer):
-    """mBART's: unigrams in fairseq's order, then the languages; `a </s> en_XX`."""
-
-    languages = staticmethod(lambda settings: MBART_LANGUAGES)
-    build = Layout(around(_FAIRSEQ, 3, [*MBART_LANGUAGES, "<mask>"]), unknown=3)
-    language_frame = framing.frame_language_last
-
-
-class MBart50Tokenizer(_LanguageTokenizer):
-    """mBART-50's: unigrams in fairseq's order, then the languages; `en_XX a </s>`."""
-
-    special_tokens: ClassVar[dict[str, Any]] = {name: token for name, token in ANGLED.items() if name != "bos_token"}
-    token_flags: ClassVar[dict[str, dict[str, bool]]] = {"mask_token": {"lstrip": True, "normalized": True}}
-    languages = staticmethod(lambda settings: MBART50_LANGUAGES)
-    build = Layout(around(_FAIRSEQ, 3, [*MBART50_LANGUAGES, "<mask>"]), unknown=3)
-    language_frame = framing.frame_language_first
-
-
-def _plbart_vocab(model: Pieces, settings: Settings) -> Scored:
-    base = ["<mask>"] if settings["language_codes"] == "base" else []
-    return around(_FAIRSEQ, 3, [*_PLBART_LANGUAGES[settings["language_codes"]], *base])(model, settings)
-
-
-class PLBartTokenizer(_LanguageTokenizer):
-    """PLBART's: pieces in fairseq's order, then the languages; `a </s> __java__`.
-
-    `language_codes` is "base" or "multi" and says which languages there are.
-    """
-
-    defaults: ClassVar[dict[str, Any]] = {
-        **_LanguageTokenizer.defaults,
-        "language_codes": "base",
-        "clean_up_tokenization_spaces": True,
-    }
-    languages = staticmethod(lambda settings: _PLBART_LANGUAGES[settings["language_codes"]])
-    first_language = None
-    written: ClassVar[Mapping[str, str]] = {code.strip("_"): code for code in _PLBART_LANGUAGES["multi"]}
-    build = Layout(
-        _plbart_vocab,
-        unknown=3,
-        normalizer=pieces.as_trained,
-        pre_tokenizer=pieces.user_defined_apart,
-        decoder=pieces.words_joined_and_stripped,
-        adds_tokens=False,
-    )
-    language_frame = framing.frame_language_last
 
 
 class BertGenerationTokenizer(PreTrainedTokenizerFast):
@@ -313,7 +199,7 @@ class BertGenerationTokenizer(PreTrainedTokenizerFast):
         "pad_token": "<pad>",
         "sep_token": "<::::>",
     }
-    defaults: ClassVar[dict[str, Any]] = {"model_input_names": _IDS_AND_MASK}
+    defaults: ClassVar[dict[str, Any]] = {"model_input_names": IDS_AND_MASK}
     vocab_files_names: ClassVar[dict[str, str]] = {"vocab_file": "spiece.model"}
     build = Layout(
         pieces.pieces_alone,
@@ -333,7 +219,7 @@ class GPTSw3Tokenizer(PreTrainedTokenizerFast):
         "unk_token": "<unk>",
         "pad_token": "<pad>",
     }
-    defaults: ClassVar[dict[str, Any]] = {"model_input_names": _IDS_AND_MASK}
+    defaults: ClassVar[dict[str, Any]] = {"model_input_names": IDS_AND_MASK}
     vocab_files_names: ClassVar[dict[str, str]] = {"vocab_file": "spiece.model"}
     build = Layout(
         pieces.pieces_alone,
@@ -352,7 +238,7 @@ class LlamaTokenizer(PreTrainedTokenizerFast):
     """
 
     special_tokens: ClassVar[dict[str, Any]] = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
-    defaults: ClassVar[dict[str, Any]] = {"padding_side": "left", "model_input_names": _IDS_AND_MASK}
+    defaults: ClassVar[dict[str, Any]] = {"padding_side": "left", "model_input_names": IDS_AND_MASK}
     vocab_files_names: ClassVar[dict[str, str]] = {"vocab_file": "tokenizer.model"}
     build = Layout(
         pieces.pieces_alone,
@@ -382,7 +268,7 @@ class GemmaTokenizer(PreTrainedTokenizerFast):
         "eos_token": "<eos>",
         "pad_token": "<pad>",
     }
-    defaults: ClassVar[dict[str, Any]] = {"padding_side": "left", "model_input_names": _IDS_AND_MASK}
+    defaults: ClassVar[dict[str, Any]] = {"padding_side": "left", "model_input_names": IDS_AND_MASK}
     vocab_files_names: ClassVar[dict[str, str]] = {"vocab_file": "tokenizer.model"}
     build = Layout(
         _gemma_vocab,
@@ -403,8 +289,6 @@ CamembertTokenizerFast = CamembertTokenizer
 DebertaV2TokenizerFast = DebertaV2Tokenizer
 GemmaTokenizerFast = GemmaTokenizer
 LlamaTokenizerFast = LlamaTokenizer
-MBartTokenizerFast = MBartTokenizer
-MBart50TokenizerFast = MBart50Tokenizer
 PegasusTokenizerFast = PegasusTokenizer
 RemBertTokenizerFast = RemBertTokenizer
 T5TokenizerFast = T5Tokenizer

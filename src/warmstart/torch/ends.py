@@ -5,7 +5,7 @@ Shapes: r rows, t length, h hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -67,7 +67,12 @@ class Embeddings(nn.Module):
         self.scale = spec.scale
 
     def forward(
-        self, ids: Tensor | None, vectors: Tensor | None, position_rows: Tensor | None, token_type_ids: Tensor | None
+        self,
+        ids: Tensor | None,
+        vectors: Tensor | None,
+        position_rows: Tensor | None,
+        token_type_ids: Tensor | None,
+        beside: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """(r, t) ids, or (r, t, h) vectors in their place, to (r, t, h)."""
         if vectors is None:
@@ -76,7 +81,7 @@ class Embeddings(nn.Module):
                 vectors = vectors * torch.tensor(self.scale, dtype=vectors.dtype)
         x = vectors if self.token_projection is None else self.token_projection(vectors)
         if self.beside is not None and self.joined_projection is not None:
-            x = self.joined_projection(_joined(x, self.beside))
+            x = self.joined_projection(_joined(x, self.beside, beside or {}))
         if self.task_type is not None:
             x = x + self.task_type(x.new_zeros(1, 1, dtype=torch.long))
         if self.token_type is not None:
@@ -92,9 +97,11 @@ class Embeddings(nn.Module):
         return x if self.projection is None or self.projected_first else self.projection(x)
 
 
-def _joined(x: Tensor, tables: nn.ModuleDict) -> Tensor:
+def _joined(x: Tensor, tables: nn.ModuleDict, ids: Mapping[str, Tensor]) -> Tensor:
+    """Vectors and, beside each, its row of every table: the first where there are no ids."""
     first = x.new_zeros(1, 1, dtype=torch.long)
-    return torch.cat((x, *(table(first).expand(*x.shape[:2], -1) for table in tables.values())), -1)
+    rows = (table(ids.get(name, first)) for name, table in tables.items())
+    return torch.cat((x, *(row.expand(*x.shape[:2], -1) for row in rows)), -1)
 
 
 class Head(nn.Module):

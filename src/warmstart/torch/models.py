@@ -110,6 +110,7 @@ class StackModel(Stack):
             "cache": cache,
             "want_attentions": _or(given["output_attentions"], config.output_attentions),
             "want_hidden": _or(given["output_hidden_states"], config.output_hidden_states),
+            "beside": self.spec.beside(given),
         }
 
     def _returned(self, states: States, return_dict: bool | None, output: type[ModelOutput], **first: Any) -> Any:
@@ -183,12 +184,15 @@ class AutoModel(StackModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         global_attention_mask: Tensor | None = None,
+        input_shape_ids: Tensor | None = None,
+        input_pronunciation_ids: Tensor | None = None,
     ) -> Any:
         """Ids (r, t) to states (r, t, h).
 
         `attention_mask` (r, p + t) is 1 for tokens and 0 for padding. `global_attention_mask` (r, t) is 1 for tokens of
-        a Longformer that see everything and that everything sees. `encoder_hidden_states` (b, s, h) with their mask
-        (b, s) are what cross-attention reads, where the model has it; row i belongs to source i // (r / b).
+        a Longformer that see everything and that everything sees. `input_shape_ids` and `input_pronunciation_ids`
+        (r, t) are a RoCBert's, the first of either where they are not given. `encoder_hidden_states` (b, s, h) with
+        their mask (b, s) are what cross-attention reads, where the model has it; row i belongs to source i // (r / b).
         """
         arguments = self._common(locals())
         return self._returned(self.states(**arguments), return_dict, BaseModelOutputWithPastAndCrossAttentions)
@@ -227,6 +231,8 @@ class AutoModelForCausalLM(StackModel):
         return_dict: bool | None = None,
         num_items_in_batch: int | Tensor | None = None,
         logits_to_keep: int = 0,
+        input_shape_ids: Tensor | None = None,
+        input_pronunciation_ids: Tensor | None = None,
     ) -> Any:
         """Ids (r, t) to logits (r, t, v); with `labels` (r, t), the same ids with -100 where ignored, the loss too.
 
@@ -269,6 +275,8 @@ class AutoModelForMaskedLM(StackModel):
         return_dict: bool | None = None,
         num_items_in_batch: int | Tensor | None = None,
         global_attention_mask: Tensor | None = None,
+        input_shape_ids: Tensor | None = None,
+        input_pronunciation_ids: Tensor | None = None,
     ) -> Any:
         """Ids (b, s) to logits (b, s, v); with `labels` (b, s), -100 where nothing is to be predicted, the loss too."""
         states = self.states(**self._common({**locals(), "past_key_values": None, "use_cache": False}))

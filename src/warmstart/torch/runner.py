@@ -186,7 +186,7 @@ def encode_source(model: Any, arguments: dict[str, Any], wants: Iterable[str]) -
         more = {name: arguments[name] for name in ENCODER_ARGUMENTS if arguments.get(name) is not None}
         more |= {f"output_{name}": True for name in wants}
         embeds = arguments.get("inputs_embeds")
-        usual = (mask is None or mask.dim() == 2) and "global_attention_mask" not in more
+        usual = (mask is None or mask.dim() == 2) and more.keys() <= {"token_type_ids", "position_ids"}
         if not wants and usual and knows(model.encoder.spec) and is_plain(model):
             states = encode(model.encoder, ids, mask, embeds, more.get("token_type_ids"), more.get("position_ids"))
             return {"encoder_outputs": BaseModelOutput(states.to(model.dtype)), "attention_mask": mask}

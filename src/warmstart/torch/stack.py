@@ -5,7 +5,7 @@ Shapes: r rows, b sources, t new tokens, p tokens in the cache, s source length,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from warmstart.positions import alibi_slopes, beyond, inverse_frequencies, relative_buckets
-from warmstart.spec import StackSpec
+from warmstart.spec import BESIDE, StackSpec
 from warmstart.torch.attention import Mask
 from warmstart.torch.cache import KeyValueCache
 from warmstart.torch.disentangled import Convolution, Distances
@@ -97,28 +97,33 @@ class Stack(PreTrainedModel):
         want_attentions: bool = False,
         want_hidden: bool = False,
         packed: bool = False,
+        beside: Mapping[str, Tensor] | None = None,
     ) -> States:
         """Run the stack over ids (r, t) or vectors (r, t, h); `attention_mask` covers the cache too, (r, p + t).
 
-        With `packed`, padding takes no part in what is computed where that can be, and its states are 0.
+        With `packed`, padding takes no part in what is computed where that can be, and its states are 0. `beside` are
+        ids (r, t) of the tables that stand beside the tokens', by table.
         """
         spec = self.spec
         shape = self._check(input_ids, inputs_embeds, attention_mask, cache)
         check_rows(token_type_ids, self.embeddings.token_type, "token_type_ids")
         check_rows(position_ids, self.embeddings.position, "position_ids")
+        for name, ids in (beside or {}).items():
+            check_beside(ids, self.embeddings.beside[name], BESIDE[name], shape)  # type: ignore[index]
         past = cache.length if cache is not None else 0
         if position_ids is None and self.embeddings.position is not None:
             position_ids = position_rows(input_ids, attention_mask, shape, past, spec.causal, spec.embedding)
             position_ids = position_ids.to(self.embeddings.position.weight.device)
-        packing = None
+        packing, beside = None, beside or {}
         if packed and cache is None and not (want_attentions or want_hidden) and self._is_plain():
             packing = packing_of(spec, shape, attention_mask, source, source_attention_mask)
         if packing is not None:
             position_ids = counted(attention_mask, shape, 0) if position_ids is None else position_ids
             given = input_ids, token_type_ids, position_ids, inputs_embeds
             input_ids, token_type_ids, position_ids, inputs_embeds = map(packing.own.pack, given)
+            beside = {name: packing.own.pack(ids) for name, ids in beside.items()}
             source = None if packing.source is None else packing.source.pack(source)
-        x = self.embeddings(input_ids, inputs_embeds, position_ids, token_type_ids)
+        x = self.embeddings(input_ids, inputs_embeds, position_ids, token_type_ids, beside)
         rotations = self._rotations(x, position_ids, attention_mask, shape, past)
         reach = reach_of(attention_mask) if spec.attention.global_tokens else None
         masks = self._masks(None if packing else attention_mask, shape[1], past, x)
@@ -287,6 +292,19 @@ def check_rows(ids: Tensor | None, table: Any, name: str) -> None:
     if low < 0 or high >= table.num_embeddings:
         wrong = low if low < 0 else high
         raise ValueError(f"{name} holds {wrong}, and the model has rows for 0 to {table.num_embeddings - 1}")
+
+
+def check_beside(ids: Any, table: Any, name: str, shape: tuple[int, int]) -> None:
+    """Refuse ids of a table beside the tokens' that are not one for each token, or that have no row.
+
+    Raises:
+        TypeError: they are no tensor.
+        ValueError: names the shape, or the id.
+    """
+    check_tensor(ids, name)
+    if ids.shape != shape:
+        raise ValueError(f"{name} of shape {tuple(ids.shape)} must be {shape}, an id for each token")
+    check_rows(ids, table, name)
 
 
 def check_ids(ids: Tensor, vocabulary: int, where: str) -> None:

@@ -14,6 +14,7 @@ from warmstart.decoding.settings import start_ids
 from warmstart.flax.masks import with_global
 from warmstart.flax.stack import check_input
 from warmstart.generation_config import GenerationConfig
+from warmstart.spec import BESIDE
 
 Prompt = tuple[Any, Any]
 
@@ -28,7 +29,9 @@ def source_arrays(model: Any, arguments: dict[str, Any], multiple: int | None) -
     names = ("inputs_embeds", "token_type_ids", "position_ids")
     given = {name: arguments.get(name) for name in names}
     spec = model.module.encoder_spec
-    check_input(spec, ids, given["inputs_embeds"], mask, None, given["position_ids"], given["token_type_ids"])
+    beside, positions, kinds = spec.beside(arguments), given["position_ids"], given["token_type_ids"]
+    check_input(spec, ids, given["inputs_embeds"], mask, None, positions, kinds, beside)
+    given |= {BESIDE[table]: rows for table, rows in beside.items()}
     arrays = {"input_ids": ids, "attention_mask": mask, **given}
     if multiple is None:
         return arrays

@@ -21,10 +21,11 @@ from warmstart.decoding.settings import Plan
 from warmstart.flax.generation.call import XP, Call
 from warmstart.flax.generation.loops import SEARCHES
 from warmstart.flax.generation.rules import Strings, own_processor, own_rule, prefix_processor, time_rule
-from warmstart.flax.runner import Runner
+from warmstart.flax.runner import OF_ENCODER, Runner
 from warmstart.generation_config import GenerationConfig
+from warmstart.spec import BESIDE
 
-_SOURCE = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "inputs_embeds", "encoder_states")
+_SOURCE = (*OF_ENCODER, *BESIDE.values(), "encoder_states")
 
 
 @dataclass(frozen=True)

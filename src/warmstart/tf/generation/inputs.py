@@ -12,10 +12,11 @@ import tensorflow as tf
 
 from warmstart.decoding.settings import start_ids
 from warmstart.generation_config import GenerationConfig
+from warmstart.spec import BESIDE
 from warmstart.tf.inputs import as_ids, as_mask, as_tensor, check_ids, eager
 from warmstart.tf.masks import with_global
 
-ENCODER_ARGUMENTS = ("token_type_ids", "position_ids")
+ENCODER_ARGUMENTS = ("token_type_ids", "position_ids", *BESIDE.values())
 REFUSED = {
     "streamer": "a graph gives its tokens when it is done",
     "generator": "random numbers come from seed=",

@@ -20,6 +20,7 @@ from warmstart.generation_config import GenerationConfig
 from warmstart.tf.cache import KeyValueCache
 from warmstart.tf.elements import turned
 from warmstart.tf.generation.call import XP, Call
+from warmstart.tf.generation.inputs import ENCODER_ARGUMENTS
 from warmstart.tf.generation.loops import SEARCHES
 from warmstart.tf.generation.rules import Strings, own_processor, own_rule, prefix_processor, time_rule
 from warmstart.tf.runner import Runner
@@ -96,7 +97,7 @@ class Search:
             return None, None, None
         states, mask, encoded = given.get("states"), given.get("attention_mask"), None
         if states is None:
-            names = ("input_ids", "inputs_embeds", "token_type_ids", "position_ids")
+            names = ("input_ids", "inputs_embeds", *ENCODER_ARGUMENTS)
             more = {name: given[name] for name in names if name in given}
             more |= {f"output_{name}": True for name in ("attentions", "hidden_states") if name in self.wants}
             encoded = self.model.encoder(**more, attention_mask=mask, use_cache=False)

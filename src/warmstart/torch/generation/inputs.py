@@ -14,8 +14,9 @@ from torch import Tensor
 
 from warmstart.decoding.settings import start_ids
 from warmstart.generation_config import GenerationConfig
+from warmstart.spec import BESIDE
 
-ENCODER_ARGUMENTS = ("token_type_ids", "position_ids", "global_attention_mask")
+ENCODER_ARGUMENTS = ("token_type_ids", "position_ids", "global_attention_mask", *BESIDE.values())
 _ARGUMENTS = (
     "input_ids",
     "inputs_embeds",
