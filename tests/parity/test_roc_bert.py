@@ -25,6 +25,9 @@ def test_stack(tmp_path):
         assert_close(found, wanted, f"states with {list(more)}")
         outputs.append(found)
     assert not torch.equal(outputs[0], outputs[1]) and not torch.equal(outputs[1], outputs[2])
+    beside = {"shape": both["input_shape_ids"], "pronunciation": both["input_pronunciation_ids"]}
+    packed = ours.states(ids, mask, beside=beside, packed=True).last
+    assert_close(packed[mask.bool()], outputs[1][mask.bool()], "states without padding")
 
 
 @pytest.mark.parametrize("fields", [{"enable_shape": False}, {"enable_pronunciation": False}], ids=str)
