@@ -51,6 +51,11 @@ class Weights:
         """The tensor of that name."""
         return self.files[name].read(name)
 
+    def read_alone(self, name: str) -> Any:
+        """The tensor of that name (of torch) in memory, or a mapping of the file, that goes when it goes."""
+        file = self.files[name]
+        return file.read_alone(name) if isinstance(file, SafetensorsFile) else file.read(name).clone()
+
 
 class SafetensorsFile:
     """A `.safetensors` file; the library checks that header and offsets fit the file."""
@@ -61,8 +66,9 @@ class SafetensorsFile:
         if framework == "np":
             with contextlib.suppress(ImportError):
                 import ml_dtypes  # noqa: F401  (with it numpy knows bfloat16)
+        self._open = lambda: safe_open(str(path), framework=framework)
         try:
-            self._file = safe_open(str(path), framework=framework)
+            self._file = self._open()
             self.shapes = {name: tuple(self._file.get_slice(name).get_shape()) for name in self._file.keys()}
         except (SafetensorError, ValueError, OverflowError) as error:
             _check_not_pointer(path)
@@ -73,6 +79,10 @@ class SafetensorsFile:
 
     def read(self, name: str) -> Any:
         return self._file.get_tensor(name)
+
+    def read_alone(self, name: str) -> Any:
+        """See `Weights.read_alone`: the file is mapped anew, for this one tensor."""
+        return self._open().get_tensor(name)
 
 
 class PickledFile:

@@ -19,6 +19,7 @@ from warmstart.config import PretrainedConfig
 from warmstart.families.entry import Stored
 from warmstart.fitting import Fit, Side
 from warmstart.spec import StackSpec
+from warmstart.torch.engine.int8 import replace_all
 from warmstart.warm_start import LoadReport, copies_of_self_attention
 
 NUMBERS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
@@ -38,12 +39,14 @@ def fill(
     weights: Weights,
     *,
     dtype: torch.dtype | str | None = None,
+    is_int8: bool = False,
     cross_attention_init: str = "random",
     **options: Any,
 ) -> LoadReport:
     """Give every parameter of a model its value: the checkpoint's, or a new one where the plan allows it.
 
-    `options` are those of `fitting.fit`.
+    `options` are those of `fitting.fit`. With `is_int8` linear layers become int8 one by one, as their values are
+    there, so that no more than one of them is in memory as it is in the file.
 
     Raises:
         ValueError: weights are missing, unexpected or of another shape; nothing was read yet.
@@ -53,13 +56,20 @@ def fill(
     plan = fitting.fit(groups, shapes, sides, weights, **options)
     wanted = _type_of(dtype, weights, plan)
     for first, entry in plan.stored.items():
-        tensor = unpack(entry, _number(weights, entry.name))
+        tensor = _number(weights, entry.name)
+        if is_int8 or tensor.dtype != wanted:  # pages that were read would stay until the end
+            tensor = weights.read_alone(entry.name)
+        tensor = unpack(entry, tensor)
         _assign(model, groups[first], _laid_out(tensor.to(wanted), is_part=entry.parts > 1))
+        if is_int8 and cross_attention_init != "copy":  # which copies what is float
+            replace_all(model, {name.rpartition(".")[0] for name in groups[first]})
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         straighten(model)  # `fully_shard` comes before `train`
     initialise(model, sides, plan.new, wanted)
     copied = copies_of_self_attention(plan.new, shapes) if cross_attention_init == "copy" else {}
     copy_weights(model, copied)
+    if is_int8:
+        replace_all(model)
     return plan.report(copied)
 
 

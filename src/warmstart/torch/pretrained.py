@@ -225,11 +225,11 @@ class PreTrainedModel(nn.Module):
                 stacklevel=2,
             )
             model, sides = cls._unfilled(config, prefix)
-        report = loading.fill(model, sides, weights, dtype=dtype, may_be_new=cls.may_be_new(), **options)
+        report = loading.fill(
+            model, sides, weights, dtype=dtype, is_int8=is_int8, may_be_new=cls.may_be_new(), **options
+        )
         model.load_report = report
         model.config.dtype = model.dtype
-        if is_int8:
-            model.quantize("int8")
         info = {"missing_keys": report.new, "unexpected_keys": report.left_out, "mismatched_keys": [], "error_msgs": []}
         return (model.eval(), info) if wants_info else model.eval()
 

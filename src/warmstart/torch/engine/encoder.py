@@ -5,13 +5,16 @@ Shapes: b sources, s source length, n tokens that are no padding, h hidden size.
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from warmstart.torch.attention import Mask, attend
-from warmstart.torch.engine.products import add_norm, norm, product
+from warmstart.torch.engine import native
+from warmstart.torch.engine.products import add_norm, has_faster_products, norm, product
+from warmstart.torch.engine.program import LayerParts, StackProgram, can_program
 from warmstart.torch.engine.step import by_heads, feed_forward, qkv
 from warmstart.torch.loading import straighten
 from warmstart.torch.masks import position_rows, self_mask
@@ -32,6 +35,9 @@ def encode(
     if position_ids is None and tables.position is not None:
         position_ids = position_rows(ids, mask, (rows, length), 0, spec.causal, spec.embedding)
     x = tables(ids, vectors, position_ids, token_type_ids).float()
+    library = native.library()
+    if library is not None and can_program(encoder, encodes=True) and not has_faster_products(encoder):
+        return _programmed(library, encoder, x, mask)
     rotations = encoder._rotations(x, position_ids, mask, (rows, length), 0)
     masks = {
         window: self_mask(mask, length, 0, spec.causal, window, x.device)
@@ -45,6 +51,17 @@ def encode(
     if encoder.final_norm is not None:
         x = add_norm(x, None, norm(encoder.final_norm))[1]  # type: ignore[arg-type]
     return _spread(x, shape).view(rows, length, -1)
+
+
+def _programmed(library: ctypes.CDLL, encoder: Any, x: Tensor, mask: Tensor | None) -> Tensor:
+    """Embedded sources (b, s, h) to states, by the compiled kernels, in one call for all layers."""
+    layers = [LayerParts(layer, encoder.spec, index) for index, layer in enumerate(encoder.layers_in_order())]
+    program = StackProgram(encoder, layers, norm(encoder.final_norm), encodes=True)
+    if mask is None or bool(mask.all()):
+        return program.encoded(library, x.flatten(0, 1), [x.shape[1]] * len(x)).view(x.shape)
+    kept = mask.reshape(-1).nonzero()[:, 0]
+    states = program.encoded(library, x.flatten(0, 1)[kept], mask.bool().sum(1).tolist())
+    return _spread(states, (*x.shape[:2], kept)).view(x.shape)
 
 
 _Shape = tuple[int, int, Tensor | None]

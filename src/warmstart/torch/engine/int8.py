@@ -6,13 +6,14 @@ Shapes: r rows, k inputs, n outputs.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 # Processors without VNNI add two products in 16 bits: inputs of 7 bits keep these sums exact.
+_ROWS = 256  # that are rounded together: what lies between is no larger
 NARROW = not getattr(torch._C._cpu, "_is_avx512_vnni_supported", lambda: False)()
 
 
@@ -88,17 +89,26 @@ def quantised(rows: Tensor) -> tuple[Tensor, Tensor]:
     (tensor([[127, -64],
             [  0,   0]], dtype=torch.int8), tensor([0.0157, 0.0000]))
     """
-    rows = rows.float()
-    most = rows.abs().amax(1, keepdim=True)
-    values = (rows * torch.where(most > 0, 127 / most, 0.0)).round_().to(torch.int8)
-    return values, most[:, 0] / 127
+    values, scale = torch.empty(rows.shape, dtype=torch.int8), torch.empty(len(rows))
+    for start in range(0, len(rows), _ROWS):
+        part = rows[start : start + _ROWS].float()
+        most = part.abs().amax(1, keepdim=True)
+        values[start : start + _ROWS] = (part * torch.where(most > 0, 127 / most, 0.0)).round_()
+        scale[start : start + _ROWS] = most[:, 0] / 127
+    return values, scale
 
 
 def quantize(model: Any) -> None:
     """Replace every linear layer of a model by its int8 form, in place; embeddings and norms stay as they are."""
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if type(child) is nn.Linear:
-                setattr(module, name, Int8Linear(child))
+    replace_all(model)
     for parameter in model.parameters():  # what stays leaves the mapped file, whose pages can then go
         parameter.data = parameter.data.clone()
+
+
+def replace_all(model: nn.Module, names: Collection[str] | None = None) -> None:
+    """Replace the linear layers of these names, or all, by their int8 form, if they have their values."""
+    for name in [name for name, _ in model.named_modules()] if names is None else names:
+        module = model.get_submodule(name)
+        if type(module) is nn.Linear and not any(parameter.is_meta for parameter in module.parameters()):
+            place, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(place), leaf, Int8Linear(module))

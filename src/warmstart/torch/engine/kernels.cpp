@@ -6,9 +6,8 @@
 // Shapes: r rows, k inputs, n outputs, or n new tokens, m key-value heads, g query heads for each, d head size,
 // c capacity (tokens that a cache slot holds), h hidden size.
 
-#include "attention.h"
 #include "dropped.h"
-#include "many.h"
+#include "within.h"
 
 namespace {
 
@@ -131,7 +130,7 @@ void add_norm(const float* x, const float* y, long rows, long h, const Norm& nor
 
 // Programmes -----------------------------------------------------------------------------------------------------------
 
-enum Kind : int64_t { PRODUCT, GATE, NORM, OWN, SOURCE };
+enum Kind : int64_t { PRODUCT, GATE, NORM, OWN, SOURCE, WITHIN };
 
 struct Op {  // one step of a programme; `source`, `other`, `total`, `to` are places of rows, in numbers of each row
     int64_t kind, layer, source, other, total, to;
@@ -160,6 +159,8 @@ void run(const Op& op, long rows, const Held* held, float* arena, char* scratch)
             return attend_own(from, from + queries, from + queries + width, all, all, all, heads, op.layer, *held, to);
         case SOURCE:
             return attend_source(from, queries, heads, op.layer, *held, to);
+        case WITHIN:  // all that is known of an encoder's sources is their number and where they start
+            return attend_within(from, from + queries, from + queries + width, all, heads, held->sources, held->starts, to);
     }
 }
 

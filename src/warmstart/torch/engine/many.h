@@ -11,7 +11,7 @@ constexpr int TILE_ROWS = 12;  // 24 of 32 registers hold sums
 constexpr int TILE_ROWS = 6;  // 12 of 16
 #endif
 constexpr int PANEL = 2 * LANES;   // outputs of a tile
-constexpr long DEPTH = 256;        // inputs of a panel (of int8 four at a time): it stays in the first cache
+constexpr long DEPTH = 128;        // inputs of a panel (of int8 four at a time): it stays in the first cache
 constexpr long BLOCK_ROWS = 240;   // with them, the rows that stay in the second cache
 constexpr long STRIP = 8 * PANEL;  // outputs of one task
 
@@ -63,35 +63,38 @@ struct Edge {  // where a tile's sums go
     const float* bias;
 };
 
+// The sums of a row to where they go, by value: an array of them that is indexed would not stay in registers.
+inline void put_row(Vector low, Vector high, float* to, const Edge& edge) {
+    if (edge.outputs == PANEL) {
+        if (!edge.first) low += load(to), high += load(to + LANES);
+        if (edge.first && edge.bias) low += load(edge.bias), high += load(edge.bias + LANES);
+        *reinterpret_cast<Vector*>(to) = low;
+        *reinterpret_cast<Vector*>(to + LANES) = high;
+        return;
+    }
+    float both[PANEL];
+    std::memcpy(both, &low, sizeof low), std::memcpy(both + LANES, &high, sizeof high);
+    for (long j = 0; j < edge.outputs; ++j)
+        to[j] = both[j] + (!edge.first ? to[j] : edge.bias ? edge.bias[j] : 0.0f);
+}
+
 template <int ROWS>
 inline void tile(const float* x, long width, long depth, const float* panel, const Edge& edge) {
     Vector low[ROWS], high[ROWS];
+#pragma GCC unroll 12
     for (int i = 0; i < ROWS; ++i) low[i] = high[i] = Vector{};
-#pragma GCC unroll 4
+#pragma GCC unroll 2
     for (long at = 0; at < depth; ++at) {
         Vector a = load(panel + at * PANEL), b = load(panel + at * PANEL + LANES);
+#pragma GCC unroll 12
         for (int i = 0; i < ROWS; ++i) {
             float value = x[i * width + at];
             low[i] += value * a;
             high[i] += value * b;
         }
     }
-    const float* bias = edge.bias;
-    for (int i = 0; i < ROWS; ++i) {
-        float* to = edge.y + i * edge.stride;
-        if (edge.outputs == PANEL) {
-            Vector start[2];
-            for (int j = 0; j < 2; ++j)
-                start[j] = !edge.first ? load(to + j * LANES) : bias ? load(bias + j * LANES) : Vector{};
-            *reinterpret_cast<Vector*>(to) = low[i] + start[0];
-            *reinterpret_cast<Vector*>(to + LANES) = high[i] + start[1];
-        } else {
-            for (long j = 0; j < edge.outputs; ++j) {
-                float value = j < LANES ? low[i][j] : high[i][j - LANES];
-                to[j] = value + (!edge.first ? to[j] : bias ? bias[j] : 0.0f);
-            }
-        }
-    }
+#pragma GCC unroll 12
+    for (int i = 0; i < ROWS; ++i) put_row(low[i], high[i], edge.y + i * edge.stride, edge);
 }
 
 template <int ROWS>
@@ -137,38 +140,45 @@ void many(const float* x, long rows, long k, const Matrix& matrix, long strip, l
 #if defined(WARMSTART_INT8)
 
 // The same over int8, four inputs in each number of a panel; sums stay whole numbers in y until the last.
+struct Edge8 {  // what the sums of 16 outputs become
+    __mmask16 mask;
+    __m512 scale, bias;
+    __m512i shift;
+    Edge8(const Edge& edge, const Matrix& matrix, long output, long half) {
+        mask = edge.outputs > half ? first(edge.outputs - half) : 0;
+        scale = _mm512_maskz_loadu_ps(mask, matrix.scales + output + half);
+        shift = _mm512_slli_epi32(_mm512_maskz_loadu_epi32(mask, matrix.sums + output + half), 7);
+        bias = matrix.bias ? _mm512_maskz_loadu_ps(mask, matrix.bias + output + half) : _mm512_setzero_ps();
+    }
+    inline void put(__m512i total, float* to, const Edge& edge, float row_scale) const {
+        if (!edge.first) total = _mm512_add_epi32(total, _mm512_maskz_loadu_epi32(mask, to));
+        if (!edge.last) return _mm512_mask_storeu_epi32(to, mask, total);
+        __m512 value = _mm512_cvtepi32_ps(_mm512_sub_epi32(total, shift));
+        _mm512_mask_storeu_ps(to, mask, _mm512_fmadd_ps(value, _mm512_mul_ps(scale, _mm512_set1_ps(row_scale)), bias));
+    }
+};
+
 template <int ROWS>
 void tile8(const int32_t* x, long width, long depth, const int32_t* panel, const Edge& edge, const Matrix& matrix,
            long output, const float* scales) {
     __m512i low[ROWS], high[ROWS];
+#pragma GCC unroll 12
     for (int i = 0; i < ROWS; ++i) low[i] = high[i] = _mm512_setzero_si512();
-#pragma GCC unroll 4
+#pragma GCC unroll 2
     for (long at = 0; at < depth; ++at) {
         __m512i a = _mm512_loadu_si512(panel + at * PANEL), b = _mm512_loadu_si512(panel + at * PANEL + 16);
+#pragma GCC unroll 12
         for (int i = 0; i < ROWS; ++i) {
             __m512i value = _mm512_set1_epi32(x[i * width + at]);
-            low[i] = _mm512_dpbusd_epi32(low[i], value, a);
-            high[i] = _mm512_dpbusd_epi32(high[i], value, b);
+            add_products(low[i], value, a);
+            add_products(high[i], value, b);
         }
     }
-    for (int half = 0; half < 2; ++half) {
-        __mmask16 mask = edge.outputs > 16 * half ? first(edge.outputs - 16 * half) : 0;
-        long at = output + 16 * half;
-        __m512 scale = _mm512_maskz_loadu_ps(mask, matrix.scales + at);
-        __m512i shift = _mm512_slli_epi32(_mm512_maskz_loadu_epi32(mask, matrix.sums + at), 7);
-        __m512 bias = matrix.bias ? _mm512_maskz_loadu_ps(mask, matrix.bias + at) : _mm512_setzero_ps();
-        for (int i = 0; i < ROWS; ++i) {
-            float* to = edge.y + i * edge.stride + 16 * half;
-            __m512i total = half ? high[i] : low[i];
-            if (!edge.first) total = _mm512_add_epi32(total, _mm512_maskz_loadu_epi32(mask, to));
-            if (!edge.last) {
-                _mm512_mask_storeu_epi32(to, mask, total);
-                continue;
-            }
-            __m512 value = _mm512_cvtepi32_ps(_mm512_sub_epi32(total, shift));
-            value = _mm512_fmadd_ps(value, _mm512_mul_ps(scale, _mm512_set1_ps(scales[i])), bias);
-            _mm512_mask_storeu_ps(to, mask, value);
-        }
+    Edge8 left(edge, matrix, output, 0), right(edge, matrix, output, 16);
+#pragma GCC unroll 12
+    for (int i = 0; i < ROWS; ++i) {
+        left.put(low[i], edge.y + i * edge.stride, edge, scales[i]);
+        right.put(high[i], edge.y + i * edge.stride + 16, edge, scales[i]);
     }
 }
 

@@ -66,7 +66,7 @@ class Weights:
 
 def _native_product(library: ctypes.CDLL, layers: Sequence[Any], activation: str) -> Product:
     of, which = Weights(layers), native.ACTIVATIONS[activation]
-    large = _library_product(layers, of.outputs) if of.type == 0 and native.has_fast_library() else None
+    large = _library_product(layers, of.outputs) if _in_library(layers[0].weight.dtype) else None
 
     def multiply(x: Tensor) -> Tensor:
         if large is not None and len(x) >= _MANY:
@@ -77,6 +77,15 @@ def _native_product(library: ctypes.CDLL, layers: Sequence[Any], activation: str
         return y
 
     return multiply
+
+
+def has_faster_products(stack: Any) -> bool:
+    """Whether torch's own products with many rows are faster than the compiled ones for the weights of a stack."""
+    return len(stack.layers) > 0 and _in_library(stack.layers[0].attention.query.weight.dtype)
+
+
+def _in_library(dtype: torch.dtype) -> bool:
+    return dtype is torch.float32 and native.has_fast_library()
 
 
 def _pointer(tensor: Tensor | None) -> int | None:

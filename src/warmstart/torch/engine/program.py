@@ -1,24 +1,26 @@
-"""A decoder's step, or its head, as one call of the compiled kernels: a list of their operations over an arena.
+"""A decoder's step, its head, or an encoder as one call of the compiled kernels: their operations over an arena.
 
-Shapes: r rows (of one new token or more), h hidden size, n outputs. A place in the arena is a column of it: the numbers
-that stand before it in each row.
+Shapes: r rows (of one new token or more; an encoder's tokens), b sources, h hidden size, n outputs. A place in the
+arena is a column of it: the numbers that stand before it in each row.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from warmstart.torch.engine import native
-from warmstart.torch.engine.memory import NativeMemory
-from warmstart.torch.engine.products import NormParts, Weights, can_native
+from warmstart.torch.engine.memory import NativeMemory, cross_heads, own_heads
+from warmstart.torch.engine.products import NormParts, Weights, can_native, norm
 
 _NONE = -1
-_PRODUCT, _GATE, _NORM, _OWN, _SOURCE = range(5)
+_TOGETHER = 1024  # tokens of an encoder that go through all layers together
+_PRODUCT, _GATE, _NORM, _OWN, _SOURCE, _WITHIN = range(6)
 
 
 class Program:
@@ -56,19 +58,29 @@ class Program:
                   norm=native.Norm(*pointers, epsilon, is_rms))  # fmt: skip
         self.held.append(of)
 
-    def attend(self, layer: int, source: int, to: int, heads: Any, *, own: bool) -> None:
-        """Attention over what rows hold (from queries, keys and values side by side), or over sources (queries)."""
-        self._add(_OWN if own else _SOURCE, source, to, layer=layer, heads=heads.native)
+    def attend(self, over: int, layer: int, source: int, to: int, heads: Any) -> None:
+        """Attention over what rows hold or within sources (from queries, keys and values side by side), or over sources
+        (from queries).
+        """
+        self._add(over, source, to, layer=layer, heads=heads.native)
 
     def _add(self, kind: int, source: int, to: int, **fields: Any) -> None:
         self.ops.append(native.Op(kind=kind, source=source, to=to, **{"other": _NONE, "total": _NONE} | fields))
 
-    def run(self, library: ctypes.CDLL, x: Tensor, at: int, results: tuple[int, int], held: Any = None) -> Tensor:
-        """Rows x (r, n) go to the place `at`; gives those at a place of a width."""
+    def run(
+        self,
+        library: ctypes.CDLL,
+        x: Tensor,
+        at: int,
+        results: tuple[int, int],
+        held: Any = None,
+        arena: Tensor | None = None,
+    ) -> Tensor:
+        """Rows x (r, n) go to the place `at`; gives those at a place of a width, as a view of the arena."""
         if self.list is None:
             self.list = (native.Op * len(self.ops))(*self.ops)
         rows, count = len(x), len(self.ops)
-        arena = torch.empty(rows * self.width)
+        arena = torch.empty(rows * self.width) if arena is None else arena
         start, width = results
         arena[rows * at : rows * at + x.numel()] = x.flatten()
         pointer = None if held is None else ctypes.byref(held)
@@ -76,11 +88,26 @@ class Program:
         return arena[rows * start : rows * (start + width)].view(rows, width)
 
 
-class StackProgram:
-    """The layers of a decoder, in a programme."""
+class LayerParts:
+    """What a programme needs of a layer beside its matrices: heads and norms."""
 
-    def __init__(self, decoder: Any, layers: Sequence[Any], final_norm: NormParts | None):
-        spec, modules = decoder.spec, list(decoder.layers_in_order())
+    def __init__(self, layer: Any, spec: Any, index: int):
+        self.own_heads, self.cross_heads = own_heads(spec, index), cross_heads(spec, index)
+        self.attention_norm, self.mlp_norm = norm(layer.attention_norm), norm(layer.mlp_norm)
+        self.cross_norm: NormParts | None = None
+        if layer.cross_attention is not None:
+            self.cross_norm = norm(layer.cross_attention_norm)
+
+
+class StackProgram:
+    """The layers of a decoder or an encoder, in a programme."""
+
+    def __init__(
+        self, stack: Any, layers: Sequence[LayerParts], final_norm: NormParts | None, *, encodes: bool = False
+    ):
+        spec, modules = stack.spec, list(stack.layers_in_order())
+        over = _WITHIN if encodes else _OWN
+        self.arena = torch.empty(0)
         self.size, before = spec.hidden_size, spec.norm.before
         self.program = program = Program()
         self.x = program.place(self.size)
@@ -93,12 +120,12 @@ class StackProgram:
         for index, (layer, parts) in enumerate(zip(modules, layers, strict=True)):
             own = layer.attention
             program.product(self.h, wide, own.query, own.key, own.value)
-            program.attend(index, wide, inner, parts.own_heads, own=True)
+            program.attend(over, index, wide, inner, parts.own_heads)
             program.product(inner, y, own.output)
             self._residual(y, parts.attention_norm if not before else (parts.cross_norm or parts.mlp_norm))
-            if parts.cross is not None:
+            if layer.cross_attention is not None:
                 program.product(self.h, wide, layer.cross_attention.query)
-                program.attend(index, wide, inner, parts.cross_heads, own=False)
+                program.attend(_SOURCE, index, wide, inner, parts.cross_heads)
                 program.product(inner, y, layer.cross_attention.output)
                 self._residual(y, parts.mlp_norm if before else parts.cross_norm)
             mlp = layer.mlp
@@ -122,7 +149,39 @@ class StackProgram:
 
     def states(self, x: Tensor, memory: NativeMemory) -> Tensor:
         """Embedded rows (r, h) to states (r, h)."""
-        return self.program.run(memory.library, x, self.x, (self.h, self.size), memory.held())
+        return self._run(memory.library, x, memory.held())
+
+    def encoded(self, library: ctypes.CDLL, x: Tensor, counts: Sequence[int]) -> Tensor:
+        """Embedded tokens (n, h) of sources, one behind the other, each of so many, to their states (n, h).
+
+        Whole sources go through all layers together, about `_TOGETHER` tokens at a time: enough for the products, and
+        few enough for what lies between them to stay near and small.
+        """
+        out, begin = torch.empty_like(x), 0
+        for part in _parts(counts):
+            starts = torch.tensor([0, *itertools.accumulate(part)])
+            held = native.Held(sources=len(part), starts=starts.data_ptr())
+            end = begin + sum(part)
+            out[begin:end] = self._run(library, x[begin:end], held)
+            begin = end
+        return out
+
+    def _run(self, library: ctypes.CDLL, x: Tensor, held: Any) -> Tensor:
+        if len(self.arena) < len(x) * self.program.width:  # a new one each time would cost as many new pages
+            self.arena = torch.empty(len(x) * self.program.width)
+        return self.program.run(library, x, self.x, (self.h, self.size), held, self.arena).clone()
+
+
+def _parts(counts: Sequence[int]) -> Iterator[list[int]]:
+    """The counts in runs of about `_TOGETHER` tokens."""
+    part: list[int] = []
+    for count in counts:
+        if part and sum(part) + count > _TOGETHER:
+            yield part
+            part = []
+        part.append(count)
+    if part:
+        yield part
 
 
 class HeadProgram:
@@ -144,20 +203,21 @@ class HeadProgram:
         return self.program.run(library, states, self.start, (self.end, self.output))
 
 
-def can_program(decoder: Any) -> bool:
-    """Whether the kernels have all operations of this decoder's layers and head."""
-    spec = decoder.spec
-    names = [layer.mlp.activation for layer in decoder.layers]
-    if decoder.head.dense is not None:
-        names.append(decoder.head.activation)
-    modules = [own for layer in decoder.layers for own in (layer.attention, layer.cross_attention) if own is not None]
+def can_program(stack: Any, *, encodes: bool = False) -> bool:
+    """Whether the kernels have all operations of a decoder's layers and head, or of an encoder's layers."""
+    spec, layers = stack.spec, list(stack.layers)
+    names = [layer.mlp.activation for layer in layers]
+    if not encodes and stack.head.dense is not None:
+        names.append(stack.head.activation)
+    modules = [own for layer in layers for own in (layer.attention, layer.cross_attention) if own is not None]
     return (
-        len(decoder.layers) > 0
-        and can_native(decoder.head.output)
+        len(layers) > 0
+        and can_native(layers[0].attention.query if encodes else stack.head.output)
         and spec.attention.rotary is None
-        and (not spec.norm.before or (decoder.final_norm is not None and spec.norm.main and not spec.norm.shared))
+        and (not spec.norm.before or (stack.final_norm is not None and spec.norm.main and not spec.norm.shared))
         and all(module.query_norm is None and module.key_norm is None for module in modules)
         and all(name in native.ACTIVATIONS for name in names)
+        and not (encodes and (spec.causal or any(spec.attention.windows) or not spec.norm.first))
     )
 
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from warmstart.torch.attention import Attention, rotate
 from warmstart.torch.elements import ACTIVATIONS
 from warmstart.torch.engine import native
-from warmstart.torch.engine.memory import Lines, Memory, NativeMemory, cross_heads, own_heads
+from warmstart.torch.engine.memory import Lines, Memory, NativeMemory
 from warmstart.torch.engine.products import add_norm, norm, product
-from warmstart.torch.engine.program import HeadProgram, StackProgram, can_program
+from warmstart.torch.engine.program import HeadProgram, LayerParts, StackProgram, can_program
 from warmstart.torch.layers import MLP
 from warmstart.torch.loading import straighten
 
@@ -115,18 +115,15 @@ class Step:
         return angles.cos() * factor, angles.sin() * factor
 
 
-class _Layer:
+class _Layer(LayerParts):
     def __init__(self, layer: Any, spec: Any, index: int):
-        self.own_heads, self.cross_heads = own_heads(spec, index), cross_heads(spec, index)
+        super().__init__(layer, spec, index)
         self.attention = _Attention(layer.attention, self.own_heads.count)
-        self.attention_norm = norm(layer.attention_norm)
         self.cross: _Attention | None = None
-        self.cross_norm: Any = None
         if layer.cross_attention is not None:
             assert self.cross_heads is not None
             self.cross = _Attention(layer.cross_attention, self.cross_heads.count)
-            self.cross_norm = norm(layer.cross_attention_norm)
-        self.mlp, self.mlp_norm = feed_forward(layer.mlp), norm(layer.mlp_norm)
+        self.mlp = feed_forward(layer.mlp)
 
 
 class _Attention:
