@@ -30,6 +30,7 @@ from warmstart.flax.models import FlaxAutoModel, FlaxAutoModelForCausalLM, eithe
 from warmstart.flax.pair import EncoderDecoder, check_sides
 from warmstart.flax.pretrained import FlaxPreTrainedModel
 from warmstart.flax.stack import beside_of, check_array, check_input, check_mask
+from warmstart.inputs import check_sources, check_target_rows
 from warmstart.outputs import (
     FlaxBaseModelOutputWithPastAndCrossAttentions,
     FlaxCausalLMOutputWithCrossAttentions,
@@ -400,16 +401,11 @@ class FlaxEncoderDecoderModel(FlaxPreTrainedModel):
             if cache is None:
                 raise ValueError("give encoder_outputs, what model.encode(...) returned, or past_key_values")
             return
-        if rows % source.shape[0]:
-            raise ValueError(
-                f"the decoder has {rows} rows for {source.shape[0]} sources; labels and decoder_input_ids must have as "
-                "many rows for each source, one or more"
-            )
-        width = self.config.encoder.hidden_size
-        if source.ndim == 3 and source.shape[-1] != width and ids is not None and cache is None:
-            raise ValueError(f"encoder_outputs are {source.shape[-1]} wide and the encoder's states {width}")
+        check_target_rows(rows, source.shape[0])
+        if source.ndim == 3 and ids is not None and cache is None:
+            check_sources(source.shape[-1], self.config.encoder.hidden_size)
         if source_mask is not None:
-            check_mask(source_mask, source.shape[0], source.shape[1])
+            check_mask(source_mask, source.shape[0], 0, source.shape[1])
 
 
 def _specs(config: EncoderDecoderConfig | PretrainedConfig) -> tuple[Any, Any]:

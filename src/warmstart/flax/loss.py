@@ -13,8 +13,15 @@ import numpy as np
 from jax import Array
 
 from warmstart.flax.masks import eager
-
-IGNORED = -100
+from warmstart.inputs import (
+    IGNORED,
+    check_labels_shape,
+    needed,
+    refuse_label,
+    refuse_labels,
+    refuse_nothing,
+    refuse_places,
+)
 
 
 def shift_labels(labels: Array, pad_token_id: int | None, decoder_start_token_id: int | None) -> Array:
@@ -29,29 +36,11 @@ def shift_labels(labels: Array, pad_token_id: int | None, decoder_start_token_id
     is_array = isinstance(labels, (np.ndarray, Array))
     if not is_array or labels.ndim != 2 or labels.dtype.kind not in "iu":
         given = f"{tuple(labels.shape)} of {labels.dtype}" if is_array else type(labels).__name__
-        raise ValueError(f"labels must be an array of token ids (batch, target_length), not {given}")
-    if labels.shape[1] == 0:
-        raise ValueError(f"labels of shape {tuple(labels.shape)} are empty; give at least the end token")
+        refuse_labels(given, "an array")
+    check_labels_shape(tuple(labels.shape))
     start, pad = needed("decoder_start_token_id", decoder_start_token_id), needed("pad_token_id", pad_token_id)
     shifted = jnp.pad(labels[:, :-1], ((0, 0), (1, 0)), constant_values=start)
     return jnp.where(shifted == IGNORED, pad, shifted)
-
-
-def needed(name: str, value: Any) -> int:
-    """An id that must be set by now.
-
-    Raises:
-        ValueError: it is None.
-    """
-    if value is None:
-        hint = "tokenizer.cls_token_id" if name == "decoder_start_token_id" else "tokenizer.pad_token_id"
-        raise ValueError(
-            f"{name} is not set: neither the decoder's config nor its tokenizer says it. "
-            f"Set model.config.{name}, for example to {hint} or to the id of the token your labels were trained with"
-        )
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise ValueError(f"{name}={value!r} is not a token id; set model.config.{name} to one whole number")
-    return int(value)
 
 
 def label_mask(labels: Array) -> Array:
@@ -86,10 +75,7 @@ def cross_entropy(
     1.3863
     """
     if tuple(labels.shape) != tuple(logits.shape[:-1]):
-        raise ValueError(
-            f"labels of shape {tuple(labels.shape)} do not fit logits for {tuple(logits.shape[:-1])} positions; give "
-            "one label for each, -100 where there is none"
-        )
+        refuse_places(tuple(labels.shape), tuple(logits.shape[:-1]))
     check_labels(labels, logits.shape[-1])
     counted = labels != IGNORED
     scores = jax.nn.log_softmax(logits.astype(jnp.float32), -1)
@@ -108,10 +94,7 @@ def check_labels(labels: Array, vocabulary: int) -> None:
         return
     values = np.asarray(labels)
     if values.size == 0:
-        raise ValueError("there is nothing to predict: the labels are empty, or a prompt of one token has no next one")
+        refuse_nothing()
     wrong = values[((values < 0) & (values != IGNORED)) | (values >= vocabulary)]
     if wrong.size:
-        raise ValueError(
-            f"label {int(wrong[0])} is neither -100 nor in the decoder's vocabulary of {vocabulary}; tokenize the "
-            "targets with the decoder's tokenizer, and use -100 for what the loss ignores"
-        )
+        refuse_label(int(wrong[0]), vocabulary)

@@ -31,6 +31,7 @@ from warmstart.flax.masks import (
     self_mask,
     source_mask,
 )
+from warmstart.inputs import check_range, check_shape, one_of, refuse_beside, refuse_id, refuse_mask, refuse_type
 from warmstart.positions import alibi_slopes, beyond, inverse_frequencies, relative_buckets
 from warmstart.spec import BESIDE, RotarySpec, StackSpec
 
@@ -227,33 +228,18 @@ def check_input(
     Raises:
         TypeError: it is no array; ValueError: shapes, ids or masks do not fit the stack.
     """
-    if (ids is None) == (vectors is None):
-        raise ValueError("give either input ids or input vectors (`inputs_embeds`), and not both")
-    given = ids if ids is not None else vectors
+    given = one_of(ids, vectors)
     check_array(given, f"the {spec.family} stack's input")
-    if given.ndim != (2 if ids is not None else 3):
-        raise ValueError(f"input of shape {tuple(given.shape)} is not (batch, length) ids or (batch, length, size)")
-    rows, length = given.shape[0], given.shape[1]
-    if rows == 0 or length == 0:
-        raise ValueError(f"the {spec.family} stack got an empty input of shape {tuple(given.shape)}; give >= 1 token")
     past = int(cache.length) if cache is not None and eager(cache.length) else 0
-    if spec.positions is not None and past + length > spec.positions:
-        raise ValueError(
-            f"{past + length} tokens are more than the {spec.positions} positions of the {spec.family} stack; "
-            f"truncate to max_length={spec.positions}, or use a model with more positions"
-        )
+    check_shape(spec, tuple(given.shape), ids is not None, past)
+    rows, length = given.shape[0], given.shape[1]
     if cache is not None and past + length > cache.capacity:
         raise ValueError(
             f"{past} cached and {length} new tokens are more than the cache has room for, {cache.capacity}; give "
             "init_cache a larger max_length"
         )
-    if vectors is not None and vectors.shape[-1] != spec.embedding.size:
-        raise ValueError(
-            f"inputs_embeds are {vectors.shape[-1]} wide and the {spec.family} stack's embeddings "
-            f"{spec.embedding.size}; give what its table of embeddings would"
-        )
     if attention_mask is not None:
-        check_mask(attention_mask, rows, length if cache is None else cache.capacity)
+        check_mask(attention_mask, rows, 0 if cache is None else cache.capacity - length, length)
     embedding = spec.embedding
     for name, size, _ in embedding.beside if beside else ():
         if name in beside:
@@ -279,18 +265,16 @@ def check_array(value: Any, what: str) -> None:
         )
 
 
-def check_mask(mask: Any, rows: int, length: int) -> None:
+def check_mask(mask: Any, rows: int, past: int, length: int) -> None:
     """Refuse a mask that does not fit its tokens.
 
     Raises:
         ValueError: it has another number of rows or columns.
     """
     check_array(mask, "attention_mask")
-    fits = mask.ndim == 3 or (mask.ndim == 2 and mask.shape[1] == length)
+    fits = mask.ndim == 3 or (mask.ndim == 2 and mask.shape[1] == past + length)
     if not fits or mask.shape[0] not in (1, rows):
-        raise ValueError(
-            f"attention_mask of shape {tuple(mask.shape)} does not cover {length} tokens: it must be ({rows}, {length})"
-        )
+        refuse_mask(tuple(mask.shape), rows, past, length)
 
 
 def check_rows(ids: Any, rows: int, name: str) -> None:
@@ -301,10 +285,7 @@ def check_rows(ids: Any, rows: int, name: str) -> None:
     """
     if ids is None or not eager(ids) or ids.size == 0:
         return
-    low, high = int(np.min(ids)), int(np.max(ids))
-    if low < 0 or high >= rows:
-        wrong = low if low < 0 else high
-        raise ValueError(f"{name} holds {wrong}, and the model has rows for 0 to {rows - 1}")
+    check_range(int(np.min(ids)), int(np.max(ids)), rows, name)
 
 
 def beside_of(given: Mapping[str, Any], specs: Mapping[str, StackSpec]) -> list[dict[str, Any]]:
@@ -329,14 +310,14 @@ def check_beside(ids: Any, rows: int, name: str, shape: tuple[int, int]) -> None
     """
     check_array(ids, name)
     if tuple(ids.shape) != shape:
-        raise ValueError(f"{name} of shape {tuple(ids.shape)} must be {shape}, an id for each token")
+        refuse_beside(tuple(ids.shape), shape, name)
     check_rows(ids, rows, name)
 
 
-def check_ids(ids: Any, vocabulary: int, where: str) -> None:
+def check_ids(ids: Any, vocabulary: int, family: str) -> None:
     """Refuse ids outside the vocabulary, where looking costs nothing."""
     if ids.dtype.kind not in "iu":
-        raise ValueError(f"ids of type {ids.dtype} given to the {where} stack; token ids are integers")
+        refuse_type(ids.dtype, family)
     if not eager(ids):
         return
     values = np.asarray(ids)
@@ -344,7 +325,4 @@ def check_ids(ids: Any, vocabulary: int, where: str) -> None:
     if low < 0 or high >= vocabulary:
         wrong = low if low < 0 else high
         row, column = (int(x[0]) for x in np.nonzero(values == wrong))
-        raise ValueError(
-            f"token id {wrong} at row {row}, column {column} is outside the {where} stack's vocabulary of "
-            f"{vocabulary}; use the tokenizer that belongs to the model"
-        )
+        refuse_id(wrong, row, column, family, vocabulary)

@@ -17,6 +17,7 @@ from warmstart import warm_start
 from warmstart.config import PretrainedConfig
 from warmstart.families.encoder_decoder import EncoderDecoderConfig
 from warmstart.fitting import Side
+from warmstart.inputs import check_sources, refuse_no_target
 from warmstart.outputs import BaseModelOutput
 from warmstart.pairing import load_pair
 from warmstart.tf import surgery
@@ -159,7 +160,12 @@ class TFEncoderDecoderModel(PreTrainedModel):
             return attention_mask
         ends = self.config.encoder.eos_token_id
         if pad in (ends if isinstance(ends, (list, tuple)) else [ends]):
-            if eager(input_ids) and input_ids.shape[1] > 1 and (input_ids.numpy()[:, -2:] == pad).all(1).any():
+            if (
+                eager(input_ids)
+                and input_ids.shape.rank == 2
+                and input_ids.shape[1] > 1
+                and (input_ids.numpy()[:, -2:] == pad).all(1).any()
+            ):
                 warnings.warn(
                     f"input_ids seem to end in padding, but the encoder's pad_token_id {pad} is also its eos_token_id: "
                     "pass attention_mask",
@@ -172,7 +178,7 @@ class TFEncoderDecoderModel(PreTrainedModel):
         self, input_ids: Any = None, attention_mask: Any = None, inputs_embeds: Any = None, **kwargs: Any
     ) -> Any:
         """Run the encoder alone: ids (b, s) to an output whose `last_hidden_state` is (b, s, h of the encoder)."""
-        input_ids = as_ids(input_ids, "input_ids")
+        input_ids = as_tensor(input_ids, "input_ids")
         mask = self.encoder_attention_mask(input_ids, attention_mask)
         kwargs = {"use_cache": False, **kwargs}  # a causal encoder's cache is of no use: the source never grows
         return self.encoder(input_ids, attention_mask=mask, inputs_embeds=inputs_embeds, **kwargs)
@@ -218,7 +224,7 @@ class TFEncoderDecoderModel(PreTrainedModel):
             name: getattr(config, name) if given[name] is None else given[name]
             for name in ("output_attentions", "output_hidden_states")
         } | {"training": given["training"]}
-        ids, labels = as_ids(given["input_ids"], "input_ids"), as_ids(given["labels"], "labels")
+        ids, labels = as_tensor(given["input_ids"], "input_ids"), as_ids(given["labels"], "labels")
         mask = self.encoder_attention_mask(ids, given["attention_mask"])
         encoded = given["encoder_outputs"]
         if encoded is None:
@@ -232,7 +238,7 @@ class TFEncoderDecoderModel(PreTrainedModel):
         }
         if labels is not None and inputs["input_ids"] is not None:
             start = config.decoder_start_token_id
-            warn_of_unshifted(as_ids(inputs["input_ids"], "decoder_input_ids"), labels, start)
+            warn_of_unshifted(as_tensor(inputs["input_ids"], "decoder_input_ids"), labels, start)
         inputs = self._decoder_inputs(inputs, labels)
         decoded = self.decoder(
             **inputs,
@@ -264,7 +270,7 @@ class TFEncoderDecoderModel(PreTrainedModel):
             mask = label_mask(labels) if inputs["attention_mask"] is None else inputs["attention_mask"]
             return inputs | {"input_ids": self.prepare_decoder_input_ids_from_labels(labels), "attention_mask": mask}
         if inputs["input_ids"] is None and inputs["inputs_embeds"] is None:
-            raise ValueError("the decoder has nothing to read: give labels, decoder_input_ids or decoder_inputs_embeds")
+            refuse_no_target()
         return inputs
 
     def training_inputs(self, inputs: dict[str, Any], labels: Any) -> tuple[dict[str, Any], Any]:
@@ -280,8 +286,7 @@ class TFEncoderDecoderModel(PreTrainedModel):
         """What cross-attention reads (b, s, h of the decoder); not needed once the cache holds its keys and values."""
         states = tf.cast(as_tensor(states, "encoder_outputs"), self.compute_dtype)
         held = isinstance(cache, KeyValueCache) and cache.layers[0].source is not None
-        if states.shape[-1] != (width := self.config.encoder.hidden_size):
-            raise ValueError(f"encoder_outputs are {states.shape[-1]} wide and the encoder's states {width}")
+        check_sources(states.shape[-1], self.config.encoder.hidden_size)
         return states if held or not hasattr(self, PROJECTION) else self.enc_to_dec_proj(states)
 
     def prepare_decoder_input_ids_from_labels(self, labels: Any) -> Any:

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from warmstart.inputs import check_range, refuse_beside, refuse_id, refuse_labels, refuse_mask
 from warmstart.spec import BESIDE, EmbeddingSpec
-
-IGNORED = -100  # a label that the loss passes over
 
 
 def eager(x: Any) -> bool:
@@ -23,7 +22,7 @@ def eager(x: Any) -> bool:
 
 
 def as_ids(value: Any, name: str) -> Any:
-    """Token ids, labels, positions or token types as an int32 tensor (batch, length); None stays.
+    """Labels, positions or token types as an int32 tensor (batch, length); None stays.
 
     Raises:
         TypeError: they are no tensor, array or list.
@@ -35,18 +34,20 @@ def as_ids(value: Any, name: str) -> Any:
     if not ids.dtype.is_integer or ids.shape.rank not in (None, 2):
         given = f"{tuple(ids.shape)} of {ids.dtype.name}"
         if name == "labels":
-            raise ValueError(f"labels must be a tensor of token ids (batch, target_length), not {given}")
-        raise ValueError(f"{name} is {given}; it must be whole numbers (batch, length), as token ids are integers")
+            refuse_labels(given)
+        raise ValueError(f"{name} is {given}; it must be whole numbers (batch, length)")
     return tf.cast(ids, tf.int32)
 
 
 def as_tensor(value: Any, name: str) -> Any:
-    """A tensor of what is given.
+    """A tensor of what is given, a mask or vectors say; None stays.
 
     Raises:
         TypeError: it is no tensor, array or list.
         ValueError: its rows have different lengths.
     """
+    if value is None:
+        return None
     if isinstance(value, (tf.Tensor, tf.Variable)) or tf.is_symbolic_tensor(value):
         return tf.convert_to_tensor(value)
     if hasattr(value, "__array__"):
@@ -59,11 +60,6 @@ def as_tensor(value: Any, name: str) -> Any:
         raise ValueError(
             f"{name} is a list that is no array ({error}); rows must have one length: tokenizer(..., padding=True)"
         ) from error
-
-
-def as_mask(value: Any, name: str) -> Any:
-    """A mask as a tensor, 1 or True for tokens; None stays."""
-    return None if value is None else as_tensor(value, name)
 
 
 def named(inputs: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,10 +84,7 @@ def check_mask(mask: Any, rows: Any, past: Any, length: Any) -> None:
     places = past + length
     known = isinstance(places, int) and shape.rank == 2 and shape[1] is not None
     if shape.rank != 2 or (known and shape[1] != places) or (isinstance(rows, int) and shape[0] not in (None, 1, rows)):
-        raise ValueError(
-            f"attention_mask of shape {tuple(shape)} does not cover {past} cached and {length} new tokens: it "
-            f"must be ({rows}, {places})"
-        )
+        refuse_mask(tuple(shape), rows, past, length)
 
 
 def check_rows(ids: Any, rows: int, name: str) -> None:
@@ -102,9 +95,7 @@ def check_rows(ids: Any, rows: int, name: str) -> None:
     """
     if ids is None or not eager(ids) or 0 in ids.shape:
         return
-    low, high = int(tf.reduce_min(ids)), int(tf.reduce_max(ids))
-    if low < 0 or high >= rows:
-        raise ValueError(f"{name} holds {low if low < 0 else high}, and the model has rows for 0 to {rows - 1}")
+    check_range(int(tf.reduce_min(ids)), int(tf.reduce_max(ids)), rows, name)
 
 
 def as_beside(given: Mapping[str, Any] | None, spec: EmbeddingSpec, tokens: Any) -> dict[str, Any]:
@@ -121,23 +112,21 @@ def as_beside(given: Mapping[str, Any] | None, spec: EmbeddingSpec, tokens: Any)
         name = BESIDE[table]
         found[table] = ids = as_ids(given[table], name)
         if not ids.shape.is_compatible_with(tokens.shape[:2]):
-            shape = tuple(tokens.shape[:2])
-            raise ValueError(f"{name} of shape {tuple(ids.shape)} must be {shape}, an id for each token")
+            refuse_beside(tuple(ids.shape), tuple(tokens.shape[:2]), name)
         check_rows(ids, rows, name)
     return found
 
 
-def check_ids(ids: Any, vocabulary: int, where: str) -> None:
+def check_vocabulary(ids: Any, vocabulary: int, family: str) -> None:
     """Refuse ids outside the vocabulary, where looking costs nothing."""
-    if not eager(ids):
-        return
-    values = ids.numpy()
-    low, high = (int(x) for x in (values.min(initial=0), values.max(initial=0)))
+    if eager(ids):
+        check_values(ids.numpy(), vocabulary, family)
+
+
+def check_values(ids: Any, vocabulary: int, family: str) -> None:
+    """Refuse ids (r, t) in an array that are outside the vocabulary."""
+    low, high = (int(x) for x in (ids.min(initial=0), ids.max(initial=0)))
     if low < 0 or high >= vocabulary:
         wrong = low if low < 0 else high
-        row, column = (int(x) for x in np.argwhere(values == wrong)[0])
-        raise ValueError(
-            f"token id {wrong} at row {row}, column {column} is outside the {where} stack's "
-            f"vocabulary of {vocabulary}; use the tokenizer that belongs to the model, or resize_token_embeddings "
-            "after adding tokens"
-        )
+        row, column = (int(x) for x in np.argwhere(ids == wrong)[0])
+        refuse_id(wrong, row, column, family, vocabulary)

@@ -10,7 +10,15 @@ from typing import Any
 
 import tensorflow as tf
 
-from warmstart.tf.inputs import IGNORED, eager
+from warmstart.inputs import (
+    IGNORED,
+    check_labels_shape,
+    needed,
+    refuse_label,
+    refuse_nothing,
+    refuse_places,
+)
+from warmstart.tf.inputs import eager
 
 
 def shift_labels(labels: Any, pad_token_id: int | None, decoder_start_token_id: int | None) -> Any:
@@ -22,8 +30,7 @@ def shift_labels(labels: Any, pad_token_id: int | None, decoder_start_token_id: 
     >>> shift_labels(tf.constant([[5, 6, -100]]), pad_token_id=0, decoder_start_token_id=1).numpy()
     array([[1, 5, 6]], dtype=int32)
     """
-    if labels.shape[1] == 0:
-        raise ValueError(f"labels of shape {tuple(labels.shape)} are empty; give at least the end token")
+    check_labels_shape(tuple(labels.shape))
     start, pad = needed("decoder_start_token_id", decoder_start_token_id), needed("pad_token_id", pad_token_id)
     shifted = _moved(labels, start)
     return tf.where(shifted == IGNORED, pad, shifted)
@@ -31,23 +38,6 @@ def shift_labels(labels: Any, pad_token_id: int | None, decoder_start_token_id: 
 
 def _moved(labels: Any, first: int) -> Any:
     return tf.concat([tf.zeros_like(labels[:, :1]) + first, labels[:, :-1]], 1)
-
-
-def needed(name: str, value: Any) -> int:
-    """An id that must be set by now.
-
-    Raises:
-        ValueError: it is None.
-    """
-    if value is None:
-        hint = "tokenizer.cls_token_id" if name == "decoder_start_token_id" else "tokenizer.pad_token_id"
-        raise ValueError(
-            f"{name} is not set: neither the decoder's config nor its tokenizer says it. "
-            f"Set model.config.{name}, for example to {hint} or to the id of the token your labels were trained with"
-        )
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise ValueError(f"{name}={value!r} is not a token id; set model.config.{name} to one whole number")
-    return value
 
 
 def label_mask(labels: Any) -> Any:
@@ -114,18 +104,15 @@ def check_labels(labels: Any, logits: Any) -> None:
     """Refuse labels that do not fit, or are neither -100 nor in the vocabulary, where looking costs nothing."""
     places, vocabulary = logits.shape[:-1], logits.shape[-1]
     if not labels.shape.is_compatible_with(places):
-        raise ValueError(
-            f"labels of shape {tuple(labels.shape)} do not fit logits for {tuple(places)} positions; give one label "
-            "for each, -100 where there is none"
-        )
-    if not eager(labels):
-        return
-    values = labels.numpy()
-    if values.size == 0:
-        raise ValueError("there is nothing to predict: the labels are empty, or a prompt of one token has no next one")
-    odd = values[((values < 0) & (values != IGNORED)) | (values >= vocabulary)]
+        refuse_places(tuple(labels.shape), tuple(places))
+    if eager(labels):
+        check_label_values(labels.numpy(), vocabulary)
+
+
+def check_label_values(labels: Any, vocabulary: int) -> None:
+    """Refuse labels (b, t) in an array that are none, or neither -100 nor in the vocabulary."""
+    if labels.size == 0:
+        refuse_nothing()
+    odd = labels[((labels < 0) & (labels != IGNORED)) | (labels >= vocabulary)]
     if odd.size:
-        raise ValueError(
-            f"label {odd[0]} is neither -100 nor in the decoder's vocabulary of {vocabulary}; tokenize the targets "
-            "with the decoder's tokenizer, and use -100 for what the loss ignores"
-        )
+        refuse_label(int(odd[0]), vocabulary)

@@ -13,7 +13,7 @@ import tensorflow as tf
 from warmstart.spec import EmbeddingSpec, StackSpec
 from warmstart.tf.cache import KeyValueCache
 from warmstart.tf.elements import size_of
-from warmstart.tf.inputs import as_mask
+from warmstart.tf.inputs import as_tensor
 
 
 def source_mask(attention_mask: Any) -> Any:
@@ -72,8 +72,8 @@ def with_global(attention_mask: Any, global_attention_mask: Any, spec: StackSpec
         return attention_mask
     if not spec.attention.global_tokens:
         raise ValueError(f"a {spec.family} stack has no global attention; leave global_attention_mask out")
-    reach = tf.cast(tf.cast(as_mask(global_attention_mask, "global_attention_mask"), tf.bool), tf.int32) + 1
-    mask = as_mask(attention_mask, "attention_mask")
+    reach = tf.cast(tf.cast(as_tensor(global_attention_mask, "global_attention_mask"), tf.bool), tf.int32) + 1
+    mask = as_tensor(attention_mask, "attention_mask")
     if reach.shape.rank != 2 or (mask is not None and not reach.shape.is_compatible_with(mask.shape)):
         shape = tuple(reach.shape)
         raise ValueError(f"global_attention_mask of shape {shape} must be (batch, length), as attention_mask is")

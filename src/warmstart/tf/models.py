@@ -14,6 +14,7 @@ import tensorflow as tf
 from warmstart.config import PretrainedConfig
 from warmstart.families import family_of, spec_of
 from warmstart.fitting import Side
+from warmstart.inputs import check_target_rows
 from warmstart.outputs import (
     BaseModelOutputWithPastAndCrossAttentions,
     CausalLMOutputWithCrossAttentions,
@@ -297,11 +298,8 @@ class TFAutoModelForMaskedLM(StackModel):
 
 def _check_sources(own: Any, source: Any) -> None:
     rows = getattr(own, "shape", (None,))[0] if own is not None else None
-    if rows is not None and source.shape[0] and rows % source.shape[0]:
-        raise ValueError(
-            f"the decoder has {rows} rows for {source.shape[0]} sources; labels and decoder_input_ids must "
-            "have as many rows for each source, one or more"
-        )
+    if rows is not None and source.shape[0]:
+        check_target_rows(rows, source.shape[0])
 
 
 def _without_self(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -69,7 +69,10 @@ class PreTrainedModel(Trained):
         if "kwargs" not in inspect.signature(self.call).parameters:
             arguments.pop("num_items_in_batch", None)
             if unknown := sorted(arguments.keys() - {*names}):
-                raise TypeError(f"{type(self).__name__} got unknown arguments {unknown}; it knows {', '.join(names)}")
+                raise TypeError(
+                    f"{type(self).__name__}.call() got an unexpected keyword argument {unknown[0]!r}; it knows "
+                    f"{', '.join(names)}"
+                )
         with plain_errors():
             return super().__call__(**arguments)
 

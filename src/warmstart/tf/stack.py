@@ -11,6 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from warmstart.inputs import check_shape, one_of, refuse_type
 from warmstart.positions import alibi_slopes, beyond, inverse_frequencies, relative_buckets
 from warmstart.spec import RotarySpec, StackSpec
 from warmstart.tf.attention import Source
@@ -18,7 +19,7 @@ from warmstart.tf.cache import KeyValueCache
 from warmstart.tf.disentangled import Convolution, Distances
 from warmstart.tf.elements import make_norm, size_of, table
 from warmstart.tf.ends import Embeddings
-from warmstart.tf.inputs import as_beside, as_ids, as_mask, as_tensor, check_ids, check_mask, check_rows
+from warmstart.tf.inputs import as_beside, as_ids, as_tensor, check_mask, check_rows, check_vocabulary
 from warmstart.tf.layers import TransformerLayer
 from warmstart.tf.masks import (
     counted,
@@ -86,9 +87,10 @@ class Stack(PreTrainedModel):
         t) of the tables that stand beside the tokens', by table.
         """
         spec, past = self.spec, cache.length if cache is not None else 0
-        ids, vectors = as_ids(input_ids, "input_ids"), self._vectors(inputs_embeds)
-        attention_mask = as_mask(attention_mask, "attention_mask")
+        ids, vectors = as_tensor(input_ids, "input_ids"), self._vectors(inputs_embeds)
+        attention_mask = as_tensor(attention_mask, "attention_mask")
         length = self._check(ids, vectors, attention_mask, past, cache)
+        ids = None if ids is None else tf.cast(ids, tf.int32)
         rows, kinds = as_ids(position_ids, "position_ids"), as_ids(token_type_ids, "token_type_ids")
         check_rows(kinds, spec.embedding.token_types, "token_type_ids")
         beside = as_beside(beside, spec.embedding, ids if vectors is None else vectors)
@@ -113,7 +115,7 @@ class Stack(PreTrainedModel):
         if self.relative_bias is not None and spec.attention.relative is not None:
             buckets = relative_buckets(spec.attention.relative)
             bias = tf.cast(leaning_by(self.relative_bias, buckets, length, cache), x.dtype)
-        seen = source_mask(as_mask(source_attention_mask, "the source's attention_mask"))
+        seen = source_mask(as_tensor(source_attention_mask, "the source's attention_mask"))
         new_cache = None if cache is None else cache.copied()
         read = None if source is None else flat_source(source)
         distances = None if self.distances is None else self.distances(length=length)
@@ -187,32 +189,16 @@ class Stack(PreTrainedModel):
     def _check(self, ids: Any, vectors: Any, attention_mask: Any, past: Any, cache: KeyValueCache | None) -> Any:
         """The length of the input, after the checks that cost nothing."""
         spec = self.spec
-        if (ids is None) == (vectors is None):
-            raise ValueError("give either input ids or input vectors (`inputs_embeds`), and not both")
-        given = ids if ids is not None else vectors
-        if given.shape.rank != (2 if ids is not None else 3):
-            raise ValueError(f"input of shape {tuple(given.shape)} is not (batch, length) ids or (batch, length, size)")
-        if 0 in (given.shape[0], given.shape[1]):
-            raise ValueError(
-                f"the {spec.family} stack got an empty input of shape {tuple(given.shape)}; give >= 1 token"
-            )
+        given = one_of(ids, vectors)
+        if ids is not None and not ids.dtype.is_integer:
+            refuse_type(ids.dtype.name, spec.family)
+        check_shape(spec, tuple(given.shape), ids is not None, past if isinstance(past, int) else None)
         length = size_of(given, 1)
-        known = isinstance(past, int) and isinstance(length, int)
-        if spec.positions is not None and known and past + length > spec.positions:
-            raise ValueError(
-                f"{past + length} tokens are more than the {spec.positions} positions of the {spec.family} stack; "
-                f"truncate to max_length={spec.positions}, or use a model with more positions"
-            )
-        if vectors is not None and vectors.shape[-1] != spec.embedding.size:
-            raise ValueError(
-                f"inputs_embeds are {vectors.shape[-1]} wide and the {spec.family} stack's embeddings "
-                f"{spec.embedding.size}; give what get_input_embeddings() would"
-            )
         if attention_mask is not None:
             held = cache.capacity - length if cache is not None and cache.capacity is not None else past
             check_mask(attention_mask, size_of(given, 0), held, length)
         if ids is not None:
-            check_ids(ids, spec.embedding.vocabulary, spec.family)
+            check_vocabulary(ids, spec.embedding.vocabulary, spec.family)
         return length
 
 

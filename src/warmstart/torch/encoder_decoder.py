@@ -16,6 +16,7 @@ from warmstart import warm_start
 from warmstart.config import PretrainedConfig
 from warmstart.families.encoder_decoder import EncoderDecoderConfig
 from warmstart.fitting import Side
+from warmstart.inputs import check_sources, refuse_no_target
 from warmstart.outputs import BaseModelOutput, Seq2SeqLMOutput
 from warmstart.pairing import load_pair
 from warmstart.torch import surgery
@@ -256,7 +257,7 @@ class EncoderDecoderModel(PreTrainedModel):
                 if decoder_attention_mask is None:
                     decoder_attention_mask = label_mask(labels)
         if decoder_input_ids is None and decoder_inputs_embeds is None:
-            raise ValueError("the decoder has nothing to read: give labels, decoder_input_ids or decoder_inputs_embeds")
+            refuse_no_target()
         decoded = self.decoder(
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,
@@ -288,8 +289,7 @@ class EncoderDecoderModel(PreTrainedModel):
     def _source(self, states: Tensor, cache: KeyValueCache | None) -> Tensor:
         """What cross-attention reads (b, s, h of the decoder); not needed once the cache holds its keys and values."""
         held = isinstance(cache, KeyValueCache) and cache.layers[0].source is not None
-        if states.shape[-1] != (width := self.config.encoder.hidden_size):
-            raise ValueError(f"encoder_outputs are {states.shape[-1]} wide and the encoder's states {width}")
+        check_sources(states.shape[-1], self.config.encoder.hidden_size)
         return states if held or not hasattr(self, PROJECTION) else self.enc_to_dec_proj(states)
 
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:

@@ -11,9 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from warmstart.inputs import (
+    IGNORED,
+    check_labels_shape,
+    needed,
+    refuse_label,
+    refuse_labels,
+    refuse_nothing,
+    refuse_places,
+)
 from warmstart.torch.masks import eager
 
-IGNORED = -100
 ROWS = 32  # of logits at a time, where there is no backward pass
 
 
@@ -28,29 +36,11 @@ def shift_labels(labels: Tensor, pad_token_id: int | None, decoder_start_token_i
     """
     if not isinstance(labels, Tensor) or labels.dim() != 2 or labels.is_floating_point():
         given = f"{tuple(labels.shape)} of {labels.dtype}" if isinstance(labels, Tensor) else type(labels).__name__
-        raise ValueError(f"labels must be a tensor of token ids (batch, target_length), not {given}")
-    if labels.shape[1] == 0:
-        raise ValueError(f"labels of shape {tuple(labels.shape)} are empty; give at least the end token")
+        refuse_labels(given)
+    check_labels_shape(tuple(labels.shape))
     start, pad = needed("decoder_start_token_id", decoder_start_token_id), needed("pad_token_id", pad_token_id)
     shifted = F.pad(labels, (1, -1), value=start)
     return shifted.masked_fill(shifted == IGNORED, pad)
-
-
-def needed(name: str, value: int | None) -> int:
-    """An id that must be set by now.
-
-    Raises:
-        ValueError: it is None.
-    """
-    if value is None:
-        hint = "tokenizer.cls_token_id" if name == "decoder_start_token_id" else "tokenizer.pad_token_id"
-        raise ValueError(
-            f"{name} is not set: neither the decoder's config nor its tokenizer says it. "
-            f"Set model.config.{name}, for example to {hint} or to the id of the token your labels were trained with"
-        )
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise ValueError(f"{name}={value!r} is not a token id; set model.config.{name} to one whole number")
-    return value
 
 
 def label_mask(labels: Tensor) -> Tensor:
@@ -90,10 +80,7 @@ def cross_entropy(
     losses of its parts then add up to the loss of the whole. Label smoothing as in Szegedy et al. 2016, section 7.
     """
     if eager(labels) and labels.shape != logits.shape[:-1]:
-        raise ValueError(
-            f"labels of shape {tuple(labels.shape)} do not fit logits for {tuple(logits.shape[:-1])} positions; give "
-            "one label for each, -100 where there is none"
-        )
+        refuse_places(tuple(labels.shape), tuple(logits.shape[:-1]))
     check_labels(labels, logits.shape[-1])
     logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
     labels = labels.to(logits.device).reshape(-1)
@@ -112,12 +99,8 @@ def check_labels(labels: Tensor, vocabulary: int) -> None:
     if not eager(labels):
         return
     if labels.numel() == 0:
-        raise ValueError("there is nothing to predict: the labels are empty, or a prompt of one token has no next one")
+        refuse_nothing()
     low, high = (int(x) for x in labels.aminmax())
     odd = labels[(labels < 0) & (labels != IGNORED)] if low < 0 else labels[:0]
     if high >= vocabulary or odd.numel():
-        wrong = high if high >= vocabulary else int(odd.flatten()[0])
-        raise ValueError(
-            f"label {wrong} is neither -100 nor in the decoder's vocabulary of {vocabulary}; tokenize the targets with "
-            "the decoder's tokenizer, and use -100 for what the loss ignores"
-        )
+        refuse_label(high if high >= vocabulary else int(odd.flatten()[0]), vocabulary)

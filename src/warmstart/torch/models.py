@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from warmstart.config import PretrainedConfig
 from warmstart.families import family_of, spec_of
 from warmstart.fitting import Side
+from warmstart.inputs import check_target_rows
 from warmstart.outputs import (
     BaseModelOutputWithPastAndCrossAttentions,
     CausalLMOutputWithCrossAttentions,
@@ -92,11 +93,8 @@ class StackModel(Stack):
             )
         source, own = given["encoder_hidden_states"], given["input_ids"]
         own = given["inputs_embeds"] if own is None else own
-        if isinstance(own, Tensor) and source is not None and eager(own) and own.shape[0] % source.shape[0]:
-            raise ValueError(
-                f"the decoder has {own.shape[0]} rows for {source.shape[0]} sources; labels and decoder_input_ids must "
-                "have as many rows for each source, one or more"
-            )
+        if isinstance(own, Tensor) and source is not None and eager(own):
+            check_target_rows(own.shape[0], source.shape[0])
         # In training nothing reads a cache: made unasked, it would keep keys and values beyond the backward pass.
         use_cache = config.use_cache and not self.training if given["use_cache"] is None else given["use_cache"]
         if cache is None and use_cache and self.spec.causal and not (self.checkpoint_layers and self.training):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from warmstart.inputs import check_range, check_shape, one_of, refuse_beside, refuse_id, refuse_mask, refuse_type
 from warmstart.positions import alibi_slopes, beyond, inverse_frequencies, relative_buckets
 from warmstart.spec import BESIDE, StackSpec
 from warmstart.torch.attention import Mask
@@ -221,29 +222,11 @@ class Stack(PreTrainedModel):
     ) -> tuple[int, int]:
         """Rows and length of the input, after the checks that cost nothing."""
         spec = self.spec
-        if (ids is None) == (vectors is None):
-            raise ValueError("give either input ids or input vectors (`inputs_embeds`), and not both")
-        given = ids if ids is not None else vectors
-        assert given is not None
+        given = one_of(ids, vectors)
         check_tensor(given, f"the {spec.family} stack's input")
-        if given.dim() != (2 if ids is not None else 3):
-            raise ValueError(f"input of shape {tuple(given.shape)} is not (batch, length) ids or (batch, length, size)")
-        rows, length = given.shape[0], given.shape[1]
         past = cache.length if cache is not None else 0
-        if rows == 0 or length == 0:
-            raise ValueError(
-                f"the {spec.family} stack got an empty input of shape {tuple(given.shape)}; give >= 1 token"
-            )
-        if spec.positions is not None and past + length > spec.positions:
-            raise ValueError(
-                f"{past + length} tokens are more than the {spec.positions} positions of the {spec.family} stack; "
-                f"truncate to max_length={spec.positions}, or use a model with more positions"
-            )
-        if vectors is not None and vectors.shape[-1] != spec.embedding.size:
-            raise ValueError(
-                f"inputs_embeds are {vectors.shape[-1]} wide and the {spec.family} stack's embeddings "
-                f"{spec.embedding.size}; give what get_input_embeddings() would"
-            )
+        check_shape(spec, tuple(given.shape), ids is not None, past)
+        rows, length = given.shape[0], given.shape[1]
         if attention_mask is not None:
             check_mask(attention_mask, rows, past, length)
         if ids is not None:
@@ -274,10 +257,7 @@ def check_mask(mask: Tensor, rows: int, past: int, length: int) -> None:
     """
     fits = mask.dim() in (3, 4) or (mask.dim() == 2 and mask.shape[1] == past + length)
     if not fits or (eager(mask) and mask.shape[0] not in (1, rows)):
-        raise ValueError(
-            f"attention_mask of shape {tuple(mask.shape)} does not cover {past} cached and {length} new tokens: it "
-            f"must be ({rows}, {past + length})"
-        )
+        refuse_mask(tuple(mask.shape), rows, past, length)
 
 
 def check_rows(ids: Tensor | None, table: Any, name: str) -> None:
@@ -289,9 +269,7 @@ def check_rows(ids: Tensor | None, table: Any, name: str) -> None:
     if ids is None or table is None or not eager(ids) or ids.numel() == 0:
         return
     low, high = (int(x) for x in ids.aminmax())
-    if low < 0 or high >= table.num_embeddings:
-        wrong = low if low < 0 else high
-        raise ValueError(f"{name} holds {wrong}, and the model has rows for 0 to {table.num_embeddings - 1}")
+    check_range(low, high, table.num_embeddings, name)
 
 
 def check_beside(ids: Any, table: Any, name: str, shape: tuple[int, int]) -> None:
@@ -303,21 +281,18 @@ def check_beside(ids: Any, table: Any, name: str, shape: tuple[int, int]) -> Non
     """
     check_tensor(ids, name)
     if ids.shape != shape:
-        raise ValueError(f"{name} of shape {tuple(ids.shape)} must be {shape}, an id for each token")
+        refuse_beside(tuple(ids.shape), shape, name)
     check_rows(ids, table, name)
 
 
-def check_ids(ids: Tensor, vocabulary: int, where: str) -> None:
+def check_ids(ids: Tensor, vocabulary: int, family: str) -> None:
     """Refuse ids outside the vocabulary, where looking costs nothing."""
     if ids.dtype not in (torch.int64, torch.int32):
-        raise ValueError(f"ids of type {ids.dtype} given to the {where} stack; token ids are integers (torch.long)")
+        refuse_type(ids.dtype, family)
     if not eager(ids):
         return
     low, high = (int(x) for x in ids.aminmax())
     if low < 0 or high >= vocabulary:
         wrong = low if low < 0 else high
         row, column = (int(x) for x in (ids == wrong).nonzero()[0])
-        raise ValueError(
-            f"token id {wrong} at row {row}, column {column} is outside the {where} stack's vocabulary of "
-            f"{vocabulary}; use the tokenizer that belongs to the model, or resize_token_embeddings after adding tokens"
-        )
+        refuse_id(wrong, row, column, family, vocabulary)

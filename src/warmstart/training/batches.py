@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from warmstart.torch.loss import IGNORED
+from warmstart.inputs import IGNORED
 from warmstart.training.examples import Examples
 
 _BATCHES_IN_BUCKET = 50  # about so many batches are drawn from rows that were sorted together

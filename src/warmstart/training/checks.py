@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from warmstart.torch.loss import IGNORED, check_labels, needed
+from warmstart.inputs import IGNORED, needed
+from warmstart.torch.loss import check_labels
 from warmstart.torch.stack import check_ids
 from warmstart.training.batches import collate
 from warmstart.training.examples import Examples

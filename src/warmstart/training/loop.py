@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from warmstart.torch.loss import IGNORED
+from warmstart.inputs import IGNORED
 from warmstart.training import lora, measure, sharding, state
 from warmstart.training.batches import Order
 from warmstart.training.checks import check_batch

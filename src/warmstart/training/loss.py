@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from warmstart.torch.loss import IGNORED, label_mask
+from warmstart.inputs import IGNORED
+from warmstart.torch.loss import label_mask
 from warmstart.warm_start import PROJECTION
 
 _LOGITS_AT_ONCE = {"cpu": 2**23, "cuda": 2**27}  # numbers; more at once is no faster

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from warmstart.torch.loss import IGNORED
+from warmstart.inputs import IGNORED
 from warmstart.training.batches import collate, plan
 from warmstart.training.examples import Examples
 from warmstart.training.extras import needs

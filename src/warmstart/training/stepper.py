@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from warmstart.torch.loss import IGNORED
+from warmstart.inputs import IGNORED
 from warmstart.training import lora, sharding
 from warmstart.training.allocation import keep_memory
 from warmstart.training.batches import collate, split

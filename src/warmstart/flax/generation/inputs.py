@@ -10,6 +10,21 @@ from typing import Any
 import jax
 import numpy as np
 
+from warmstart.decoding.inputs import (
+    check_alone,
+    check_guided,
+    check_ids,
+    check_multiple,
+    check_negative_rows,
+    check_prompt,
+    check_starts,
+    check_vectors,
+    first_token,
+    padding_of,
+    refuse_prompt_mask,
+    refuse_right_padding,
+    source_name,
+)
 from warmstart.decoding.settings import start_ids
 from warmstart.flax.masks import with_global
 from warmstart.flax.stack import check_input
@@ -35,8 +50,7 @@ def source_arrays(model: Any, arguments: dict[str, Any], multiple: int | None) -
     arrays = {"input_ids": ids, "attention_mask": mask, **given}
     if multiple is None:
         return arrays
-    if not isinstance(multiple, int) or multiple < 1:
-        raise ValueError(f"pad_to_multiple_of={multiple!r}: it must be a whole number, 1 or more")
+    check_multiple(multiple)
     if mask is not None and mask.ndim == 3:
         raise ValueError("pad_to_multiple_of needs an attention_mask (batch, source_length)")
     tokens: Any = ids if ids is not None else given["inputs_embeds"]
@@ -57,11 +71,9 @@ def negative_arrays(
     ids, mask = arguments.get("negative_prompt_ids"), arguments.get("negative_prompt_attention_mask")
     if ids is None:
         return {}
-    if config.guidance_scale in (None, 1):
-        raise ValueError("negative_prompt_ids are what guidance_scale leads away from: set it to a number above 1")
+    check_guided(config)
     _check_ids(ids, "negative_prompt_ids")
-    if len(ids) not in (1, rows):
-        raise ValueError(f"negative_prompt_ids has {len(ids)} rows for {rows} sources; give one, or one each")
+    check_negative_rows(len(ids), rows)
     if encoder_decoder:
         mask = model.encoder_attention_mask(ids, mask)
         check_input(model.module.encoder_spec, ids, None, mask)
@@ -82,21 +94,16 @@ def decoder_prompt(model: Any, config: GenerationConfig, arguments: dict[str, An
     sources = _count_sources(arguments)
     prompt, mask = arguments.get("decoder_input_ids"), arguments.get("decoder_attention_mask")
     if mask is not None and (prompt is None or mask.shape != prompt.shape):
-        raise ValueError("decoder_attention_mask belongs to decoder_input_ids of the same shape; give both, or neither")
+        refuse_prompt_mask()
     if prompt is not None:
         _check_ids(prompt, "decoder_input_ids")
         _check_left_padded(mask)
-        if len(prompt) != sources:
-            raise ValueError(
-                f"decoder_input_ids has {len(prompt)} rows and the source {sources}; they must be the same"
-            )
+        check_prompt(len(prompt), sources)
         if config.decoder_start_token_id is None and config.bos_token_id is None:
             return prompt, mask
     start = np.asarray(start_ids(config), np.int32)
-    if start.ndim and len(start) not in (1, sources):
-        raise ValueError(
-            f"decoder_start_token_id has {len(start)} ids for {sources} sources; give one, or one for each"
-        )
+    if start.ndim:
+        check_starts(len(start), sources)
     start = np.broadcast_to(start.reshape(-1, 1), (sources, 1))
     if prompt is None:
         return start, None
@@ -116,19 +123,15 @@ def decoder_prompt(model: Any, config: GenerationConfig, arguments: dict[str, An
 def prompt_only(model: Any, config: GenerationConfig, arguments: dict[str, Any]) -> Prompt:
     """The prompt of a model without an encoder (b, p), and its mask."""
     read = ("input_ids", "attention_mask", "tokenizer", "negative_prompt_ids", "negative_prompt_attention_mask")
-    for name in arguments:
-        if name not in read and arguments[name] is not None:
-            raise ValueError(f"{name} is not supported by generate() of a model without an encoder; give input_ids")
+    check_alone(arguments, (name for name in arguments if name not in read))
     ids, mask = arguments.get("input_ids"), arguments.get("attention_mask")
     if ids is None:
-        if config.bos_token_id is None:
-            raise ValueError("there is nothing to begin with: give input_ids, or set model.config.bos_token_id")
-        return np.array([[config.bos_token_id]], np.int32), None
+        return np.array([[first_token(config)]], np.int32), None
     _check_ids(ids, "input_ids")
     check_input(model.spec, ids, None, mask)
-    ends = config.eos_token_id if isinstance(config.eos_token_id, (list, tuple)) else [config.eos_token_id]
-    if mask is None and config.pad_token_id is not None and config.pad_token_id not in ends:
-        mask = ids != config.pad_token_id
+    pad = padding_of(config)
+    if mask is None and pad is not None:
+        mask = ids != pad
     _check_left_padded(mask)
     if mask is not None and not isinstance(mask, jax.core.Tracer) and np.asarray(mask).all():
         mask = None
@@ -137,32 +140,22 @@ def prompt_only(model: Any, config: GenerationConfig, arguments: dict[str, Any])
 
 def _check_left_padded(mask: Any) -> None:
     if mask is not None and not isinstance(mask, jax.core.Tracer) and not np.asarray(mask)[:, -1].all():
-        raise ValueError(
-            "the prompt ends in padding, and generation goes on from its last position: pad it on the left "
-            "(tokenizer.padding_side = 'left')"
-        )
+        refuse_right_padding()
 
 
 def _count_sources(arguments: dict[str, Any]) -> int:
-    ids, embeds, outputs = (arguments.get(name) for name in ("input_ids", "inputs_embeds", "encoder_outputs"))
-    if outputs is not None:
-        return len(outputs[0])
-    if (ids is None) == (embeds is None):
-        given = "neither" if ids is None else "both"
-        raise ValueError(f"generate() needs either input_ids or inputs_embeds for the encoder; it got {given}")
-    if embeds is not None:
-        if embeds.ndim != 3 or 0 in embeds.shape:
-            raise ValueError(f"inputs_embeds is {tuple(embeds.shape)}; it must be (batch, source_length, hidden)")
-        return len(embeds)
-    _check_ids(ids, "input_ids")
-    assert ids is not None
-    return len(ids)
+    name = source_name(arguments)
+    given = arguments[name]
+    if name == "encoder_outputs":
+        return len(given[0])
+    if name == "inputs_embeds":
+        check_vectors(tuple(given.shape))
+    else:
+        _check_ids(given, name)
+    return len(given)
 
 
 def _check_ids(ids: Any, name: str) -> None:
     if not isinstance(ids, (np.ndarray, jax.Array)):
         raise ValueError(f"{name} is a {type(ids).__name__}; it must be an array (batch, length)")
-    if ids.ndim != 2 or ids.dtype.kind not in "iu":
-        raise ValueError(f"{name} is {tuple(ids.shape)} of {ids.dtype}; it must be whole numbers (batch, length)")
-    if 0 in ids.shape:
-        raise ValueError(f"{name} is empty, {tuple(ids.shape)}; give at least one row with at least one token")
+    check_ids(name, tuple(ids.shape), ids.dtype, ids.dtype.kind in "iu")

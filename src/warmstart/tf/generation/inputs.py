@@ -10,10 +10,26 @@ from typing import Any
 
 import tensorflow as tf
 
+from warmstart.decoding.inputs import (
+    check_alone,
+    check_guided,
+    check_ids,
+    check_multiple,
+    check_negative_rows,
+    check_prompt,
+    check_starts,
+    check_vectors,
+    first_token,
+    padding_of,
+    refuse_prompt_mask,
+    refuse_right_padding,
+    source_name,
+)
 from warmstart.decoding.settings import start_ids
 from warmstart.generation_config import GenerationConfig
+from warmstart.inputs import check_length
 from warmstart.spec import BESIDE
-from warmstart.tf.inputs import as_ids, as_mask, as_tensor, check_ids, eager
+from warmstart.tf.inputs import as_ids, as_tensor, check_vocabulary, eager
 from warmstart.tf.masks import with_global
 
 ENCODER_ARGUMENTS = ("token_type_ids", "position_ids", *BESIDE.values())
@@ -48,15 +64,14 @@ def negative_tensors(
     """What `guidance_scale` leads away from: another source, or without an encoder another prompt; for each row."""
     if arguments.get("negative_prompt_ids") is None:
         return {}
-    if config.guidance_scale in (None, 1):
-        raise ValueError("negative_prompt_ids are what guidance_scale leads away from: set it to a number above 1")
+    check_guided(config)
     ids = checked_ids(arguments["negative_prompt_ids"], "negative_prompt_ids")
-    mask = as_mask(arguments.get("negative_prompt_attention_mask"), "negative_prompt_attention_mask")
+    mask = as_tensor(arguments.get("negative_prompt_attention_mask"), "negative_prompt_attention_mask")
     rows = prompt.shape[0]
-    if rows is not None and ids.shape[0] not in (1, rows, None):
-        raise ValueError(f"negative_prompt_ids has {ids.shape[0]} rows for {rows} sources; give one, or one each")
+    if rows is not None and ids.shape[0] is not None:
+        check_negative_rows(ids.shape[0], rows)
     spec = model.encoder.spec if encoder_decoder else model.spec
-    check_ids(ids, spec.embedding.vocabulary, spec.family)
+    check_vocabulary(ids, spec.embedding.vocabulary, spec.family)
     mask = model.encoder_attention_mask(ids, mask)
     if not encoder_decoder:
         check_left_padded(mask)
@@ -68,44 +83,32 @@ def negative_tensors(
 def source_tensors(model: Any, arguments: dict[str, Any], multiple: int | None) -> dict[str, Any]:
     """The source as tensors, by their names, its length rounded up to a multiple: (b, s) ids and mask, and the like."""
     given: dict[str, Any] = {}
-    outputs = arguments.get("encoder_outputs")
-    mask = as_mask(arguments.get("attention_mask"), "attention_mask")
-    if outputs is not None:
-        states = outputs if not isinstance(outputs, (tuple, list)) and not hasattr(outputs, "keys") else outputs[0]
-        given["states"] = as_tensor(states, "encoder_outputs")
-    elif (arguments.get("input_ids") is None) == (arguments.get("inputs_embeds") is None):
-        both = "neither" if arguments.get("input_ids") is None else "both"
-        raise ValueError(f"generate() needs either input_ids or inputs_embeds for the encoder; it got {both}")
-    elif arguments.get("inputs_embeds") is not None:
-        given["inputs_embeds"] = as_tensor(arguments["inputs_embeds"], "inputs_embeds")
-        if given["inputs_embeds"].shape.rank != 3:
-            shape = tuple(given["inputs_embeds"].shape)
-            raise ValueError(f"inputs_embeds is {shape}; it must be (batch, source_length, hidden)")
+    name = source_name(arguments)
+    source = arguments[name]
+    mask = as_tensor(arguments.get("attention_mask"), "attention_mask")
+    if name == "encoder_outputs":
+        states = source if not isinstance(source, (tuple, list)) and not hasattr(source, "keys") else source[0]
+        given["states"] = as_tensor(states, name)
+    elif name == "inputs_embeds":
+        given[name] = as_tensor(source, name)
+        check_vectors(tuple(given[name].shape))
     else:
-        given["input_ids"] = ids = checked_ids(arguments["input_ids"], "input_ids")
-        check_ids(ids, model.encoder.spec.embedding.vocabulary, model.encoder.spec.family)
+        given[name] = ids = checked_ids(source, name)
+        check_vocabulary(ids, model.encoder.spec.embedding.vocabulary, model.encoder.spec.family)
         mask = model.encoder_attention_mask(ids, mask)
     mask = with_global(mask, arguments.get("global_attention_mask"), model.encoder.spec)
     given |= {name: as_ids(arguments[name], name) for name in ENCODER_ARGUMENTS if arguments.get(name) is not None}
     if mask is not None:
         given["attention_mask"] = tf.cast(mask, tf.int32)
     first = next(iter(given.values()))
-    _check_length(first.shape[1], model.encoder.spec)
+    if first.shape[1] is not None:
+        check_length(model.encoder.spec, first.shape[1])
     return given if multiple is None else _rounded_up(given, first, multiple, model.encoder.spec.positions)
-
-
-def _check_length(length: int | None, spec: Any) -> None:
-    if length is not None and spec.positions is not None and length > spec.positions:
-        raise ValueError(
-            f"{length} tokens are more than the {spec.positions} positions of the {spec.family} stack; truncate to "
-            f"max_length={spec.positions}, or use a model with more positions"
-        )
 
 
 def _rounded_up(given: dict[str, Any], first: Any, multiple: int, most: int | None) -> dict[str, Any]:
     """The source padded on the right, and masked there, to the next multiple of so many tokens."""
-    if isinstance(multiple, bool) or not isinstance(multiple, int) or multiple < 1:
-        raise ValueError(f"pad_to_multiple_of={multiple!r} is not a number of tokens, 1 or more")
+    check_multiple(multiple)
     length = first.shape[1]
     if length is None:
         raise ValueError("pad_to_multiple_of needs to know the source's length; pad outside of the tf.function")
@@ -120,22 +123,20 @@ def decoder_prompt(config: GenerationConfig, arguments: dict[str, Any], sources:
 
     Inside a `tf.function` values cannot be looked at: there `decoder_input_ids` are taken as they are.
     """
-    prompt, mask = arguments.get("decoder_input_ids"), as_mask(arguments.get("decoder_attention_mask"), "mask")
+    prompt, mask = arguments.get("decoder_input_ids"), as_tensor(arguments.get("decoder_attention_mask"), "mask")
     if prompt is not None:
         prompt = checked_ids(prompt, "decoder_input_ids")
     if mask is not None and (prompt is None or mask.shape != prompt.shape):
-        raise ValueError("decoder_attention_mask belongs to decoder_input_ids of the same shape; give both, or neither")
+        refuse_prompt_mask()
     check_left_padded(mask)
     if prompt is not None:
-        if isinstance(sources, int) and prompt.shape[0] not in (None, sources):
-            raise ValueError(
-                f"decoder_input_ids has {prompt.shape[0]} rows and the source {sources}; they must be the same"
-            )
+        if isinstance(sources, int) and prompt.shape[0] is not None:
+            check_prompt(prompt.shape[0], sources)
         if not eager(prompt) or (config.decoder_start_token_id is None and config.bos_token_id is None):
             return prompt, mask
     ids = start_ids(config)
-    if not isinstance(ids, int) and isinstance(sources, int) and len(ids) not in (1, sources):
-        raise ValueError(f"decoder_start_token_id has {len(ids)} ids for {sources} sources; give one, or one for each")
+    if not isinstance(ids, int) and isinstance(sources, int):
+        check_starts(len(ids), sources)
     start = tf.broadcast_to(tf.reshape(tf.constant(ids, tf.int32), [-1, 1]), [sources, 1])
     if prompt is None:
         return start, None
@@ -152,23 +153,19 @@ def decoder_prompt(config: GenerationConfig, arguments: dict[str, Any], sources:
 def prompt_only(model: Any, config: GenerationConfig, arguments: dict[str, Any]) -> tuple[Any, Any]:
     """The prompt of a model without an encoder (b, p), and its mask."""
     others = ("encoder_outputs", "inputs_embeds", "decoder_input_ids", "decoder_attention_mask")
-    for name in (*others, *ENCODER_ARGUMENTS, "global_attention_mask"):
-        if arguments.get(name) is not None:
-            raise ValueError(f"{name} is not supported by generate() of a model without an encoder; give input_ids")
-    ids, mask = arguments.get("input_ids"), as_mask(arguments.get("attention_mask"), "attention_mask")
+    check_alone(arguments, (*others, *ENCODER_ARGUMENTS, "global_attention_mask"))
+    ids, mask = arguments.get("input_ids"), as_tensor(arguments.get("attention_mask"), "attention_mask")
     if ids is None:
-        if config.bos_token_id is None:
-            raise ValueError("there is nothing to begin with: give input_ids, or set model.config.bos_token_id")
-        return tf.constant([[config.bos_token_id]], tf.int32), None
+        return tf.constant([[first_token(config)]], tf.int32), None
     ids = checked_ids(ids, "input_ids")
-    check_ids(ids, model.spec.embedding.vocabulary, model.spec.family)
+    check_vocabulary(ids, model.spec.embedding.vocabulary, model.spec.family)
     if mask is not None and mask.shape != ids.shape:
         raise ValueError(
             f"attention_mask is {tuple(mask.shape)} and input_ids {tuple(ids.shape)}; they must be the same"
         )
-    ends = config.eos_token_id if isinstance(config.eos_token_id, (list, tuple)) else [config.eos_token_id]
-    if mask is None and config.pad_token_id is not None and config.pad_token_id not in ends:
-        mask = tf.cast(ids != config.pad_token_id, tf.int32)
+    pad = padding_of(config)
+    if mask is None and pad is not None:
+        mask = tf.cast(ids != pad, tf.int32)
     check_left_padded(mask)
     return ids, mask
 
@@ -176,15 +173,11 @@ def prompt_only(model: Any, config: GenerationConfig, arguments: dict[str, Any])
 def check_left_padded(mask: Any) -> None:
     """Refuse a prompt that ends in padding, where that can be seen."""
     if mask is not None and eager(mask) and not bool(tf.reduce_all(tf.cast(mask[:, -1], tf.bool))):
-        raise ValueError(
-            "the prompt ends in padding, and generation goes on from its last position: pad it on the left "
-            "(tokenizer.padding_side = 'left')"
-        )
+        refuse_right_padding()
 
 
 def checked_ids(value: Any, name: str) -> Any:
     """Ids (batch, length) that are there."""
-    ids = as_ids(value, name)
-    if 0 in ids.shape.as_list():
-        raise ValueError(f"{name} is empty, {tuple(ids.shape)}; give at least one row with at least one token")
-    return ids
+    ids = as_tensor(value, name)
+    check_ids(name, tuple(ids.shape), ids.dtype.name, ids.dtype.is_integer)
+    return tf.cast(ids, tf.int32)

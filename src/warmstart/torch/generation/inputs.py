@@ -12,6 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from warmstart.decoding.inputs import (
+    check_alone,
+    check_ids,
+    check_prompt,
+    check_starts,
+    check_vectors,
+    first_token,
+    padding_of,
+    refuse_prompt_mask,
+    refuse_right_padding,
+    source_name,
+)
 from warmstart.decoding.settings import start_ids
 from warmstart.generation_config import GenerationConfig
 from warmstart.spec import BESIDE
@@ -52,21 +64,16 @@ def decoder_prompt(model: Any, config: GenerationConfig, arguments: dict[str, An
     sources, device = _count_sources(arguments), model.device
     prompt, mask = arguments.get("decoder_input_ids"), arguments.get("decoder_attention_mask")
     if mask is not None and (prompt is None or mask.shape != prompt.shape):
-        raise ValueError("decoder_attention_mask belongs to decoder_input_ids of the same shape; give both, or neither")
+        refuse_prompt_mask()
     _check_left_padded(mask)
     if prompt is not None:
         _check_ids(prompt, "decoder_input_ids")
-        if len(prompt) != sources:
-            raise ValueError(
-                f"decoder_input_ids has {len(prompt)} rows and the source {sources}; they must be the same"
-            )
+        check_prompt(len(prompt), sources)
         if config.decoder_start_token_id is None and config.bos_token_id is None:
             return prompt, mask
     start = torch.tensor(start_ids(config), device=device)
-    if start.ndim and len(start) not in (1, sources):
-        raise ValueError(
-            f"decoder_start_token_id has {len(start)} ids for {sources} sources; give one, or one for each"
-        )
+    if start.ndim:
+        check_starts(len(start), sources)
     start = start.reshape(-1, 1).expand(sources, 1)
     if prompt is None:
         return start, None
@@ -81,28 +88,19 @@ def decoder_prompt(model: Any, config: GenerationConfig, arguments: dict[str, An
 
 def prompt_only(model: Any, config: GenerationConfig, arguments: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
     """The prompt of a model without an encoder (b, p), and its mask."""
-    for name in (
-        "encoder_outputs",
-        "inputs_embeds",
-        "decoder_input_ids",
-        "decoder_attention_mask",
-        *ENCODER_ARGUMENTS,
-    ):
-        if arguments.get(name) is not None:
-            raise ValueError(f"{name} is not supported by generate() of a model without an encoder; give input_ids")
+    others = ("encoder_outputs", "inputs_embeds", "decoder_input_ids", "decoder_attention_mask")
+    check_alone(arguments, (*others, *ENCODER_ARGUMENTS))
     ids, mask = arguments.get("input_ids"), arguments.get("attention_mask")
     if ids is None:
-        if config.bos_token_id is None:
-            raise ValueError("there is nothing to begin with: give input_ids, or set model.config.bos_token_id")
-        return torch.tensor([[config.bos_token_id]], device=model.device), None
+        return torch.tensor([[first_token(config)]], device=model.device), None
     _check_ids(ids, "input_ids")
     if mask is not None and mask.shape != ids.shape:
         raise ValueError(
             f"attention_mask is {tuple(mask.shape)} and input_ids {tuple(ids.shape)}; they must be the same"
         )
-    ends = config.eos_token_id if isinstance(config.eos_token_id, (list, tuple)) else [config.eos_token_id]
-    if mask is None and config.pad_token_id is not None and config.pad_token_id not in ends:
-        mask = (ids != config.pad_token_id).long()
+    pad = padding_of(config)
+    if mask is None and pad is not None:
+        mask = (ids != pad).long()
     _check_left_padded(mask)
     return ids, mask
 
@@ -117,35 +115,25 @@ def source_ids(arguments: dict[str, Any], mask: Tensor | None) -> Tensor | None:
 
 def _check_left_padded(mask: Tensor | None) -> None:
     if mask is not None and not bool(mask[:, -1].all()):
-        raise ValueError(
-            "the prompt ends in padding, and generation goes on from its last position: pad it on the left "
-            "(tokenizer.padding_side = 'left')"
-        )
+        refuse_right_padding()
 
 
 def _count_sources(arguments: dict[str, Any]) -> int:
-    ids, embeds, outputs = (arguments.get(name) for name in ("input_ids", "inputs_embeds", "encoder_outputs"))
-    if outputs is not None:
-        return len(outputs[0] if isinstance(outputs, (tuple, list)) else outputs.last_hidden_state)
-    if (ids is None) == (embeds is None):
-        given = "neither" if ids is None else "both"
-        raise ValueError(f"generate() needs either input_ids or inputs_embeds for the encoder; it got {given}")
-    if embeds is not None:
-        if embeds.ndim != 3 or 0 in embeds.shape:
-            raise ValueError(f"inputs_embeds is {tuple(embeds.shape)}; it must be (batch, source_length, hidden)")
-        return len(embeds)
-    _check_ids(ids, "input_ids")
-    assert ids is not None
-    return len(ids)
+    name = source_name(arguments)
+    given = arguments[name]
+    if name == "encoder_outputs":
+        return len(given[0] if isinstance(given, (tuple, list)) else given.last_hidden_state)
+    if name == "inputs_embeds":
+        check_vectors(tuple(given.shape))
+    else:
+        _check_ids(given, name)
+    return len(given)
 
 
 def _check_ids(ids: Any, name: str) -> None:
     if not isinstance(ids, Tensor):
         raise ValueError(f"{name} is a {type(ids).__name__}; it must be a tensor (batch, length)")
-    if ids.ndim != 2 or ids.is_floating_point() or ids.dtype is torch.bool:
-        raise ValueError(f"{name} is {tuple(ids.shape)} of {ids.dtype}; it must be whole numbers (batch, length)")
-    if 0 in ids.shape:
-        raise ValueError(f"{name} is empty, {tuple(ids.shape)}; give at least one row with at least one token")
+    check_ids(name, tuple(ids.shape), ids.dtype, not (ids.is_floating_point() or ids.dtype is torch.bool))
 
 
 def check_arguments(arguments: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from warmstart.decoding.arrays import Position, is_column
+from warmstart.decoding.inputs import check_negative_rows
 from warmstart.decoding.processors import Processor
 from warmstart.decoding.rules import check_allowed, completed
 from warmstart.decoding.settings import Plan
@@ -98,11 +99,8 @@ def guidance(model: Any, scale: float, arguments: dict[str, Any], plan: Plan, pr
     decoder alone, without cross-attention; for a model without an encoder, the last token of the prompt.
     """
     negative, mask = arguments.get("negative_prompt_ids"), arguments.get("negative_prompt_attention_mask")
-    if negative is not None and len(negative) not in (1, len(prompt)):
-        raise ValueError(
-            f"negative_prompt_ids has {len(negative)} rows for {len(prompt)} sources; give one, or one each"
-        )
     if negative is not None:
+        check_negative_rows(len(negative), len(prompt))
         negative = negative.expand(len(prompt), -1)
         mask = None if mask is None else mask.expand(len(prompt), -1)
     before: Tensor | None = None
