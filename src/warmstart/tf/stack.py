@@ -89,8 +89,7 @@ class Stack(PreTrainedModel):
         spec, past = self.spec, cache.length if cache is not None else 0
         ids, vectors = as_tensor(input_ids, "input_ids"), self._vectors(inputs_embeds)
         attention_mask = as_tensor(attention_mask, "attention_mask")
-        length = self._check(ids, vectors, attention_mask, past, cache)
-        ids = None if ids is None else tf.cast(ids, tf.int32)
+        ids, length = self._check(ids, vectors, attention_mask, past, cache)
         rows, kinds = as_ids(position_ids, "position_ids"), as_ids(token_type_ids, "token_type_ids")
         check_rows(kinds, spec.embedding.token_types, "token_type_ids")
         beside = as_beside(beside, spec.embedding, ids if vectors is None else vectors)
@@ -186,8 +185,10 @@ class Stack(PreTrainedModel):
             return [made.get(attention.rotary)] * self.spec.layers
         return [made.get(rotary) for rotary in attention.rotaries]
 
-    def _check(self, ids: Any, vectors: Any, attention_mask: Any, past: Any, cache: KeyValueCache | None) -> Any:
-        """The length of the input, after the checks that cost nothing."""
+    def _check(
+        self, ids: Any, vectors: Any, attention_mask: Any, past: Any, cache: KeyValueCache | None
+    ) -> tuple[Any, Any]:
+        """The ids (r, t) as int32 and the length of the input, after the checks that cost nothing."""
         spec = self.spec
         given = one_of(ids, vectors)
         if ids is not None and not ids.dtype.is_integer:
@@ -199,7 +200,7 @@ class Stack(PreTrainedModel):
             check_mask(attention_mask, size_of(given, 0), held, length)
         if ids is not None:
             check_vocabulary(ids, spec.embedding.vocabulary, spec.family)
-        return length
+        return None if ids is None else tf.cast(ids, tf.int32), length
 
 
 def flat_source(source: Any) -> Source:
