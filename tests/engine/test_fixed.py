@@ -12,6 +12,7 @@ from warmstart.torch import runner
 from warmstart.torch.engine import graphs
 from warmstart.torch.engine.fixed import Shape, Space, bucket, can_fix
 from warmstart.torch.engine.graphs import Graphs, graphs_for
+from warmstart.torch.generation import many
 
 LOGITS = {"return_dict_in_generate": True, "output_logits": True}
 ENDS = [2, 7, 8, 11, 14, 19, 20, 23, 26, 28, 31, 33]  # many, so that random models end soon, and at different times
@@ -228,6 +229,24 @@ def test_graphs_stay_from_call_to_call_and_see_weights_that_change(fixed, by_mod
     trained(model, inputs)
     assert model.decoder not in graphs._idle
     assert torch.equal(fixed(run)[0], by_modules(run))
+
+
+@pytest.mark.parametrize("strategy", [{}, {"num_beams": 3}, {"num_beams": 2, "length_penalty": 2.0}], ids=str)
+def test_refilled_batches(strategy, fixed, monkeypatch):
+    monkeypatch.setattr(many, "ROWS", 7)  # so that sources join and leave
+    model = pair(config("bert", max_position_embeddings=200), "llama")
+    draw = torch.Generator().manual_seed(0)
+    lengths = [*torch.randint(1, 14, (12,), generator=draw).tolist(), 70, 3, 130, 5, 2]  # and have more room
+    inputs = [torch.randint(FIRST, VOCABULARY, (length,), generator=draw).tolist() for length in lengths]
+
+    def run():
+        settings = {**strategy, "max_length": 11, "eos_token_id": ENDS}
+        return model.generate_many(inputs, batch_tokens=80, window=5, **settings)
+
+    ours, (made,) = fixed(run)
+    for answer, other in zip(ours, run(), strict=True):
+        assert [row.tolist() for row in answer.sequences] == [row.tolist() for row in other.sequences]
+    assert len({len(answer.sequences[0]) for answer in ours}) > 1 and made.replays > 0
 
 
 def test_two_calls_at_once_have_buffers_of_their_own(fixed, by_modules):

@@ -148,11 +148,14 @@ def test_bad_options(options):
 
 
 @pytest.mark.gpu
-def test_a_model_on_a_gpu_answers_through_its_modules():
-    model = pair("bert", "bert").to("cuda")
-    assert not can_refill(model, {})
-    answers = model.generate_many(sources(5), max_length=6)
-    there = pair("bert", "bert").generate_many(sources(5), max_length=6)
-    assert [row.tolist() for x in answers for row in x.sequences] == [
-        row.tolist() for x in there for row in x.sequences
-    ]
+@pytest.mark.parametrize("strategy", [{}, {"num_beams": 3}], ids=str)
+def test_a_model_on_a_gpu_answers_as_on_the_processor(strategy, monkeypatch):
+    monkeypatch.setattr(many, "ROWS", 7)
+    model = pair("bert", "bert")
+    settings = {**strategy, "max_length": 11, "eos_token_id": ENDS}
+    here = model.generate_many(sources(17), batch_tokens=40, window=9, **settings)
+    model.to("cuda")
+    assert can_refill(model, {})
+    there = model.generate_many(sources(17), batch_tokens=40, window=9, **settings)
+    for answer, other in zip(here, there, strict=True):
+        assert [row.tolist() for row in answer.sequences] == [row.tolist() for row in other.sequences]

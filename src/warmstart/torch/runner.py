@@ -14,9 +14,9 @@ from torch import Tensor
 from warmstart.generation_config import GenerationConfig
 from warmstart.outputs import BaseModelOutput
 from warmstart.torch.engine.encoder import encode
-from warmstart.torch.engine.graphs import FixedRunner, can_record
+from warmstart.torch.engine.graphs import FixedRows, FixedRunner, can_record
 from warmstart.torch.engine.plain import is_plain, knows
-from warmstart.torch.engine.runner import EngineRunner, can_run
+from warmstart.torch.engine.runner import EngineRows, EngineRunner, can_run
 from warmstart.torch.generation.inputs import ENCODER_ARGUMENTS
 
 
@@ -168,6 +168,16 @@ def runner_for(
             first = ModuleRunner(model, source, rows=1, mask=mask)
             return FixedRunner(model, source, first, rows=rows, length=length, mask=mask)
     return ModuleRunner(model, source, rows=rows, mask=mask, use_cache=config.use_cache, wants=wanted_states(config))
+
+
+def can_refill_rows(model: Any) -> bool:
+    """Whether rows of different age can be at work together in this encoder-decoder."""
+    return can_run(model, None) or can_record(model, {}, None)
+
+
+def rows_for(model: Any, sources: int, each: int, length: int) -> EngineRows | FixedRows:
+    """Room for so many sources, `each` with as many rows, of a model that `can_refill_rows` allows."""
+    return (EngineRows if can_run(model, None) else FixedRows)(model, sources, each, length)
 
 
 def wanted_states(config: GenerationConfig) -> list[str]:

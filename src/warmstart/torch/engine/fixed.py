@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from warmstart.positions import beyond
@@ -68,7 +69,7 @@ class Space:
         spec, weight = decoder.spec, decoder.embeddings.token.weight
         self.sources, self.each = sources, each
         self.capacity, self.source_capacity = bucket(capacity), bucket(source)
-        self.run = run or (lambda shape, step: step())
+        self.run: Any = run or (lambda shape, step: step())
         self.device, self.dtype = weight.device, weight.dtype
         # the last place takes what lies behind a row's end, and no row reads it
         self.top = min(self.capacity, spec.positions or self.capacity) - 1
@@ -113,13 +114,18 @@ class Space:
             buffer[at] = 0  # what others left there may be no number
         if not pairs:
             return
-        if length > self.source_capacity:
-            raise ValueError(f"a source of {length} tokens, and there is room for {self.source_capacity}")
         self.bias[at] = torch.finfo(self.dtype).min
-        self.bias[at, 0, 0, :length] = biased(self.bias.new_zeros(seen.shape), seen).bias
+        self.bias[at, 0, 0, :length] = self.bias.new_zeros(seen.shape).masked_fill(~seen, torch.finfo(self.dtype).min)
         for held, given in zip(self.pairs, pairs, strict=True):
             for buffer, x in zip(held, given, strict=True):
                 buffer[at, :, :length] = x.to(self.dtype)
+
+    def widen(self, source: int) -> None:
+        """Make room for longer sources: what was recorded reads the old places."""
+        more = bucket(source) - self.source_capacity
+        self.source_capacity += more
+        self.bias = F.pad(self.bias, (0, more), value=torch.finfo(self.dtype).min)
+        self.pairs = [(F.pad(keys, (0, 0, 0, more)), F.pad(values, (0, 0, 0, more))) for keys, values in self.pairs]
 
     def hold(self, cache: KeyValueCache, first: Tensor | None) -> None:
         """Let all rows hold what a cache does of their sources, seen from `first` (n,) on."""

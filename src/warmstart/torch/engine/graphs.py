@@ -189,6 +189,31 @@ class FixedRunner:
         return None if self.space is None else self.space.as_cache(self.length)
 
 
+class FixedRows:
+    """The rows at work in a batch that is refilled: see `EngineRows`."""
+
+    def __init__(self, model: Any, sources: int, each: int, capacity: int):
+        self.model, self.sizes = model, (sources, each, capacity)
+        self.space: Space | None = None
+
+    def join(self, source: dict[str, Any], counts: list[int]) -> None:
+        pairs, length = source_pairs(self.model, source), max(counts)
+        if self.space is None:
+            self.space = borrow(self, self.model.decoder, *self.sizes, length)
+        elif length > self.space.source_capacity:
+            self.space.widen(length)
+            self.space.run.made.clear()
+        self.space.join(pairs, source["attention_mask"].bool(), counts)
+
+    def logits(self, ids: Tensor, longest: int) -> Tensor:
+        assert self.space is not None
+        return self.space.logits(self.model.decoder, ids, longest)[:, 0]
+
+    def take(self, rows: Tensor, sources: Tensor | None = None) -> None:
+        assert self.space is not None
+        self.space.take(rows, sources)
+
+
 def can_record(model: Any, source: dict[str, Any], mask: Tensor | None) -> bool:
     """Whether the steps of a model on a CUDA device have fixed shapes, with this source and prompts of this mask."""
     seen = source.get("attention_mask")

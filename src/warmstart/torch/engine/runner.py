@@ -93,6 +93,27 @@ class EngineRunner:
         return None if self.memory is None else self.memory.as_cache()
 
 
+class EngineRows:
+    """The rows at work in a batch that is refilled: sources join and leave it with all their rows."""
+
+    def __init__(self, model: Any, sources: int, each: int, capacity: int):
+        """Room for so many sources, with `each` as many rows, of as many tokens as `capacity`."""
+        self.model, self.each, self.step = model, each, Step(model.decoder)
+        self.memory = new_memory(model.decoder, sources * each, capacity)
+
+    def join(self, source: dict[str, Any], counts: list[int]) -> None:
+        """Add the sources that `encode_source` gave, of so many tokens, with empty rows."""
+        self.memory.join(pairs_of(self.model, source), self.each)
+
+    def logits(self, ids: Tensor, longest: int) -> Tensor:
+        """The float32 logits (r, v) after a new token (r, 1) of each row, `longest` tokens in a row at most."""
+        return self.step.logits(self.step.states(ids, self.memory))
+
+    def take(self, rows: Tensor, sources: Tensor | None = None) -> None:
+        """Let row i be what row ``rows[i]`` was, and source i what ``sources[i]`` was; others leave."""
+        self.memory.take(rows, sources)
+
+
 def can_run(model: Any, mask: Tensor | None) -> bool:
     """Whether the engine can run this model with prompts of this mask (b, n), padded on the left if at all."""
     return is_padded_left(mask) and knows(decoder_of(model).spec) and is_plain(model)

@@ -18,18 +18,15 @@ from warmstart.decoding.settings import Plan, lay_over, resolve, start_ids
 from warmstart.decoding.stopping import stopping
 from warmstart.generation_config import GenerationConfig
 from warmstart.torch.arrays import TorchArrays
-from warmstart.torch.engine.plain import is_plain, knows
-from warmstart.torch.engine.runner import new_memory, pairs_of
-from warmstart.torch.engine.step import Step
 from warmstart.torch.generation.inputs import check_arguments
 from warmstart.torch.generation.scores import check_choice
-from warmstart.torch.runner import encode_source
+from warmstart.torch.runner import can_refill_rows, encode_source, rows_for
 
 
 def can_refill(model: Any, settings: dict[str, Any]) -> bool:
     """Whether the engine runs this model, and the settings ask for nothing but greedy search, sampling or beams."""
     config, arguments = lay_over(model.generation_config, None, settings)
-    if arguments or not config.use_cache or not knows(model.decoder.spec) or not is_plain(model):
+    if arguments or not config.use_cache or not can_refill_rows(model):
         return False
     start = config.decoder_start_token_id
     if hasattr(start, "__len__") or config.max_time is not None or config.stop_strings is not None:
@@ -44,7 +41,7 @@ class Refilled:
     """The sources at work. `add` and `step` give requests that are done, with their sequences or an error."""
 
     def __init__(self, model: Any, settings: dict[str, Any], generator: torch.Generator | None, most: int):
-        self.model, self.generator, self.xp = model, generator, TorchArrays()
+        self.model, self.generator, self.xp = model, generator, TorchArrays(model.device)
         self.config: GenerationConfig = lay_over(model.generation_config, None, settings)[0]
         check_arguments({})
         positions = model.decoder.spec.positions
@@ -56,7 +53,7 @@ class Refilled:
             positions=positions,
             exact_positions=positions is not None,
         )
-        self.start = torch.tensor([[start_ids(self.config)]])
+        self.start = torch.tensor([[start_ids(self.config)]], device=model.device)
         self.stop = stopping(self.xp, self.plan.eos, self.plan.max_length)
         self.processors = processors_for(
             self.xp,
@@ -67,9 +64,8 @@ class Refilled:
             prefix=None,
             custom=[],
         )
-        self.decoder = Step(model.decoder)
         self.most = most  # sources at work at once
-        self.memory = new_memory(model.decoder, self.most * self.plan.rows, self.plan.max_length)
+        self.rows = rows_for(model, self.most, self.plan.rows, self.plan.max_length)
         self.requests: list[Any] = []
         self.state: Any = None
         self.settings = beams.BeamSettings(
@@ -99,7 +95,7 @@ class Refilled:
         ids, mask = padded([request.ids for request in requests], self.model)
         try:
             source = encode_source(self.model, {"input_ids": ids, "attention_mask": mask}, ())
-            pairs = pairs_of(self.model, source)
+            self.rows.join(source, [len(request.ids) for request in requests])
         except Exception as error:
             if len(requests) == 1:
                 yield requests[0], error
@@ -107,7 +103,6 @@ class Refilled:
             for request in requests:
                 yield from self.add([request])
             return
-        self.memory.join(pairs, self.plan.rows)
         self.requests += requests
         prompt = self.start.expand(len(requests), 1)
         if self.plan.beams > 1:
@@ -115,7 +110,7 @@ class Refilled:
         else:
             rows = prompt.repeat_interleave(self.plan.rows, 0)
             new = sampling.start(self.xp, rows, self.plan.max_length, self.plan.pad)
-        new = new._replace(at=torch.ones(len(new[1]), 1, dtype=torch.long))
+        new = new._replace(at=torch.ones(len(new[1]), 1, dtype=torch.long, device=ids.device))
         self.state = new if self.state is None else _joined(self.state, new)
 
     def step(self) -> Iterator[tuple[Any, Any]]:
@@ -125,20 +120,21 @@ class Refilled:
         plan, state = self.plan, self.state
         ids = state.ids.flatten(0, -2)
         at = repeat(self.xp, state.at, len(ids) // len(state.at))
-        logits = self.decoder.logits(self.decoder.states(ids.gather(1, at - 1), self.memory))
+        longest = int(at.max())
+        logits = self.rows.logits(ids.gather(1, at - 1), longest)
         scores = torch.log_softmax(logits, -1) if plan.beams > 1 else logits
-        scores = process(self.xp, self.processors, scores, ids[:, : int(at.max())], at)
+        scores = process(self.xp, self.processors, scores, ids[:, :longest], at)
         failed = self._failed(scores, at)
         if plan.beams > 1:
             self.state = state = beams.step(self.xp, state, scores, self.settings, self._select, self.stop)
-            self.memory.take(state.rows)
+            self.rows.take(state.rows)
             done = state.done[:, 0]
         else:
             choose = self._draw if plan.sample else self.xp.argmax
             self.state = state = sampling.step(self.xp, state, scores, choose, self.stop, plan.pad)
             done = state.done.reshape(-1, plan.rows).all(1)
         for place in failed:
-            done = done | (torch.arange(len(done)) == place)
+            done = done | (self.xp.arange(len(done)) == place)
         if not bool(done.any()):
             return
         for place in done.nonzero()[:, 0].tolist():
@@ -147,7 +143,7 @@ class Refilled:
 
     def _failed(self, scores: Tensor, at: Tensor) -> dict[int, Exception]:
         """The sources with no token to choose from, each with its error."""
-        done = torch.zeros(len(scores), dtype=torch.bool) if self.plan.beams > 1 else self.state.done
+        done = self.xp.full((len(scores),), False) if self.plan.beams > 1 else self.state.done
         try:
             check_choice(scores, ~done, int(at.max()))
         except ValueError:
@@ -175,18 +171,18 @@ class Refilled:
     def _sequences(self, place: int) -> list[Tensor]:
         """What one source has found, padding left out."""
         if self.plan.beams > 1:
-            alone = _picked(self.state, torch.tensor([place]), self.plan.beams)
+            alone = _picked(self.state, self.xp.array([place]), self.plan.beams)
             ids, _, origins, _ = beams.finish(self.xp, alone, self.plan.sequences)
             lengths = (origins >= 0).sum(1) + 1
-            return [row[:length].clone() for row, length in zip(ids, lengths.tolist(), strict=True)]
+            return [row[:length].clone().cpu() for row, length in zip(ids, lengths.tolist(), strict=True)]
         own = slice(place * self.plan.rows, (place + 1) * self.plan.rows)
         rows = zip(self.state.ids[own], self.state.at[own, 0].tolist(), strict=True)
-        return [trimmed(row[:held], self.plan.eos).clone() for row, held in rows]
+        return [trimmed(row[:held], self.plan.eos).clone().cpu() for row, held in rows]
 
     def _leave(self, going: Tensor) -> None:
         kept = going.nonzero()[:, 0]
-        rows = (kept[:, None] * self.plan.rows + torch.arange(self.plan.rows)).flatten()
-        self.memory.take(rows, kept)
+        rows = (kept[:, None] * self.plan.rows + self.xp.arange(self.plan.rows)).flatten()
+        self.rows.take(rows, kept)
         self.requests = [self.requests[place] for place in kept.tolist()]
         self.state = _picked(self.state, kept if self.plan.beams > 1 else rows, self.plan.beams)
         if not self.requests:
@@ -197,7 +193,7 @@ def _picked(state: Any, kept: Tensor, beams_each: int) -> Any:
     """The state of some sources (of some rows, where there are no beams)."""
     fields = {name: x[kept] for name, x in state._asdict().items() if name not in ("rows", "going")}
     if hasattr(state, "rows"):
-        fields["rows"] = torch.arange(len(kept) * beams_each)
+        fields["rows"] = torch.arange(len(kept) * beams_each, device=kept.device)
     return state._replace(**fields)
 
 
@@ -207,14 +203,14 @@ def _joined(state: Any, new: Any) -> Any:
         name: torch.cat([x, getattr(new, name)]) for name, x in state._asdict().items() if name not in ("rows", "going")
     }
     if hasattr(state, "rows"):
-        fields["rows"] = torch.arange(len(state.rows) + len(new.rows))
+        fields["rows"] = torch.arange(len(state.rows) + len(new.rows), device=state.rows.device)
     return state._replace(**fields)
 
 
 def trimmed(row: Tensor, ends: Any) -> Tensor:
     """A row (n,) up to its end token; the first token is the start, whatever it is."""
     ends = [] if ends is None else torch.as_tensor(ends).reshape(-1).tolist()
-    found = torch.isin(row[1:], torch.tensor(ends, dtype=row.dtype)).nonzero()
+    found = torch.isin(row[1:], torch.tensor(ends, dtype=row.dtype, device=row.device)).nonzero()
     return row[: int(found[0]) + 2] if len(found) else row
 
 
