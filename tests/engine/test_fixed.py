@@ -215,8 +215,9 @@ def test_graphs_stay_from_call_to_call_and_see_weights_that_change(fixed, by_mod
         return generated(model, inputs)
 
     before, made = fixed(run)
-    for x in (x for kept in (space := graphs._idle[model.decoder][1]).own + space.pairs for x in kept):
-        x.fill_(float("nan"))  # as a model that failed may leave them
+    space = graphs._idle[model.decoder][1]
+    for keys, values in (*space.own, *space.pairs):  # as a model that failed may leave them
+        keys.fill_(float("nan")), values.fill_(float("nan"))
     with torch.no_grad():
         model.decoder.layers[0].mlp.up.weight.mul_(-1.0)
     after, _ = fixed(run)
