@@ -116,7 +116,7 @@ def test_bf16_is_computed_in_fp32_and_rounded(kernels):
         torch.manual_seed(0)
         with torch.autocast("cpu", torch.bfloat16, enabled=cast):
             out = dropped_attention(*tensors, None, 0.3, False, 0.5)
-        results.append([out, *torch.autograd.grad(out.float().square().sum(), tensors)])
+            results.append([out, *torch.autograd.grad(out.float().square().sum(), tensors)])
     assert all(x.dtype == torch.bfloat16 for x in results[2])
     for one, other in (results[:2], results[2:]):
         assert all(torch.equal(x, y) for x, y in zip(one, other, strict=True))  # autocast changes nothing

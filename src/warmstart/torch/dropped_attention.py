@@ -78,13 +78,14 @@ class _Dropped(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Any) -> Any:
         query, key, value, allowed = ctx.saved_tensors
         weights, gradients = _weights(*ctx.given), [torch.empty_like(x) for x in (query, key, value)]
-        for own, seen, may in _parts(query, key, allowed, ctx.counts):
-            out = upstream[0][own].float()
-            kept, dropped = weights.of(_scores(query[own], key[seen], may))
-            gradients[2][seen] = torch.matmul(dropped.transpose(-1, -2), out)
-            slope = weights.slope(torch.matmul(out, value[seen].float().transpose(-1, -2)), kept)
-            gradients[0][own] = torch.matmul(slope, key[seen].float())
-            gradients[1][seen] = torch.matmul(slope.transpose(-1, -2), query[own].float())
+        with torch.autocast("cpu", enabled=False):
+            for own, seen, may in _parts(query, key, allowed, ctx.counts):
+                out = upstream[0][own].float()
+                kept, dropped = weights.of(_scores(query[own], key[seen], may))
+                gradients[2][seen] = torch.matmul(dropped.transpose(-1, -2), out)
+                slope = weights.slope(torch.matmul(out, value[seen].float().transpose(-1, -2)), kept)
+                gradients[0][own] = torch.matmul(slope, key[seen].float())
+                gradients[1][seen] = torch.matmul(slope.transpose(-1, -2), query[own].float())
         return (*gradients, None, None, None, None)
 
 
