@@ -6,6 +6,8 @@ import pytest
 import torch
 
 import tiny_models
+from warmstart.torch import widened
+from warmstart.torch.engine import native
 from warmstart.training import loss as module
 from warmstart.training.loss import PairLoss
 
@@ -102,3 +104,24 @@ def test_parts_add_up_to_the_whole(parts):
         total += loss.item()
     assert abs(total - whole.item()) < 1e-6
     tiny_models.assert_equal_gradients(tiny_models.gradients(model), theirs, 1e-6)
+
+
+@pytest.mark.parametrize("is_fast", [True, False])
+def test_bf16_by_either_kind_of_products(is_fast, monkeypatch):
+    """Loss and gradients are near to those of fp32 either way; products are widened where that is faster."""
+    monkeypatch.setattr(native, "has_fast_bf16", lambda: is_fast)
+    model, batch = tiny_models.pair("bert", "gpt2").train(), tiny_models.batch()
+    other, results, seen = copy.deepcopy(model), [], []
+    own = widened._Linear.backward
+    monkeypatch.setattr(widened._Linear, "backward", staticmethod(lambda *x: (seen.append(1), own(*x))[1]))
+    model.encoder.layers[0].mlp.up.register_forward_hook(lambda module, inputs, out: results.append(out.dtype))
+    for one, dtype in ((model, torch.bfloat16), (other, None)):
+        with torch.autocast("cpu", dtype, enabled=dtype is not None):
+            loss = PairLoss(one, 0.1)(**batch, count=15)
+        loss.backward()
+        results += [loss.item(), tiny_models.gradients(one)]
+    kind, rounded, gradients, exact, wanted = results
+    assert kind == torch.bfloat16 and 0 < abs(rounded - exact) < 0.01 * exact and bool(seen) != is_fast
+    for name, value in wanted.items():
+        assert gradients[name].dtype == torch.float32
+        assert (gradients[name] - value).norm() < 0.1 * value.norm() + 1e-2, name  # keys' biases have none

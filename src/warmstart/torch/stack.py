@@ -116,7 +116,7 @@ class Stack(PreTrainedModel):
             position_ids = position_rows(input_ids, attention_mask, shape, past, spec.causal, spec.embedding)
             position_ids = position_ids.to(self.embeddings.position.weight.device)
         packing, beside = None, beside or {}
-        if packed and cache is None and not (want_attentions or want_hidden) and self._is_plain():
+        if packed and cache is None and not (want_attentions or want_hidden) and self.is_plain():
             packing = packing_of(spec, shape, attention_mask, source, source_attention_mask)
         if packing is not None:
             position_ids = counted(attention_mask, shape, 0) if position_ids is None else position_ids
@@ -188,9 +188,10 @@ class Stack(PreTrainedModel):
 
         Shards of one layer are gone when the next one's gradient is computed (FSDP); a compiler decides for itself.
         """
-        return self.training and self._is_plain() and not self.checkpoint_layers and eager(x)
+        return self.training and self.is_plain() and not self.checkpoint_layers and eager(x)
 
-    def _is_plain(self) -> bool:
+    def is_plain(self) -> bool:
+        """Whether the layers are as they were made: in no shards, and not compiled."""
         return all(type(layer) is Layer and layer._compiled_call_impl is None for layer in self.layers)
 
     def layers_in_order(self) -> list[Any]:

@@ -5,6 +5,7 @@ Shapes: b batch, s source length, t target length, n labels that count, h width 
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from warmstart.inputs import IGNORED
 from warmstart.torch.loss import label_mask
+from warmstart.torch.widened import is_wanted, widened
 from warmstart.warm_start import PROJECTION
 
 _LOGITS_AT_ONCE = {"cpu": 2**23, "cuda": 2**27}  # numbers; more at once is no faster
@@ -32,7 +34,8 @@ class LinearCrossEntropy(torch.autograd.Function):
         ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, smoothing: float, train: bool
     ) -> Tensor:
         kind = states.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+        is_cast = torch.is_autocast_enabled(kind) and not (kind == "cpu" and is_wanted())
+        dtype = torch.get_autocast_dtype(kind) if is_cast else weight.dtype
         wants = ctx.needs_input_grad if train else (False,) * 6
         rows = max(1, _LOGITS_AT_ONCE.get(kind, 2**25) // weight.shape[0])
         total = torch.zeros((), device=states.device)
@@ -111,6 +114,13 @@ class PairLoss(nn.Module):
         With the count of a whole step's labels, the losses of its parts add up to the loss of the step.
         """
         model = self.model
+        is_plain = all(stack.is_plain() and not stack.checkpoint_layers for stack in model.stacks())
+        with widened() if is_plain else contextlib.nullcontext():
+            return self._summed(input_ids, attention_mask, labels) / count
+
+    def _summed(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
+        """The same, not divided."""
+        model = self.model
         source = model.encoder.states(input_ids, attention_mask, packed=True).last
         if hasattr(model, PROJECTION):
             source = model.enc_to_dec_proj(source)
@@ -126,8 +136,10 @@ class PairLoss(nn.Module):
         head = model.decoder.head
         smoothing = self.label_smoothing if model.training else 0.0
         if head.soft_cap is not None:
-            return _loss(head(wanted).float(), labels, smoothing) / count
+            return _loss(head(wanted).float(), labels, smoothing)
         last = head.transformed(wanted)
         output = head.output
-        summed = LinearCrossEntropy.apply(last, output.weight, output.bias, labels, smoothing, torch.is_grad_enabled())
-        return summed / count
+        summed: Tensor = LinearCrossEntropy.apply(
+            last, output.weight, output.bias, labels, smoothing, torch.is_grad_enabled()
+        )
+        return summed

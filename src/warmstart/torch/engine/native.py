@@ -130,6 +130,15 @@ def has_fast_library() -> bool:
     return torch.backends.mkl.is_available() and "Intel" in _processor()
 
 
+@functools.cache
+def has_fast_bf16() -> bool:
+    """Whether torch multiplies bf16 faster than float32: where there are units for whole products of it (AMX, ARM), or
+    instructions for it and no fast library for float32. Beside one, those of AVX-512 are half as fast.
+    """
+    words = set(_processor().split())
+    return bool(words & {"amx_bf16", "bf16"}) or ("avx512_bf16" in words and not has_fast_library())
+
+
 def _place(processor: str) -> Path:
     """Where the compiled kernels lie: by source, torch and processor, since they are made for this one."""
     told = hashlib.sha256(_SOURCE.read_bytes())
