@@ -1,5 +1,7 @@
 """A whole encoder-decoder of one family opens in Flax as in torch: logits, gradients, generated tokens."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +9,9 @@ import pytest
 import torch
 
 import tiny_models
+import warmstart
 from warmstart import EncoderDecoderModel, FlaxEncoderDecoderModel
-from warmstart.warm_start import pair_of
+from warmstart.warm_start import pair_of, whole_of
 
 
 @pytest.mark.parametrize("family", ["marian", "t5", "t5gemma"])
@@ -41,8 +44,14 @@ def test_whole_is_the_same_as_in_torch(family, tmp_path, assert_close):
     tokens = ours.generate(inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=5)
     assert np.array_equal(np.asarray(found)[:, : tokens.shape[1]], tokens)
     flax.save_pretrained(tmp_path / "whole", as_whole=True)
-    again = EncoderDecoderModel.from_pretrained(tmp_path / "whole")
-    assert torch.equal(again(inputs["input_ids"], inputs["attention_mask"], target).logits, wanted)
+    named = getattr(warmstart, f"Flax{whole_of(config)}").from_pretrained(tmp_path / "whole")
+    named.save_pretrained(tmp_path / "named")
+    assert json.loads((tmp_path / "named" / "config.json").read_text())["architectures"] == [whole_of(config)]
+    for place in ("whole", "named"):
+        again = EncoderDecoderModel.from_pretrained(tmp_path / place)
+        assert torch.equal(again(inputs["input_ids"], inputs["attention_mask"], target).logits, wanted)
+    with pytest.raises(ValueError, match="no BartForConditionalGeneration; open it with"):
+        warmstart.FlaxBartForConditionalGeneration.from_pretrained(tmp_path / "whole")
     with pytest.raises(ValueError, match="writes safetensors"):
         flax.save_pretrained(tmp_path / "whole", as_whole=True, safe_serialization=False)
     flax.save_pretrained(tmp_path / "again")
