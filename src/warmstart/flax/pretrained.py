@@ -161,11 +161,11 @@ class FlaxPreTrainedModel:
             raise ValueError(
                 "train=True draws dropout at random: pass dropout_rng=jax.random.key(...), a new one a step"
             )
-        arrays = jax.tree.map(jnp.asarray, dict(arrays))
+        given: dict[str, Any] = jax.tree.map(jnp.asarray, dict(arrays))
         if cache is not None:
-            arrays["cache"] = cache
+            given["cache"] = cache
         params = self.params if params is None else params
-        return _apply(self.module, method, tuple(sorted(flags.items())), params, arrays, dropout_rng)
+        return _apply(self.module, method, tuple(sorted(flags.items())), params, given, dropout_rng)
 
     # Types ------------------------------------------------------------------------------------------------------
 

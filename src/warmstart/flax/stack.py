@@ -240,8 +240,8 @@ def check_input(
         )
     if attention_mask is not None:
         check_mask(attention_mask, rows, 0 if cache is None else cache.capacity - length, length)
-    embedding = spec.embedding
-    for name, size, _ in embedding.beside if beside else ():
+    embedding, beside = spec.embedding, beside or {}
+    for name, size, _ in embedding.beside:
         if name in beside:
             check_beside(beside[name], size, BESIDE[name], (rows, length))
     if embedding.positions:
