@@ -1,7 +1,8 @@
 """Tokens per second of all contenders, the machine's limits beside them, peak memory: `python -m benchmarks.decode`.
 
 Each contender has a process of its own; they alternate, and medians are printed. `--documents N` measures instead N
-documents of very different lengths; `--cpu` counts CPU seconds of one thread, for a machine that others use too.
+documents of very different lengths; `--cpu` counts CPU seconds of one thread, for a machine that others use too. Where
+CUDA is, the table is another: see `device`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from rich.table import Table
 
 from benchmarks.__main__ import SETTINGS, run
 from benchmarks.checkpoints import make
+from benchmarks.decode import device
 from benchmarks.decode.contenders import BYTES, CELLS, CONTENDERS, is_installed
 from benchmarks.probes import median
 from benchmarks.tasks import SIZES, Size
@@ -30,6 +32,9 @@ Results = dict[str, list[dict[str, Any]]]
 def main() -> None:
     """Read the command line, measure, print."""
     given = parse()
+    if given.gpu:
+        device.compare(given, run, SETTINGS)
+        return
     environment = {**os.environ, **SETTINGS, "OMP_NUM_THREADS": str(given.threads)}
     size = SIZES[given.size]
     names = [name for name in given.contenders or CONTENDERS if is_installed(name)]
@@ -67,12 +72,18 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--cells", nargs="*", choices=CELLS, default=list(CELLS), help="only these columns")
     parser.add_argument("--documents", type=int, default=0, metavar="N", help="N documents of different lengths")
     parser.add_argument("--cpu", action="store_true", help="CPU seconds of one thread, not seconds")
+    parser.add_argument("--gpu", action=argparse.BooleanOptionalAction, help="the table for GPUs (where CUDA is)")
+    parser.add_argument("--dtype", choices=device.TYPES, default="bfloat16", help="the type of that table (bfloat16)")
     parser.add_argument("--folder", help="where to write the checkpoint, about 1 GB (the temporary folder)")
     parser.add_argument("--json", type=Path, help="also write every single figure to this file")
     given = parser.parse_args()
     if given.runs < 1:
         parser.error("--runs must be at least 1")
     given.threads = 1 if given.cpu else given.threads
+    if given.gpu is None:
+        import torch
+
+        given.gpu = torch.cuda.is_available()
     return given
 
 

@@ -171,7 +171,7 @@ class Space:
                 keys, values = self.pairs[index]
                 cache.source = keys[: shape.sources, :, : shape.source], values[: shape.sources, :, : shape.source]
             x = layer(x, masks[spec.attention.window(index)], rotations[index], None, source_mask, cache)[0]
-        self.before[:rows] += shape.new
+        self.before[:rows].add_(shape.new)
         return decoder.head(x if decoder.final_norm is None else decoder.final_norm(x)).float()
 
     def _mask(self, at: Tensor, first: Tensor, window: int | None, shape: Shape) -> Mask:

@@ -72,7 +72,10 @@ def graphs_for(device: torch.device) -> Graphs:
 
     def record(step: Compute) -> Compute:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(device), torch.cuda.graph(graph, pool, side, capture_error_mode="thread_local"):
+        with (
+            torch.cuda.device(device),
+            torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"),
+        ):
             out = step()
 
         def replay() -> Tensor:
