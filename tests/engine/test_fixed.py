@@ -294,12 +294,13 @@ def test_nothing_is_recorded_on_a_processor_or_where_it_is_not_wanted(monkeypatc
 SIDES = [("bert", "bert"), ("bert", "llama"), ("gpt2", "bart"), ("bert", "mistral")]
 
 
-def begun(model, each):
-    """Buffers with two sources of 7 tokens, and a new token in each row."""
+def begun(model, each, capacity=20, source=7):
+    """Buffers with two sources, and a new token in each row."""
     weight, heads = model.decoder.embeddings.token.weight, model.decoder.spec.cross_attention
-    space = Space(model.decoder, 2, each, 20, 7)
-    pair = [torch.zeros(2, heads.key_value_heads, 7, heads.head_size, dtype=weight.dtype, device=weight.device)] * 2
-    space.join([pair] * model.decoder.spec.layers, weight.new_ones(2, 7, dtype=torch.bool), [7, 7])
+    space = Space(model.decoder, 2, each, capacity, source)
+    shape = 2, heads.key_value_heads, source, heads.head_size
+    pair = [torch.zeros(shape, dtype=weight.dtype, device=weight.device)] * 2
+    space.join([pair] * model.decoder.spec.layers, weight.new_ones(2, source, dtype=torch.bool), [source] * 2)
     space.ids[1] = weight.new_full((2 * each, 1), FIRST, dtype=torch.long)
     return space
 
@@ -317,6 +318,30 @@ def test_a_step_stays_on_its_device_and_reads_nothing_back(sides, dtype):
     assert out.device.type == "meta" and out.dtype is torch.float32 and out.shape == (4, 1, VOCABULARY)
     with pytest.raises(RuntimeError):
         bool(out.max() > 0)
+
+
+@pytest.mark.parametrize("sides", SIDES, ids="-".join)
+def test_a_beam_step_copies_no_keys(sides):
+    """Neither those of the source for each beam, nor those of heads that share them, nor those of beams that move."""
+    model = pair(*sides)
+    space, tape = begun(model, 3, 300, 4000), Tape()
+    kept = [space.bias, *(x for pair in (*space.own, *space.pairs) for x in pair)]
+    buffers = {x.untyped_storage().data_ptr() for x in kept}
+    with torch.no_grad():
+        with tape:
+            space.step(model.decoder, Shape(2, 1, 192, 4096))
+        made = [x for *_, out in tape.operations for x in tree_flatten(out)[0] if torch.is_tensor(x)]
+        made = [x.numel() for x in made if x.untyped_storage().data_ptr() not in buffers]
+    assert max(made) < min(keys[:, :, :192].numel() for keys, _ in space.own)
+    tape = Tape()
+    with tape:
+        space.take(torch.tensor([1, 1, 0, 5, 3, 4]))
+    assert not any(
+        x.untyped_storage().data_ptr() in buffers
+        for *_, out in tape.operations
+        for x in tree_flatten(out)[0]
+        if torch.is_tensor(x)
+    )
 
 
 @pytest.mark.parametrize("sides", SIDES, ids="-".join)

@@ -80,7 +80,8 @@ def one_by_one(call: Call) -> dict[str, Any]:
             ids[rows, state.at - 1] = state.ids[:, state.at - 1]
         else:
             ids = state.ids
-        call.stream.tokens(ids[:, state.at - 1], rows[state.done])
+        if call.stream.streamer is not None:  # which rows have ended is read back from a device
+            call.stream.tokens(ids[:, state.at - 1], rows[state.done])
         if state.at >= plan.max_length or (may_end and bool(state.done.all())):
             break
         if call.may_leave and may_end:
