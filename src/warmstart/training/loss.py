@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from warmstart.inputs import IGNORED
 from warmstart.torch.loss import label_mask
+from warmstart.torch.masks import eager
 from warmstart.torch.widened import is_wanted, widened
 from warmstart.warm_start import PROJECTION
 
@@ -22,7 +23,7 @@ _LOGITS_AT_ONCE = {"cpu": 2**23, "cuda": 2**27}  # numbers; more at once is no f
 
 
 class LinearCrossEntropy(torch.autograd.Function):
-    """The last layer and the sum of its cross-entropy, some rows at a time.
+    """The last layer and the sum of its cross-entropy, some rows at a time; labels of -100 are left out.
 
     The gradient of cross-entropy is known as soon as the logits are (softmax minus target), so each chunk's is put to
     use in the forward pass and its logits dropped: nothing is computed twice. Label smoothing as in Szegedy et al.
@@ -87,7 +88,8 @@ def _gradient(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
     if smoothing:
         gradient -= smoothing / logits.shape[1]
     target = torch.full_like(labels, -(1 - smoothing), dtype=gradient.dtype)
-    return gradient.scatter_add_(1, labels[:, None], target[:, None])
+    gradient.scatter_add_(1, labels.clamp_min(0)[:, None], target[:, None])
+    return gradient if eager(labels) else gradient.mul_((labels != IGNORED)[:, None])  # there, all of them count
 
 
 class PairLoss(nn.Module):
@@ -131,8 +133,10 @@ class PairLoss(nn.Module):
             source_attention_mask=attention_mask,
             packed=True,
         )
-        places = (labels != IGNORED).flatten().nonzero()[:, 0]
-        wanted, labels = states.last.flatten(0, 1).index_select(0, places), labels.flatten()[places]
+        wanted, labels = states.last.flatten(0, 1), labels.flatten()
+        if eager(labels):  # elsewhere, which labels count is not known before they have been computed
+            places = (labels != IGNORED).nonzero()[:, 0]
+            wanted, labels = wanted.index_select(0, places), labels[places]
         head = model.decoder.head
         smoothing = self.label_smoothing if model.training else 0.0
         if head.soft_cap is not None:
