@@ -313,8 +313,16 @@ def test_a_step_stays_on_its_device_and_reads_nothing_back(sides, dtype):
     for module in model.modules():  # what the model computes, and has in memory even there
         module._buffers.update({name: x.to("meta") for name, x in module._buffers.items()})
     space = begun(model, 2)
+    ids = torch.zeros(4, 3, dtype=torch.long, device="meta")
     with torch.no_grad():
         out = space.step(model.decoder, Shape(2, 1, 64, 64))
+        assert space.logits(model.decoder, ids, 3).shape == (4, 3, VOCABULARY)
+        space.take(torch.arange(4, device="meta"))
+        space.crop(2)
+        assert space.as_cache(2).layers[0].held()[0].device.type == "meta"
+        space.widen(100)
+        space.take(torch.arange(2, device="meta"), torch.tensor([1]))  # which sources stay is known
+        assert space.places == [0] and space.logits(model.decoder, ids[:2], 3).shape == (2, 3, VOCABULARY)
     assert out.device.type == "meta" and out.dtype is torch.float32 and out.shape == (4, 1, VOCABULARY)
     with pytest.raises(RuntimeError):
         bool(out.max() > 0)
