@@ -14,7 +14,7 @@ import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from warmstart.cli.facts import read_tokenizer
-from warmstart.tokenization import AutoTokenizer
+from warmstart.tokenization import AutoTokenizer, BlenderbotSmallTokenizer, RoCBertTokenizer
 from warmstart.tokenization.auto import special_token_ids
 
 pytestmark = pytest.mark.v5
@@ -201,6 +201,12 @@ def test_what_is_missing_is_named(folders, tmp_path, monkeypatch, caplog):
     )
     with pytest.raises(OSError, match=r"the vocabulary does not have '__unk__'"):
         AutoTokenizer.from_pretrained(folder)
+    backend = AutoTokenizer.from_pretrained(folders["blenderbot-small"]).backend_tokenizer
+    for given in ({}, {"vocab": {"a": 0}}, {"tokenizer_object": backend, "merges": []}):
+        with pytest.raises(ValueError, match=r"made from a vocab.json and a merges.txt and nothing else; to read"):
+            BlenderbotSmallTokenizer(**given)
+    with pytest.raises(ValueError, match=r"and there is no word_shape.json; to read a folder"):
+        RoCBertTokenizer(vocab={"[UNK]": 0, "[CLS]": 1, "[SEP]": 2})
 
 
 @pytest.mark.parametrize("kind", ["blenderbot-small", "roformer", "roc_bert"])

@@ -54,10 +54,15 @@ class BlenderbotSmallTokenizer(PreTrainedTokenizerFast):
         **settings: Any,
     ) -> None:
         merges = settings.get("merges") if merges_file is None else read_merges(merges_file)
+        if merges is None or settings.keys() & {"tokenizer_object", "tokenizer_file"}:
+            raise ValueError(
+                "BlenderbotSmallTokenizer is made from a vocab.json and a merges.txt and nothing else; to read a folder or "
+                "a hub id use BlenderbotSmallTokenizer.from_pretrained"
+            )
         super().__init__(vocab_file=vocab_file, merges_file=merges_file, **settings)
         vocab = self._tokenizer.get_vocab(with_added_tokens=False)
-        self._pairs = _pairs(vocab, merges or [])
-        lines = ["#version: 0.2", *map(" ".join, merges or []), ""]
+        self._pairs = _pairs(vocab, merges)
+        lines = ["#version: 0.2", *map(" ".join, merges), ""]
         self._kept_files = {
             "vocab.json": (json.dumps(vocab, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode(),
             "merges.txt": "\n".join(lines).encode(),
