@@ -56,8 +56,8 @@ class BlenderbotSmallTokenizer(PreTrainedTokenizerFast):
         merges = settings.get("merges") if merges_file is None else read_merges(merges_file)
         if merges is None or settings.keys() & {"tokenizer_object", "tokenizer_file"}:
             raise ValueError(
-                "BlenderbotSmallTokenizer is made from a vocab.json and a merges.txt and nothing else; to read a folder or "
-                "a hub id use BlenderbotSmallTokenizer.from_pretrained"
+                "BlenderbotSmallTokenizer is made from a vocab.json and a merges.txt and nothing else; to read a "
+                "folder or a hub id use BlenderbotSmallTokenizer.from_pretrained"
             )
         super().__init__(vocab_file=vocab_file, merges_file=merges_file, **settings)
         vocab = self._tokenizer.get_vocab(with_added_tokens=False)
