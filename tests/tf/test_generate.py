@@ -81,6 +81,23 @@ def test_inside_a_function_with_xla_and_buckets(zoo):
     assert np.array_equal(bucketed, wanted)
 
 
+def test_the_encoder_is_a_graph_of_its_own_beside_a_compiled_search(zoo):
+    """On a processor; what is returned of it is the same."""
+    _, model = zoo.pair("bert", "gpt2", 0.3)
+    model.forget_traces()
+    source = {key: x.numpy() for key, x in tiny_models.batch(2).items() if key in ("input_ids", "attention_mask")}
+    settings = {"max_new_tokens": 4, "output_hidden_states": True, "return_dict_in_generate": True}
+    wanted = model.generate(**source, **settings)
+    found = model.generate(**source, **settings, jit_compile=True)
+    zoo.assert_close(found.encoder_hidden_states, [x.numpy() for x in wanted.encoder_hidden_states], "states")
+    assert np.array_equal(found.sequences, wanted.sequences)
+    model.generate(
+        **source, max_new_tokens=5, output_hidden_states=True, return_dict_in_generate=True, jit_compile=True
+    )
+    kinds = [kind[0] for kind in model._generate_traces]
+    assert len(kinds) == 4 and kinds.count("encoder") == 1  # one for all searches
+
+
 def test_sampling_follows_its_seed_and_the_distribution(zoo):
     _, model = zoo.pair("bert", "gpt2")
     ids = np.repeat(tiny_models.batch(1)["input_ids"].numpy(), 400, 0)

@@ -22,6 +22,7 @@ from warmstart.tf.generation.inputs import (
     REFUSED,
     check_settings,
     decoder_prompt,
+    encoder_inputs,
     negative_tensors,
     prompt_only,
     source_tensors,
@@ -121,7 +122,7 @@ def generate(
         compiled=jit_compile,
     )
     if tf.executing_eagerly():
-        result = _cut(_traced(search, given)(given), plan, config.length_penalty)
+        result = _cut(_run(search, given), plan, config.length_penalty)
     else:
         result = search(given)
     if not config.return_dict_in_generate:
@@ -183,19 +184,34 @@ def _seed(seed: Any) -> Any:
     return tf.cast(seed, tf.int32)
 
 
-def _traced(search: Search, given: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """The graph of this kind of call; its batch and its source may have any size."""
-    model, strings = search.model, search.strings
+def _run(search: Search, given: dict[str, Any]) -> dict[str, Any]:
+    """What the search finds, in graphs that are traced once for each kind of call.
+
+    On a processor the encoder is a graph of its own, which is not compiled: TensorFlow's products of large matrices are
+    faster there than XLA's.
+    """
+    strings, encoded = search.strings, {}
+    if search.compiled and search.is_pair and "states" not in given and not tf.config.list_physical_devices("GPU"):
+        source = encoder_inputs(given)
+        encoded = _traced(search.model, ("encoder", search.wants), search.encoded, source)(source)
+        given = {**given, "states": encoded["states"]}
     settings = repr(search.config), search.plan, search.compiled, None if strings is None else strings.key
+    kind = (*settings, search.custom, search.rules, search.prefix)
+    result = _traced(search.model, kind, search.__call__, given, search.compiled)(given)
+    return {**result, "encoder": encoded["encoder"]} if encoded else result
+
+
+def _traced(
+    model: Any, kind: tuple[Any, ...], function: Callable[..., Any], given: dict[str, Any], compiled: bool = False
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """The graph of this kind of call; its batch and its source may have any size."""
     signature = {name: _any_batch(name, x) for name, x in given.items()}
-    kind = (*settings, search.custom, search.rules, search.prefix, *signature.items(), model.compute_dtype)
+    kind = (*kind, *signature.items(), model.compute_dtype)
     traces = model.__dict__.setdefault("_generate_traces", {})
     if kind not in traces:
         while len(traces) >= _MOST_TRACES:
             traces.pop(next(iter(traces)))
-        traces[kind] = tf.function(
-            search.__call__, input_signature=[signature], jit_compile=search.compiled, autograph=False
-        )
+        traces[kind] = tf.function(function, input_signature=[signature], jit_compile=compiled, autograph=False)
     return traces[kind]
 
 

@@ -106,6 +106,15 @@ def source_tensors(model: Any, arguments: dict[str, Any], multiple: int | None) 
     return given if multiple is None else _rounded_up(given, first, multiple, model.encoder.spec.positions)
 
 
+def encoder_inputs(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the tensors that the encoder reads."""
+    return {
+        name: x
+        for name, x in given.items()
+        if name in ("input_ids", "inputs_embeds", "attention_mask", *ENCODER_ARGUMENTS)
+    }
+
+
 def _rounded_up(given: dict[str, Any], first: Any, multiple: int, most: int | None) -> dict[str, Any]:
     """The source padded on the right, and masked there, to the next multiple of so many tokens."""
     check_multiple(multiple)

@@ -20,7 +20,7 @@ from warmstart.generation_config import GenerationConfig
 from warmstart.tf.cache import KeyValueCache
 from warmstart.tf.elements import turned
 from warmstart.tf.generation.call import XP, Call
-from warmstart.tf.generation.inputs import ENCODER_ARGUMENTS
+from warmstart.tf.generation.inputs import encoder_inputs
 from warmstart.tf.generation.loops import SEARCHES
 from warmstart.tf.generation.rules import Strings, own_processor, own_rule, prefix_processor, time_rule
 from warmstart.tf.runner import Runner
@@ -61,7 +61,7 @@ class Search:
         rows = shared if looks_ahead else plan.rows
         # the last token is not read, but by a search that looks at candidates before it chooses
         room = max(plan.max_length - (not looks_ahead), 1)
-        encoded, states, source_mask = self._source(given)
+        states, source_mask, of_encoder = self._source(given)
         wants = (*self.wants, "hidden_states") if looks_ahead else self.wants
         runner = Runner(self.decoder, rows, shared, room, wants)
         cache, of_prompt = runner.started(prompt, mask, states, source_mask)
@@ -87,22 +87,24 @@ class Search:
         sources = [layer.source for layer in cache.layers if layer.source is not None]
         return found | {
             "of_prompt": _states(self.wants, of_prompt),
-            "encoder": _states(self.wants, encoded),
+            "encoder": of_encoder,
             "source_cache": sources,
         }
 
     def _source(self, given: dict[str, Any]) -> tuple[Any, Any, Any]:
-        """What the encoder gave, the states that cross-attention reads (b, s, h), and their mask (b, s)."""
+        """The states that cross-attention reads (b, s, h), their mask (b, s), and what is to be returned of the
+        encoder.
+        """
         if not self.is_pair:
-            return None, None, None
-        states, mask, encoded = given.get("states"), given.get("attention_mask"), None
-        if states is None:
-            names = ("input_ids", "inputs_embeds", *ENCODER_ARGUMENTS)
-            more = {name: given[name] for name in names if name in given}
-            more |= {f"output_{name}": True for name in ("attentions", "hidden_states") if name in self.wants}
-            encoded = self.model.encoder(**more, attention_mask=mask, use_cache=False)
-            states = encoded.last_hidden_state
-        return encoded, self.model.source(states), mask
+            return None, None, {}
+        encoded = given if "states" in given else self.encoded(given)
+        return self.model.source(encoded["states"]), given.get("attention_mask"), encoded.get("encoder", {})
+
+    def encoded(self, given: dict[str, Any]) -> dict[str, Any]:
+        """The encoder's states (b, s, h) for a source, and what of it is to be returned."""
+        asked = {f"output_{name}": True for name in ("attentions", "hidden_states") if name in self.wants}
+        output = self.model.encoder(**encoder_inputs(given), **asked, use_cache=False)
+        return {"states": output.last_hidden_state, "encoder": _states(self.wants, output)}
 
     def _unguided(self, given: dict[str, Any], rows: int, shared: int, room: int) -> tuple[Runner | None, Any, Any]:
         """What the model would write without its source: who reads it, its cache, and what it begins with.
@@ -115,7 +117,7 @@ class Search:
         prompt, mask = given["prompt"], given.get("prompt_mask")
         negative, its_mask = given.get("negative_ids"), given.get("negative_mask")
         if self.is_pair:
-            states = None if negative is None else self._source({"input_ids": negative, "attention_mask": its_mask})[1]
+            states = None if negative is None else self._source({"input_ids": negative, "attention_mask": its_mask})[0]
             runner = Runner(self.decoder, rows, shared, room)
             return runner, runner.started(prompt, mask, states, its_mask)[0], None
         prompt, mask = (prompt[:, -1:], None) if negative is None else (negative, its_mask)
