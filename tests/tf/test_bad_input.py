@@ -77,6 +77,37 @@ def test_fit_refuses_labels_of_another_kind(labels, model):
         model.fit(tf.data.Dataset.from_tensor_slices(data).batch(3), verbose=0, shuffle=False)
 
 
+OUTSIDE = {
+    "input_ids": "token id 99 at row 1, column 1 is outside the bert stack's vocabulary of 37; use the tokenizer that",
+    "labels": "label 99 is neither -100 nor in the decoder's vocabulary of 37; tokenize the targets with",
+}
+
+
+# XLA would go on with other ids
+@pytest.mark.parametrize(("name", "compiled"), [("input_ids", False), ("labels", True)])
+def test_fit_refuses_ids_outside_the_vocabulary(name, compiled, model):
+    model.compile(optimizer="sgd", jit_compile=compiled)
+    before = [x.numpy() for x in model.trainable_variables]
+    arrays = {key: x.astype("int32") for key, x in batch().items()}
+    good = tf.data.Dataset.from_tensor_slices(arrays).batch(3)
+    arrays[name] = np.where(np.arange(arrays[name].size).reshape(3, -1) == arrays[name].shape[1] + 1, 99, arrays[name])
+    labels = arrays.pop("labels")
+    bad = tf.data.Dataset.from_tensor_slices((arrays, labels)).batch(3)
+    calls = [
+        lambda: model.fit(arrays, labels, verbose=0),
+        lambda: model.fit(bad, verbose=0, shuffle=False),
+        lambda: model.evaluate(bad, verbose=0),
+        lambda: model.predict(bad, verbose=0),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=OUTSIDE[name]):
+            call()
+    assert all(np.array_equal(x, y.numpy()) for x, y in zip(before, model.trainable_variables, strict=True))
+    if not compiled:
+        with pytest.raises(ValueError, match=OUTSIDE[name]):
+            model.fit(good, validation_data=bad, verbose=0, shuffle=False)
+
+
 # What is allowed here: lists, and the old documentation's example.
 ALLOWED = ("labels in a list", "labels that are not shifted")
 

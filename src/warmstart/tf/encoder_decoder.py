@@ -273,6 +273,11 @@ class TFEncoderDecoderModel(PreTrainedModel):
             refuse_no_target()
         return inputs
 
+    def vocabularies(self) -> dict[str, tuple[int, str]]:
+        """The encoder's vocabulary for the source, the decoder's for its inputs and for `labels`."""
+        decoder = self.decoder.vocabularies()["input_ids"]
+        return {**self.encoder.vocabularies(), "decoder_input_ids": decoder, "labels": decoder}
+
     def training_inputs(self, inputs: dict[str, Any], labels: Any) -> tuple[dict[str, Any], Any]:
         labels = as_ids(labels, "labels")
         names = ("input_ids", "attention_mask", "inputs_embeds")

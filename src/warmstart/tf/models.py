@@ -143,6 +143,10 @@ class StackModel(Stack):
         result = output(**{name: value for name, value in values.items() if name in fields})
         return result if _or(return_dict, self.config.use_return_dict) else result.to_tuple()
 
+    def vocabularies(self) -> dict[str, tuple[int, str]]:
+        """The vocabulary of the inputs and of `labels`."""
+        return dict.fromkeys(("input_ids", "labels"), (self.spec.embedding.vocabulary, self.spec.family))
+
     def get_input_embeddings(self) -> keras.layers.Embedding:
         """The table of token embeddings."""
         return self.embeddings.token

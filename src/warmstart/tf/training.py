@@ -5,11 +5,19 @@ Shapes: b batch, t target length, v vocabulary.
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
+import numpy as np
+import tensorflow as tf
 
-from warmstart.tf.loss import mean_loss
+from warmstart.tf.inputs import check_values
+from warmstart.tf.loss import check_label_values, mean_loss
+
+Vocabularies = Mapping[str, tuple[int, str]]
+"""For each input that holds token ids, how many there are, and whose they are."""
 
 
 class Trained(keras.Model):
@@ -22,6 +30,26 @@ class Trained(keras.Model):
     def training_inputs(self, inputs: dict[str, Any], labels: Any) -> tuple[dict[str, Any], Any]:
         """What the model is called with to predict these labels, and the labels of each of its positions."""
         raise ValueError(f"{type(self).__name__} has no loss of its own: give compile(loss=...)")
+
+    def vocabularies(self) -> Vocabularies:
+        """The vocabularies of the inputs and of `labels`."""
+        return {}
+
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        """As Keras' own; ids that are in no vocabulary are refused, in arrays and in a `tf.data.Dataset`.
+
+        Raises:
+            ValueError: names the id, its place and the vocabulary; XLA would take another id's vector in its place.
+        """
+        return _looked(super().fit, self.vocabularies(), args, kwargs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """As Keras' own; ids are checked as in `fit`."""
+        return _looked(super().evaluate, self.vocabularies(), args, kwargs)
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """As Keras' own; ids are checked as in `fit`."""
+        return _looked(super().predict, self.vocabularies(), args, kwargs)
 
     def train_step(self, data: Any) -> Any:
         return super().train_step(self._with_labels(data))
@@ -72,3 +100,58 @@ def _labels_of(x: Any, y: Any) -> Any:
 
 def _as_dict(x: Any) -> dict[str, Any]:
     return dict(x) if isinstance(x, dict) else {"input_ids": x}
+
+
+def _looked(method: Callable[..., Any], vocabularies: Vocabularies, args: tuple[Any, ...], kwargs: Any) -> Any:
+    """What Keras' method gives for data whose ids are looked at: arrays at once, a data set's batches as they come."""
+    given = dict(inspect.signature(method).bind(*args, **kwargs).arguments)
+    given |= given.pop("kwargs", {})
+    refused: list[ValueError] = []
+
+    def look(x: Any, y: Any = None) -> Any:
+        if isinstance(x, tf.data.Dataset):
+            return x.map(lambda *element: _batch_looked(element, vocabularies, refused))
+        _look({**_as_dict(x), "labels": _labels_of(x, y)}, vocabularies)
+        return x
+
+    given["x"] = look(given.get("x"), given.get("y"))
+    if isinstance(given.get("validation_data"), tf.data.Dataset):
+        given["validation_data"] = look(given["validation_data"])
+    try:
+        return method(**given)
+    except tf.errors.OpError as error:
+        if refused:
+            raise refused[0] from error
+        raise
+
+
+def _batch_looked(element: tuple[Any, ...], vocabularies: Vocabularies, refused: list[ValueError]) -> Any:
+    """A batch as it is, once its ids have been looked at; the error of one that has others is kept."""
+    whole = element if len(element) > 1 else element[0]
+    x, y, _ = keras.utils.unpack_x_y_sample_weight(whole)
+    values = {**_as_dict(x), "labels": _labels_of(x, y)}
+    names = [name for name in vocabularies if isinstance(values.get(name), tf.Tensor)]
+
+    def on_host(*arrays: Any) -> Any:
+        try:
+            _look(dict(zip(names, arrays, strict=True)), vocabularies)
+        except ValueError as error:
+            refused.append(error)
+            raise
+        return True
+
+    with tf.control_dependencies([tf.numpy_function(on_host, [values[name] for name in names], tf.bool)]):
+        return tf.nest.map_structure(tf.identity, whole)
+
+
+def _look(values: Mapping[str, Any], vocabularies: Vocabularies) -> None:
+    """Refuse ids (b, t) that are in no vocabulary; what is no array of such is left to the step that reads it."""
+    for name, (size, family) in vocabularies.items():
+        ids = values.get(name)
+        ids = np.asarray(ids) if hasattr(ids, "__array__") else None
+        if ids is None or ids.ndim != 2 or ids.dtype.kind not in "iu" or ids.size == 0:
+            continue
+        if name == "labels":
+            check_label_values(ids, size)
+        else:
+            check_values(ids, size, family)
