@@ -98,12 +98,6 @@ struct BrainBlock {  // inputs are float: of each 32, the 16 at even places firs
 
 #if defined(__AVX512VNNI__)
 #define WARMSTART_INT8 1
-// sum += the products of four bytes without sign and four with one, in each of 16 numbers. As an intrinsic GCC copies
-// the sums to and fro in a loop that adds to many of them.
-inline void add_products(__m512i& sum, __m512i bytes, __m512i weights) {
-    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(bytes), "v"(weights));
-}
-
 struct Int8Block {  // inputs are bytes without sign: 128 more than what they stand for, 0 behind a row's end
     typedef int8_t Weight;
     typedef uint8_t Input;
@@ -120,7 +114,7 @@ struct Int8Block {  // inputs are bytes without sign: 128 more than what they st
         }
         for (int i = 0; i < ROWS; ++i) {
             __m512i input = _mm512_loadu_si512(x + i * stride);
-            for (int j = 0; j < OUTPUTS; ++j) add_products(sums[i][j], input, weights[j]);
+            for (int j = 0; j < OUTPUTS; ++j) sums[i][j] = _mm512_dpbusd_epi32(sums[i][j], input, weights[j]);
         }
     }
 };

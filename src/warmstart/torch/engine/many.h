@@ -63,23 +63,10 @@ struct Edge {  // where a tile's sums go
     const float* bias;
 };
 
-// The sums of a row to where they go, by value: an array of them that is indexed would not stay in registers.
-inline void put_row(Vector low, Vector high, float* to, const Edge& edge) {
-    if (edge.outputs == PANEL) {
-        if (!edge.first) low += load(to), high += load(to + LANES);
-        if (edge.first && edge.bias) low += load(edge.bias), high += load(edge.bias + LANES);
-        *reinterpret_cast<Vector*>(to) = low;
-        *reinterpret_cast<Vector*>(to + LANES) = high;
-        return;
-    }
-    float both[PANEL];
-    std::memcpy(both, &low, sizeof low), std::memcpy(both + LANES, &high, sizeof high);
-    for (long j = 0; j < edge.outputs; ++j)
-        to[j] = both[j] + (!edge.first ? to[j] : edge.bias ? edge.bias[j] : 0.0f);
-}
-
+// Sums of a tile's rows, each of PANEL outputs. They are put down here first: where sums go and what is done to them on
+// the way is much code, beside which they would not stay in registers.
 template <int ROWS>
-inline void tile(const float* x, long width, long depth, const float* panel, const Edge& edge) {
+__attribute__((noinline)) void tile(const float* x, long width, long depth, const float* panel, float* sums) {
     Vector low[ROWS], high[ROWS];
 #pragma GCC unroll 12
     for (int i = 0; i < ROWS; ++i) low[i] = high[i] = Vector{};
@@ -94,16 +81,35 @@ inline void tile(const float* x, long width, long depth, const float* panel, con
         }
     }
 #pragma GCC unroll 12
-    for (int i = 0; i < ROWS; ++i) put_row(low[i], high[i], edge.y + i * edge.stride, edge);
+    for (int i = 0; i < ROWS; ++i) {
+        *reinterpret_cast<Vector*>(sums + i * PANEL) = low[i];
+        *reinterpret_cast<Vector*>(sums + i * PANEL + LANES) = high[i];
+    }
 }
 
 template <int ROWS>
-void tile_of(long rows, const float* x, long width, long depth, const float* panel, const Edge& edge) {
+void sums_of(long rows, const float* x, long width, long depth, const float* panel, float* sums) {
     if constexpr (ROWS > 0) {
         if (rows == ROWS)
-            tile<ROWS>(x, width, depth, panel, edge);
+            tile<ROWS>(x, width, depth, panel, sums);
         else
-            tile_of<ROWS - 1>(rows, x, width, depth, panel, edge);
+            sums_of<ROWS - 1>(rows, x, width, depth, panel, sums);
+    }
+}
+
+// A tile of up to TILE_ROWS rows, to where its edge says.
+inline void tile_of(long rows, const float* x, long width, long depth, const float* panel, const Edge& edge) {
+    alignas(64) float sums[TILE_ROWS * PANEL];
+    sums_of<TILE_ROWS>(rows, x, width, depth, panel, sums);
+    for (long i = 0; i < rows; ++i) {
+        const float *from = sums + i * PANEL, *start = edge.first ? edge.bias : edge.y + i * edge.stride;
+        float* to = edge.y + i * edge.stride;
+        if (edge.outputs == PANEL) {
+            for (int part = 0; part < PANEL; part += LANES)
+                *reinterpret_cast<Vector*>(to + part) = start ? load(from + part) + load(start + part) : load(from + part);
+        } else {
+            for (long j = 0; j < edge.outputs; ++j) to[j] = from[j] + (start ? start[j] : 0.0f);
+        }
     }
 }
 
@@ -130,7 +136,7 @@ void many(const float* x, long rows, long k, const Matrix& matrix, long strip, l
             for (long t = 0, row = 0; t < tiles; ++t) {
                 long height = rows / tiles + (t < rows % tiles);
                 Edge edge{y + row * stride + output, stride, count, from == 0, from + depth == k, bias};
-                tile_of<TILE_ROWS>(height, near + row * WIDTH, WIDTH, depth, panel, edge);
+                tile_of(height, near + row * WIDTH, WIDTH, depth, panel, edge);
                 row += height;
             }
         }
@@ -140,27 +146,8 @@ void many(const float* x, long rows, long k, const Matrix& matrix, long strip, l
 #if defined(WARMSTART_INT8)
 
 // The same over int8, four inputs in each number of a panel; sums stay whole numbers in y until the last.
-struct Edge8 {  // what the sums of 16 outputs become
-    __mmask16 mask;
-    __m512 scale, bias;
-    __m512i shift;
-    Edge8(const Edge& edge, const Matrix& matrix, long output, long half) {
-        mask = edge.outputs > half ? first(edge.outputs - half) : 0;
-        scale = _mm512_maskz_loadu_ps(mask, matrix.scales + output + half);
-        shift = _mm512_slli_epi32(_mm512_maskz_loadu_epi32(mask, matrix.sums + output + half), 7);
-        bias = matrix.bias ? _mm512_maskz_loadu_ps(mask, matrix.bias + output + half) : _mm512_setzero_ps();
-    }
-    inline void put(__m512i total, float* to, const Edge& edge, float row_scale) const {
-        if (!edge.first) total = _mm512_add_epi32(total, _mm512_maskz_loadu_epi32(mask, to));
-        if (!edge.last) return _mm512_mask_storeu_epi32(to, mask, total);
-        __m512 value = _mm512_cvtepi32_ps(_mm512_sub_epi32(total, shift));
-        _mm512_mask_storeu_ps(to, mask, _mm512_fmadd_ps(value, _mm512_mul_ps(scale, _mm512_set1_ps(row_scale)), bias));
-    }
-};
-
 template <int ROWS>
-void tile8(const int32_t* x, long width, long depth, const int32_t* panel, const Edge& edge, const Matrix& matrix,
-           long output, const float* scales) {
+__attribute__((noinline)) void tile8(const int32_t* x, long width, long depth, const int32_t* panel, int32_t* sums) {
     __m512i low[ROWS], high[ROWS];
 #pragma GCC unroll 12
     for (int i = 0; i < ROWS; ++i) low[i] = high[i] = _mm512_setzero_si512();
@@ -170,26 +157,48 @@ void tile8(const int32_t* x, long width, long depth, const int32_t* panel, const
 #pragma GCC unroll 12
         for (int i = 0; i < ROWS; ++i) {
             __m512i value = _mm512_set1_epi32(x[i * width + at]);
-            add_products(low[i], value, a);
-            add_products(high[i], value, b);
+            low[i] = _mm512_dpbusd_epi32(low[i], value, a);
+            high[i] = _mm512_dpbusd_epi32(high[i], value, b);
         }
     }
-    Edge8 left(edge, matrix, output, 0), right(edge, matrix, output, 16);
 #pragma GCC unroll 12
     for (int i = 0; i < ROWS; ++i) {
-        left.put(low[i], edge.y + i * edge.stride, edge, scales[i]);
-        right.put(high[i], edge.y + i * edge.stride + 16, edge, scales[i]);
+        _mm512_store_si512(sums + i * PANEL, low[i]);
+        _mm512_store_si512(sums + i * PANEL + 16, high[i]);
     }
 }
 
 template <int ROWS>
-void tile8_of(long rows, const int32_t* x, long width, long depth, const int32_t* panel, const Edge& edge,
-              const Matrix& matrix, long output, const float* scales) {
+void sums8_of(long rows, const int32_t* x, long width, long depth, const int32_t* panel, int32_t* sums) {
     if constexpr (ROWS > 0) {
         if (rows == ROWS)
-            tile8<ROWS>(x, width, depth, panel, edge, matrix, output, scales);
+            tile8<ROWS>(x, width, depth, panel, sums);
         else
-            tile8_of<ROWS - 1>(rows, x, width, depth, panel, edge, matrix, output, scales);
+            sums8_of<ROWS - 1>(rows, x, width, depth, panel, sums);
+    }
+}
+
+inline void tile8_of(long rows, const int32_t* x, long width, long depth, const int32_t* panel, const Edge& edge,
+                     const Matrix& matrix, long output, const float* scales) {
+    alignas(64) int32_t sums[TILE_ROWS * PANEL];
+    sums8_of<TILE_ROWS>(rows, x, width, depth, panel, sums);
+    for (int half = 0; half < PANEL; half += 16) {
+        __mmask16 mask = edge.outputs > half ? first(edge.outputs - half) : 0;
+        __m512 scale = _mm512_maskz_loadu_ps(mask, matrix.scales + output + half);
+        __m512 bias = matrix.bias ? _mm512_maskz_loadu_ps(mask, matrix.bias + output + half) : _mm512_setzero_ps();
+        __m512i shift = _mm512_slli_epi32(_mm512_maskz_loadu_epi32(mask, matrix.sums + output + half), 7);
+        for (long i = 0; i < rows; ++i) {
+            float* to = edge.y + i * edge.stride + half;
+            __m512i total = _mm512_load_si512(sums + i * PANEL + half);
+            if (!edge.first) total = _mm512_add_epi32(total, _mm512_maskz_loadu_epi32(mask, to));
+            if (!edge.last) {
+                _mm512_mask_storeu_epi32(to, mask, total);
+                continue;
+            }
+            __m512 value = _mm512_cvtepi32_ps(_mm512_sub_epi32(total, shift));
+            value = _mm512_fmadd_ps(value, _mm512_mul_ps(scale, _mm512_set1_ps(scales[i])), bias);
+            _mm512_mask_storeu_ps(to, mask, value);
+        }
     }
 }
 
@@ -211,7 +220,7 @@ inline void many_int8(const Rows& x, long first_row, long rows, long k, const Ma
             for (long t = 0, row = 0; t < tiles; ++t) {
                 long height = rows / tiles + (t < rows % tiles);
                 Edge edge{y + row * stride + output, stride, count, from == 0, from + depth == words, nullptr};
-                tile8_of<TILE_ROWS>(height, near + row * WIDTH, WIDTH, depth, panel, edge, matrix, output,
+                tile8_of(height, near + row * WIDTH, WIDTH, depth, panel, edge, matrix, output,
                                     x.scales + first_row + row);
                 row += height;
             }

@@ -59,11 +59,11 @@ void attend_within(const float* query, const float* key, const float* value, lon
                 long height = std::min<long>(TILE_ROWS, length - row), column = (head * group + g) * size;
                 const float* from = query + (start + row) * stride + column;
                 for (long t = 0; t < length; t += PANEL)
-                    tile_of<TILE_ROWS>(height, from, stride, size, keys + t * size,
+                    tile_of(height, from, stride, size, keys + t * size,
                                        {scores + t, width, PANEL, true, true, nullptr});
                 for (long i = 0; i < height; ++i) weights_of(scores + i * width, length, of.scale);
                 for (long part = 0; part < parts; ++part)
-                    tile_of<TILE_ROWS>(height, scores, width, length, values + part * length * PANEL,
+                    tile_of(height, scores, width, length, values + part * length * PANEL,
                                        {out + (start + row) * wide + column + part * PANEL, wide,
                                         std::min<long>(PANEL, size - part * PANEL), true, true, nullptr});
             }
