@@ -20,7 +20,7 @@ from rich.table import Table
 
 from benchmarks.__main__ import SETTINGS, run
 from benchmarks.checkpoints import make
-from benchmarks.decode import device
+from benchmarks.decode import device, documents
 from benchmarks.decode.contenders import BYTES, CELLS, CONTENDERS, is_installed
 from benchmarks.probes import median
 from benchmarks.tasks import SIZES, Size
@@ -38,6 +38,8 @@ def main() -> None:
     environment = {**os.environ, **SETTINGS, "OMP_NUM_THREADS": str(given.threads)}
     size = SIZES[given.size]
     names = [name for name in given.contenders or CONTENDERS if is_installed(name)]
+    if given.documents:  # the translator of the same sizes has other weights: its texts would have other lengths
+        names = [name for name in names if not name.startswith("ctranslate2")]
     machine = run(["benchmarks.machine"], environment)
     console.print(
         f"{machine['processor']} ({machine['vectors']}), {given.threads} threads; load {machine['load']} at the start; "
@@ -47,15 +49,16 @@ def main() -> None:
     )
     results: Results = {name: [] for name in names}
     with tempfile.TemporaryDirectory(prefix="warmstart-decode-", dir=given.folder) as place:
-        task = {"folder": str(make("bert2bert", size, Path(place))), "size": given.size}
-        task |= {"work": "documents" if given.documents else "cells", "count": given.documents, "cells": given.cells}
+        folder = make("bert2bert", size, Path(place))
+        folder = documents.make_ending(folder, Path(place), size) if given.documents else folder
+        task = {"folder": str(folder), "size": given.size, "documents": given.documents, "cells": given.cells}
         for _ in range(given.runs):
             for name in names:
                 argument = json.dumps(task | {"contender": name})
                 results[name].append(run(["benchmarks.decode.work", argument], environment))
                 console.print(f"  {name}: {shown(results[name][-1])}")
     if given.documents:
-        documents(results, given)
+        console.print(*documents.table(results, size, machine, given), sep="\n")
     else:
         table(results, size, machine, given)
     if given.json is not None:
@@ -152,18 +155,6 @@ def table(results: Results, size: Size, machine: dict[str, Any], given: argparse
             out.add_row(title, *(f"{speed[name][cell] / best[cell]:.2f}" for cell in given.cells))
     console.print(out)
     console.print("in brackets the share of the limit; the limit of a type counts its bytes and operations alone")
-
-
-def documents(results: Results, given: argparse.Namespace) -> None:
-    """Documents per second."""
-    out = Table(title=f"{given.documents} documents of very different lengths")
-    for heading in ("", "seconds", "documents per second", "peak MB"):
-        out.add_column(heading, justify="right")
-    for name, records in results.items():
-        time = seconds(records, "documents", given.cpu)
-        peak = median([record["documents"]["peak_mb"] for record in records])
-        out.add_row(name, f"{time:.1f}", f"{given.documents / time:.2f}", f"{peak:.0f}")
-    console.print(out)
 
 
 if __name__ == "__main__":

@@ -15,14 +15,15 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.decode.contenders import BYTES
+from benchmarks.decode.documents import equal
 
 
 def main() -> None:
     """Read the command line, measure, print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.decode.quality", description=__doc__)
     parser.add_argument("folder", type=Path, help="the demo's folder: model/ and report.json")
-    parser.add_argument("--count", type=int, default=600, help="pairs of the test packages (600)")
-    parser.add_argument("--beams", type=int, default=1)
+    parser.add_argument("--count", type=int, default=600, help="pairs of the test packages (600); 40 take minutes")
+    parser.add_argument("--beams", type=int, default=1, help="beams of the search (1)")
     given = parser.parse_args()
     rows = [measure(given.folder, dtype, given.count, given.beams) for dtype in BYTES]
     out = Table(title=f"{len(rows[0]['texts'])} texts, {given.beams} beams")
@@ -34,18 +35,11 @@ def main() -> None:
         out.add_row(
             dtype,
             f"{row['loss']:.4f}",
-            f"{equal_tokens(row['ids'], rows[0]['ids']):.2%}",
+            f"{equal(row['ids'], rows[0]['ids']):.2%}",
             f"{sum(same) / len(same):.2%}",
             *(f"{row['rouge'][measure]:.2f}" for measure in measures),
         )
     Console(highlight=False).print(out)
-
-
-def equal_tokens(ours: list[list[int]], theirs: list[list[int]]) -> float:
-    """The share of positions that hold the same token; a sequence that is longer differs there."""
-    pairs = list(zip(ours, theirs, strict=True))
-    equal = sum(a == b for row, other in pairs for a, b in zip(row, other, strict=False))
-    return equal / sum(max(len(row), len(other)) for row, other in pairs)
 
 
 def measure(folder: Path, dtype: str, count: int, beams: int) -> dict[str, Any]:

@@ -46,6 +46,7 @@ inline V sums_of_16(const V* v, Add add) {
 
 constexpr int OUTPUTS = 4;  // of a block, beside up to 4 rows: 16 sums, added up together
 constexpr long FEW = 32;    // up to so many rows, rows are multiplied with rows as they are
+constexpr long FEW_INT8 = 16;
 
 inline __mmask16 first(long count) { return count >= 16 ? 0xffff : (1u << count) - 1; }
 
@@ -240,7 +241,7 @@ inline float quantise(const float* from, long k, long stride, uint8_t* to) {
 
 #else  // registers of 8 lanes
 
-constexpr long FEW = 10;
+constexpr long FEW = 10, FEW_INT8 = 0;
 
 template <typename T, int ROWS, int OUTPUTS>
 inline void dots(const float* x, long k, const T* weight, const float* bias, float* y, long stride) {

@@ -67,7 +67,7 @@ void product(const Rows& x, long row, long rows, bool is_many, long k, const Mat
 void linear(const float* x, long rows, long k, const Matrix* matrices, long count, int64_t type, int64_t activation,
             float* y, char* scratch) {
     Rows inputs = prepared(x, rows, k, type, scratch);
-    bool is_many = rows > FEW && (type != 2 || k % 4 == 0);
+    bool is_many = type == 2 ? rows > FEW_INT8 && k % 4 == 0 : rows > FEW;
     long width = is_many ? STRIP : 48, height = is_many ? BLOCK_ROWS : rows, stride = 0, strips = 0;
     for (long i = 0; i < count; ++i)
         stride += matrices[i].outputs, strips += (matrices[i].outputs + width - 1) / width;

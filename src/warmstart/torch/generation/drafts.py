@@ -99,7 +99,7 @@ class _Turn:
         width = draft.tokens.shape[1]
         there = draft.there & (at + torch.arange(width, device=at.device) < call.plan.max_length - 1)
         there = there & ~self.done[:, None]
-        ids = self.ids.clone()
+        ids = self.ids.clone() if width else self.ids
         for j in range(width):
             place = (at + j).clamp(max=ids.shape[1] - 1)
             ids.scatter_(1, place, torch.where(there[:, j : j + 1], draft.tokens[:, j : j + 1], ids.gather(1, place)))
@@ -156,24 +156,26 @@ class _Turn:
 
 
 class LookUp:
-    """Drafts from the source (r, s) and from what was written; a row whose drafts were wrong pauses for a while."""
+    """Drafts from the source (r, s) and from what was written; a row with wrong drafts or none pauses."""
 
     def __init__(self, xp: TorchArrays, source: Tensor | None, rows: int, size: int, count: int) -> None:
         self.xp, self.source, self.size, self.count = xp, source, size, count
         self.room = torch.full((rows,), count, device=xp.device)  # how many tokens a row's next draft may have
         self.pause = torch.zeros_like(self.room)  # how many passes until then
         self.wait = torch.ones_like(self.room)  # how long the next pause is
+        self.asked = torch.zeros(rows, dtype=torch.bool, device=xp.device)  # which rows were looked up this time
 
     def draft(self, ids: Tensor, at: Tensor, live: Tensor) -> Draft:
-        allowed = live & (self.pause == 0)
+        self.asked = allowed = live & (self.pause == 0)
         if not bool(allowed.any()):
             return Draft(ids[:, :0], ids[:, :0].bool())
         tokens, there = drafts.look_up(self.xp, self.source, ids, at, self.size, self.count)
         there = there & (torch.arange(self.count, device=ids.device) < self.room[:, None]) & allowed[:, None]
-        return Draft(tokens, there)
+        width = int(there.sum(1).max())  # mostly far less than asked for, and each column has its cost
+        return Draft(tokens[:, :width], there[:, :width])
 
     def learn(self, tried: Tensor, accepted: Tensor) -> None:
-        wrong, right = (tried > 0) & (accepted == 0), accepted > 0
+        wrong, right = self.asked & (accepted == 0), accepted > 0  # to find nothing is to be wrong
         self.pause = torch.where(wrong, self.wait, (self.pause - 1).clamp(min=0))
         self.wait = torch.where(wrong, (2 * self.wait).clamp(max=16), torch.where(right, 1, self.wait))
         grown = torch.where(right & (accepted >= tried), 4 * self.room, accepted + 1)

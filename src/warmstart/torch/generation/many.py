@@ -18,6 +18,7 @@ from warmstart.decoding.settings import lay_over
 from warmstart.torch.generation.refill import Refilled, can_refill, padded, trimmed
 
 ROWS = 64  # decoder rows at work at once: beyond, another row costs as much as in a batch of its own
+SHARE = 8  # of the places of a batch, one in so many is free before sources join: encoders like many tokens at once
 
 
 @dataclass
@@ -207,6 +208,9 @@ def _work(
             yield from _separately(model, requests, settings, generator)
             continue
         new = _taken(pending, batch_tokens - batch.tokens, batch.room, at_least=not batch.requests)
+        if pending and batch.requests and len(new) * SHARE < len(new) + len(batch.requests):
+            pending.extendleft(reversed(new))  # they wait for company
+            new = []
         if not new and not batch.requests:
             break
         for request, result in itertools.chain(batch.add(new), batch.step()):
