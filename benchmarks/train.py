@@ -1,10 +1,10 @@
 """`python -m benchmarks.train`: fine-tuning beside transformers 5's Seq2SeqTrainer with its best settings.
 
-Of one epoch, all but the first step counts; theirs begins with its longest batch, which is to its advantage.
 The same base-size bert2bert, the same pairs (random ids; lengths as CNN/DailyMail's or XSum's about are), AdamW,
 dropout 0.1, padding as batches need it: ours by token budget, theirs by groups of like length and dynamic padding.
-Each contender has a process of its own, and they alternate. Speed is target tokens per second over the steps after the
-first; memory is the highest that was resident in them, beyond what the process had before the model. The last line is
+Each contender has a process of its own, and they alternate. Speed is target tokens per second over one epoch, so that
+both read the same sources for them, the first step included; memory is the highest that was resident in it, beyond what
+the process had before the model. The last line is
 of both on the same batches of a smaller pair without dropout: how far their loss curves are apart.
 """
 
@@ -80,9 +80,10 @@ def ours(pairs: list[dict[str, list[int]]], given: dict[str, Any], folder: str) 
     from warmstart.training.recipe import Recipe
     from warmstart.training.run import Run
 
+    steps = given["steps"] if given["curves"] else len(_order(pairs, given).batches(0))
     run = Run(
         Path(folder, "ours"),
-        steps=given["steps"] + 2,  # it is left before the last, whose checkpoint is not what is measured
+        steps=steps + 1,  # it is left before the last, whose checkpoint is not what is measured
         batch_tokens=budget(pairs, given),
         precision=given["precision"],
         log_every=1,
@@ -102,11 +103,14 @@ def ours(pairs: list[dict[str, list[int]]], given: dict[str, Any], folder: str) 
         cross_attention_first=0,
         weight_decay=0,
     )
-    model, watch = model_of("warmstart", given["size"], given["dropout"]), Watch(given["clock"])
+    watch = Watch(given["clock"], pairs)
+    model = model_of("warmstart", given["size"], given["dropout"])
 
     def until_enough(event: dict[str, Any]) -> None:
+        if "checks" in event:
+            watch.start()
         watch.event(event)
-        if len(watch.losses) > given["steps"]:
+        if len(watch.losses) == steps:
             raise _Enough
 
     with contextlib.suppress(_Enough):
@@ -121,10 +125,14 @@ def budget(pairs: list[dict[str, list[int]]], given: dict[str, Any]) -> int:
 
 def same_batches(pairs: list[dict[str, list[int]]], given: dict[str, Any]) -> list[list[dict[str, list[int]]]]:
     """The batches that ours takes, in its order."""
+    order = _order(pairs, given)
+    return [[pairs[row] for row in order.rows(step)] for step in range(given["steps"])]
+
+
+def _order(pairs: list[dict[str, list[int]]], given: dict[str, Any]) -> Any:
     from warmstart.training.batches import Order
 
-    order = Order(_examples(pairs), budget(pairs, given), 0)
-    return [[pairs[row] for row in order.rows(step)] for step in range(given["steps"] + 1)]
+    return Order(_examples(pairs), budget(pairs, given), 0)
 
 
 def theirs(pairs: list[dict[str, list[int]]], given: dict[str, Any], folder: str) -> dict[str, Any]:
@@ -132,27 +140,29 @@ def theirs(pairs: list[dict[str, list[int]]], given: dict[str, Any], folder: str
     import transformers
     from examples.trainer import pad
 
-    model, watch = model_of("transformers", given["size"], given["dropout"]), Watch(given["clock"])
+    watch = Watch(given["clock"], pairs)
+    model = model_of("transformers", given["size"], given["dropout"])
     if given["curves"]:  # from the same weights
         model_of("warmstart", given["size"], given["dropout"]).save_pretrained(Path(folder, "model"))
         model = transformers.EncoderDecoderModel.from_pretrained(Path(folder, "model"))
-    count = [0]
     collate = pad(model.config)
 
-    def counting(features: list[dict[str, list[int]]]) -> Any:
+    def padded(features: list[dict[str, list[int]]]) -> Any:
         features = features[0] if given["curves"] else features
-        count[0] = sum(len(one["labels"]) for one in features)
         return collate([{name: one[name] for name in ("input_ids", "labels")} for one in features])
 
     class Steps(transformers.TrainerCallback):
+        def on_train_begin(self, arguments: Any, state: Any, control: Any, **_: Any) -> None:
+            watch.start()
+
         def on_log(self, arguments: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if "loss" in logs:
-                watch.event({"step": state.global_step, "loss": logs["loss"], "target_tokens": count[0]})
+                watch.event({"step": state.global_step, "loss": logs["loss"]})
 
     settings = transformers.Seq2SeqTrainingArguments(
         output_dir=folder,
         per_device_train_batch_size=1 if given["curves"] else given["rows"],
-        max_steps=given["steps"] + 1,
+        max_steps=given["steps"],
         learning_rate=given["rate"],
         lr_scheduler_type="constant",
         optim="adamw_torch_fused",
@@ -168,7 +178,7 @@ def theirs(pairs: list[dict[str, list[int]]], given: dict[str, Any], folder: str
     trainer = transformers.Seq2SeqTrainer(
         model=model,
         args=settings,
-        data_collator=counting,
+        data_collator=padded,
         train_dataset=same_batches(pairs, given) if given["curves"] else pairs,
         callbacks=[Steps()],
     )
@@ -177,28 +187,26 @@ def theirs(pairs: list[dict[str, list[int]]], given: dict[str, Any], folder: str
 
 
 class Watch:
-    """Clocks each step, and the memory of those after the first."""
+    """Clocks the steps, and the memory beyond what there was when it was made."""
 
-    def __init__(self, clock: str) -> None:
+    def __init__(self, clock: str, pairs: list[dict[str, list[int]]]) -> None:
+        self.tokens = sum(len(pair["labels"]) for pair in pairs)
         self.clock = time.process_time if clock == "cpu" else time.perf_counter
         self.before = probes.memory()["resident_mb"]
         self.losses: list[float] = []
-        self.tokens = 0
-        self.probe: Any = None
         self.seconds = 0.0
+
+    def start(self) -> None:
+        """The first step begins."""
+        probes.reset_peak()
+        self.probe, self.begin = probes.Probe(), self.clock()
 
     def event(self, event: dict[str, Any]) -> None:
         """A step is done."""
-        if "loss" not in event:
-            return
-        self.losses.append(event["loss"])
-        if self.probe is None:  # the first step makes the optimizer's state
-            self.probe, self.start = probes.Probe(), self.clock()
-            probes.reset_peak()
-            return
-        self.tokens += event["target_tokens"]
-        self.seconds = self.clock() - self.start
-        self.peak = probes.memory()["peak_mb"]
+        if "loss" in event:
+            self.losses.append(event["loss"])
+            self.seconds = self.clock() - self.begin
+            self.peak = probes.memory()["peak_mb"]
 
     def figures(self) -> dict[str, Any]:
         """Target tokens per second, megabytes, losses."""
@@ -241,7 +249,7 @@ def main() -> None:
     """Measure and print, or be one contender."""
     if len(sys.argv) == 2 and sys.argv[1].startswith("{"):
         given = json.loads(sys.argv[1])
-        pairs = make_pairs(given["kind"], (given["steps"] + 1) * given["rows"], VOCABULARY[given["size"]])
+        pairs = make_pairs(given["kind"], given["steps"] * given["rows"], VOCABULARY[given["size"]])
         with tempfile.TemporaryDirectory() as folder:
             found = (ours if given["library"] == "warmstart" else theirs)(pairs, given, folder)
         print(json.dumps(found))
@@ -249,7 +257,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.train", description=__doc__)
     parser.add_argument("--kinds", nargs="+", choices=LENGTHS, default=list(LENGTHS))
     parser.add_argument("--precisions", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"])
-    parser.add_argument("--steps", type=int, default=3, help="steps that count, after one that does not (3)")
+    parser.add_argument("--steps", type=int, default=4, help="steps of an epoch of theirs (4)")
     parser.add_argument("--rows", type=int, default=8, help="pairs of a batch of theirs; ours holds as many tokens (8)")
     parser.add_argument("--runs", type=int, default=1, help="processes of each contender (1)")
     parser.add_argument("--size", choices=SIZES, default="base")
