@@ -21,7 +21,7 @@ from benchmarks.tasks import Size
 
 SETTINGS = {"num_beams": 1, "do_sample": False, "max_length": 142, "min_length": 40, "no_repeat_ngram_size": 3}
 BATCH = 8  # of libraries that take batches, in the order of the documents
-END = {768: 1.97, 32: 0.3}  # hidden size -> what is added to the logit of the end token
+END = {768: 2.02, 32: 0.3}  # hidden size -> what is added to the logit of the end token
 
 Results = dict[str, list[dict[str, Any]]]
 

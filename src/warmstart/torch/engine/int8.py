@@ -6,15 +6,17 @@ Shapes: r rows, k inputs, n outputs.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 # Processors without VNNI add two products in 16 bits: inputs of 7 bits keep these sums exact.
-_ROWS = 256  # that are rounded together: what lies between is no larger
 NARROW = not getattr(torch._C._cpu, "_is_avx512_vnni_supported", lambda: False)()
+# Numbers that are rounded or added up together: what lies between is no larger. Freed again and again between things
+# that stay, it would leave holes as large in the C library's heap.
+_BLOCK = 2**16
 
 
 class Int8Linear(nn.Module):
@@ -50,7 +52,10 @@ class Int8Linear(nn.Module):
         stamp = self.weight.data_ptr(), self.weight._version
         held = self.__dict__.get("row_sums")
         if held is None or held[0] != stamp:
-            held = self.__dict__["row_sums"] = stamp, self.weight.sum(1, dtype=torch.int32)
+            sums = torch.empty(self.out_features, dtype=torch.int32)
+            for own in _blocks(self.weight):  # torch widens what it adds up
+                torch.sum(self.weight[own], 1, dtype=torch.int32, out=sums[own])
+            held = self.__dict__["row_sums"] = stamp, sums
         return held[1]
 
     def extra_repr(self) -> str:
@@ -90,12 +95,17 @@ def quantised(rows: Tensor) -> tuple[Tensor, Tensor]:
             [  0,   0]], dtype=torch.int8), tensor([0.0157, 0.0000]))
     """
     values, scale = torch.empty(rows.shape, dtype=torch.int8), torch.empty(len(rows))
-    for start in range(0, len(rows), _ROWS):
-        part = rows[start : start + _ROWS].float()
+    for own in _blocks(rows):
+        part = rows[own].float()
         most = part.abs().amax(1, keepdim=True)
-        values[start : start + _ROWS] = (part * torch.where(most > 0, 127 / most, 0.0)).round_()
-        scale[start : start + _ROWS] = most[:, 0] / 127
+        values[own] = (part * torch.where(most > 0, 127 / most, 0.0)).round_()
+        scale[own] = most[:, 0] / 127
     return values, scale
+
+
+def _blocks(rows: Tensor) -> Iterator[slice]:
+    count = max(1, _BLOCK // max(1, rows.shape[1]))
+    return (slice(start, start + count) for start in range(0, len(rows), count))
 
 
 def quantize(model: Any) -> None:
