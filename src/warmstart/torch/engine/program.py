@@ -19,7 +19,7 @@ from warmstart.torch.engine.memory import NativeMemory, cross_heads, own_heads
 from warmstart.torch.engine.products import NormParts, Weights, can_native, norm
 
 _NONE = -1
-_TOGETHER = 1024  # tokens of an encoder that go through all layers together
+_TOGETHER = 512  # tokens of an encoder that go through all layers together
 _PRODUCT, _GATE, _NORM, _OWN, _SOURCE, _WITHIN = range(6)
 
 
