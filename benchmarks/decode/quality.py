@@ -22,7 +22,7 @@ def main() -> None:
     """Read the command line, measure, print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.decode.quality", description=__doc__)
     parser.add_argument("folder", type=Path, help="the demo's folder: model/ and report.json")
-    parser.add_argument("--count", type=int, default=600, help="pairs of the test packages (600); 40 take minutes")
+    parser.add_argument("--count", type=int, default=600, help="pairs of the test packages (600); fewer take less time")
     parser.add_argument("--beams", type=int, default=1, help="beams of the search (1)")
     given = parser.parse_args()
     rows = [measure(given.folder, dtype, given.count, given.beams) for dtype in BYTES]
