@@ -9,14 +9,15 @@ import sys
 import pytest
 
 # A process of its own, for the heap of one that ran other tests has pieces of all sizes: pages that the system had to
-# give for one large tensor, as usual, while memory is kept, and after that.
+# give for some tensors, as usual, while memory is kept, and after that.
 SCRIPT = """
 import json, resource, torch
 from warmstart.training.allocation import keep_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(2**24)
+    tensors = [torch.ones(2**22) for _ in range(8)]
+    del tensors
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 faults()

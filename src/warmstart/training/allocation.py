@@ -1,7 +1,7 @@
 """Memory that is freed within a training stays the process's own.
 
 The C library of Linux gives large pieces back to the system when they are freed and asks for them anew: the system then
-fills each with zeros first, which takes a tenth of a step on a processor.
+fills each with zeros first, which takes a tenth to a third of a step on a processor.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import ctypes
 import os
 import platform
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # of glibc's malloc.h
-_KEPT = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1}
-_USUAL = {_MMAP_MAX: 65536, _MMAP_THRESHOLD: 2**25, _TRIM_THRESHOLD: 2**26}  # what glibc comes to by itself
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_LARGEST = 2**25  # larger pieces are given back all the same: the holes that they would leave are not worth the time
+_KEPT = {_MMAP_THRESHOLD: _LARGEST, _TRIM_THRESHOLD: 2**31 - 1}
+_USUAL = {_MMAP_THRESHOLD: _LARGEST, _TRIM_THRESHOLD: 2 * _LARGEST}  # what glibc comes to by itself
 
 
 def keep_memory(kept: bool) -> None:
