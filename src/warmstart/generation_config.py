@@ -272,7 +272,7 @@ def _is_count(least: int) -> Callable[[Any], bool]:
 
 def _is_number(value: Any) -> bool:
     # numpy's and torch's scalars have __float__ too; strings do not
-    return hasattr(value, "__float__") and not isinstance(value, bool)
+    return hasattr(value, "__float__") and not isinstance(value, bool) and float(value) == float(value)
 
 
 def _is_ids(value: Any) -> bool:
@@ -362,6 +362,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "bad_words_ids": (_is_words, "a list of lists of token ids, none of them empty"),
     "suppress_tokens": (lambda value: hasattr(value, "__iter__"), "a list of token ids"),
     "begin_suppress_tokens": (lambda value: hasattr(value, "__iter__"), "a list of token ids"),
+    "forced_bos_token_id": _IDS,
     "forced_eos_token_id": _IDS,
     "stop_strings": (
         lambda value: value != "" and (isinstance(value, str) or _is_strings(value)),

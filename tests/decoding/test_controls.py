@@ -266,3 +266,74 @@ def test_constraints_are_met(beams, model, source):
         assert (9, 10) in pairs and (11 in row or (12, 13) in pairs)
     words = model.generate(**source, num_beams=beams, force_words_ids=[[9, 10], [[11], [12, 13]]], max_length=14)
     assert torch.equal(ids, words)
+
+
+CALLS = {
+    "beams": {"num_beams": 3},
+    "groups": {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 1.0},
+    "constrained": {"num_beams": 3, "force_words_ids": [[5]]},
+    "contrastive": {"penalty_alpha": 0.5, "top_k": 3},
+    "sampling": {"do_sample": True, "num_return_sequences": 2, "seed": 1},
+}
+
+
+@pytest.mark.parametrize("search", CALLS)
+def test_guidance_by_the_same_source_changes_no_search(search, model, source):
+    negative = {"negative_prompt_ids": source["input_ids"], "negative_prompt_attention_mask": source["attention_mask"]}
+    expected = model.generate(**source, max_length=8, **CALLS[search])
+    for more in (negative, {}):
+        ids = model.generate(**source, max_length=8, guidance_scale=3.0, **more, **CALLS[search])
+        assert torch.equal(ids, expected) is bool(more)
+
+
+@pytest.mark.parametrize("more", [CALLS["contrastive"], {"prompt_lookup_num_tokens": 3}], ids=str)
+def test_the_cache_that_is_returned_holds_what_was_read(more, model, source, zoo):
+    """A token behind the sequences has the logits that it has without a cache."""
+    wanted = {"return_dict_in_generate": True, "max_length": 8, "suppress_tokens": [zoo.PAD]}
+    out = model.generate(**source, **wanted, **more)
+    going = out.sequences[:, -1] != zoo.PAD  # of rows that have ended, only the tokens mean something
+    assert out.past_key_values.length == 7 and 0 < going.sum() < len(going)
+    states = {"encoder_outputs": model.encode(**source), "attention_mask": source["attention_mask"]}
+    new = model(**states, decoder_input_ids=out.sequences[:, -1:], past_key_values=out.past_key_values).logits
+    whole = model(**states, decoder_input_ids=out.sequences).logits[:, -1:]
+    torch.testing.assert_close(new[going], whole[going], rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"stopping_criteria": lambda ids, scores: None},
+            "stopping rule <lambda> must return a boolean.*returned None",
+        ),
+        ({"stopping_criteria": lambda ids, scores: torch.zeros(7).bool()}, r"a tensor of 3, .*\(7,\) of torch.bool"),
+        ({"stopping_criteria": lambda ids, scores: ids[:, :1] > 5}, r"one for each row; it returned \(3, 1\)"),
+        ({"stopping_criteria": lambda ids, scores: ids[:, -1]}, r"it returned \(3,\) of torch.int64"),
+        ({"stopping_criteria": [3]}, "stopping_criteria holds 3, which is no function"),
+        ({"logits_processor": ["top"]}, "logits_processor holds 'top', which is no function"),
+        ({"prefix_allowed_tokens_fn": lambda row, ids: None}, "returned None for source 0; it must be token ids"),
+        ({"streamer": object()}, r"streamer is a object; it must have put\(ids\) and end\(\)"),
+        ({"seed": "a"}, "seed='a': it must be a whole number"),
+        ({"negative_prompt_ids": torch.tensor([[5]])}, "negative_prompt_ids are what guidance_scale leads away from"),
+        ({"pad_token_id": []}, r"pad_token_id=\[\]: rows are filled with one token"),
+        ({"forced_bos_token_id": []}, r"forced_bos_token_id=\[\]: it must be a token id"),
+        ({"guidance_scale": float("nan")}, "guidance_scale=nan: it must be a number"),
+        ({"num_beams": 2, "length_penalty": float("nan")}, "length_penalty=nan: it must be a number"),
+        ({"num_beams": 2, "length_penalty": 1e6}, "length_penalty=1000000.0: scores are divided by the length"),
+        ({"num_beams": 2, "length_penalty": -1e6}, "length_penalty=-1000000.0: scores are divided by the length"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_makes_no_sense_is_named(options, message, model, source):
+    with pytest.raises(ValueError, match=message):
+        model.generate(**source, max_length=6, **options)
+
+
+def test_an_infinite_score_is_refused_where_it_has_no_probability(model, source):
+    def sure(ids, scores):
+        return scores.index_fill(1, torch.tensor([7]), float("inf"))
+
+    assert model.generate(**source, logits_processor=sure, max_length=5)[:, 1:].tolist() == [[7] * 4] * 3
+    for options in ({"do_sample": True}, {"num_beams": 2}, {"do_sample": True, "prompt_lookup_num_tokens": 2}):
+        with pytest.raises(ValueError, match="processor sure returned an infinite score in row 0"):
+            model.generate(**source, logits_processor=sure, max_length=5, **options)

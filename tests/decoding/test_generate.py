@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers
 
-from warmstart import GenerationConfig
+from warmstart import GenerationConfig, TextStreamer
 from warmstart.torch.stack import Stack
 
 ALL_OUTPUTS = {
@@ -259,7 +259,7 @@ class TestSettings:
             ({"exponential_decay_length_penalty": 3}, "exponential_decay_length_penalty=3: it must be a pair"),
             ({"suppress_tokens": [31]}, r"suppress_tokens has token ids outside the vocabulary: \[31\]"),
             ({"eos_token_id": -1}, "eos_token_id=-1: token ids are whole numbers"),
-            ({"streamer": object(), "num_beams": 2}, "a streamer with num_beams=2"),
+            ({"streamer": TextStreamer(None), "num_beams": 2}, "a streamer with num_beams=2"),
         ],
         ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
     )

@@ -290,12 +290,9 @@ def test_order_is_that_of_transformers(zoo):
     )
     plan = zoo.resolve(config, {}, prompt_length=1, encoder_decoder=True)
     plan = dataclasses.replace(plan, sample=True)  # groups are not sampled; here stands the order of all
-    same = [Processor(name, lambda scores, ids, at: scores) for name in ("guidance", "prefix", "own")]
-    chain = processors.processors_for(
-        zoo.TorchArrays(), config, plan, VOCABULARY, guidance=same[0], prefix=same[1], custom=same[2:]
-    )
+    same = [Processor(name, lambda scores, ids, at: scores) for name in ("prefix", "own")]
+    chain = processors.processors_for(zoo.TorchArrays(), config, plan, VOCABULARY, prefix=same[0], custom=same[1:])
     assert [x.name for x in chain] == [
-        "guidance",
         "sequence_bias",
         "diversity_penalty",
         "encoder_repetition_penalty",

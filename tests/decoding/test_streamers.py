@@ -146,6 +146,18 @@ def test_a_reader_that_waits_in_vain_is_told(model, source):
     assert len(errors) == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"num_beam": 2}, "no argument 'num_beam'"), ({"num_beams": 2}, "a streamer with num_beams=2")],
+)
+def test_a_call_that_does_not_begin_tells_its_reader(options, message, model, source):
+    streamer = TextIteratorStreamer(Words(), timeout=60)
+    thread, _ = in_thread(model, **source, **options, streamer=streamer)
+    with pytest.raises(ValueError, match=message):
+        next(streamer)
+    thread.join()
+
+
 def test_a_reader_who_leaves_or_fails_ends_his_own_call(model, source):
     streamer = TextIteratorStreamer(Words(), timeout=60)
     streamer.close()

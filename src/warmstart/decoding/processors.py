@@ -22,19 +22,18 @@ def processors_for(
     plan: Plan,
     vocabulary: int,
     *,
-    guidance: Processor | None = None,
     prefix: Processor | None = None,
     custom: Sequence[Processor] = (),
 ) -> list[Processor]:
     """The processors that the settings ask for, in the order of `transformers`.
 
-    `guidance` blends in the scores of another source, `prefix` restricts the tokens that may follow, `custom` are the
-    caller's own; they stand where they do there.
+    `prefix` restricts the tokens that may follow, `custom` are the caller's own; they stand where they do there.
+    Guidance by another source comes before all of them, so it is no part of the chain.
 
     Raises:
         ValueError: a token id is outside the vocabulary, or a value makes no sense.
     """
-    chain: list[Processor] = [] if guidance is None else [guidance]
+    chain: list[Processor] = []
     if config.sequence_bias is not None:
         chain += tokens.sequence_bias(xp, config.sequence_bias, vocabulary)
     if plan.groups > 1:

@@ -40,6 +40,8 @@ def check_allowed(allowed: Any, vocabulary: int, source: int, held: int) -> list
     Raises:
         ValueError: it allows no token, or one that the vocabulary does not have.
     """
+    if not hasattr(allowed, "__iter__"):
+        raise ValueError(f"prefix_allowed_tokens_fn returned {allowed!r} for source {source}; it must be token ids")
     tokens = [int(token) for token in allowed]
     if not tokens:
         raise ValueError(f"prefix_allowed_tokens_fn allows no token for source {source} at {held}")

@@ -113,6 +113,7 @@ def resolve(
         raise ValueError(
             f"{least} is {min_length} tokens, more than {most}, {max_length}: lower the one or raise the other"
         )
+    _check_penalty(config, int(max_length) - prompt_length)
     eos = _eos(config, call)
     return Plan(
         prompt_length=prompt_length,
@@ -243,6 +244,19 @@ def _check_positions(
         )
 
 
+def _check_penalty(config: GenerationConfig, longest: int) -> None:
+    """Sums of log-probabilities are divided by the length to this power, which must be a number."""
+    try:
+        power = float(longest) ** config.length_penalty if config.num_beams > 1 else 1.0
+    except OverflowError:
+        power = 0.0
+    if not 1e-30 < power < 1e30:
+        raise ValueError(
+            f"length_penalty={config.length_penalty}: scores are divided by the length to this power, and {longest} "
+            "tokens are out of range; usual are -2 to 2"
+        )
+
+
 def _max_length(
     config: GenerationConfig, call: Mapping[str, Any], prompt_length: int, encoder_decoder: bool, positions: int | None
 ) -> int:
@@ -275,7 +289,10 @@ def _eos(config: GenerationConfig, call: Mapping[str, Any]) -> tuple[int, ...]:
 
 def _pad(config: GenerationConfig, eos: tuple[int, ...], encoder_decoder: bool) -> int:
     if config.pad_token_id is not None:
-        return token_ids(config.pad_token_id, "pad_token_id")[0]
+        ids = token_ids(config.pad_token_id, "pad_token_id")
+        if len(ids) != 1:
+            raise ValueError(f"pad_token_id={config.pad_token_id!r}: rows are filled with one token; give its id")
+        return ids[0]
     if eos and not encoder_decoder:
         return eos[0]  # causal language models often have none; here it only fills what ended early
     raise ValueError(

@@ -26,7 +26,7 @@ def contrastive_search(call: Call) -> dict[str, Any]:
     while True:
         held = state.ids[:, : state.at]
         scorer.keep("logits", raw)
-        scores = scorer.processed(raw, held, state.at)
+        scores = scorer.processed(scorer.guided(raw, held), held, state.at)
         scorer.keep("scores", scores)
         check_choice(scores, ~state.done, state.at)
         likely, tokens = torch.topk(torch.softmax(scores, -1), min(count, scores.shape[-1]))
@@ -40,9 +40,10 @@ def contrastive_search(call: Call) -> dict[str, Any]:
         picked = torch.arange(rows, device=tokens.device) * each + chosen
         state = sampling.step(xp, state, longer[picked, -1], _same, stop, plan.pad)
         call.stream.tokens(state.ids[:, state.at - 1], state.done.nonzero()[:, 0])
-        if state.at >= plan.max_length or bool(state.done.all()):
-            break
         scorer.reorder(picked)
+        if state.at >= plan.max_length or bool(state.done.all()):
+            runner.crop(state.at - 1)  # as other searches leave it: without the newest token
+            break
         raw = after[picked]
         context = torch.cat([context, states[torch.arange(rows, device=tokens.device), chosen][:, None]], 1)
     return {"sequences": state.ids[:, : state.at]}

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from warmstart.decoding.inputs import check_guided
 from warmstart.decoding.outputs import (
     GenerateBeamDecoderOnlyOutput,
     GenerateBeamEncoderDecoderOutput,
@@ -107,12 +108,39 @@ def generate(
     >>> ids.shape, ids[:, 0]
     (torch.Size([2, 4]), tensor([1, 1]))
     """
-    config, arguments = lay_over(model.generation_config, generation_config, kwargs)
+    stream = Stream(streamer)
+    own = {"prefix": prefix_allowed_tokens_fn, "processors": logits_processor, "criteria": stopping_criteria}
+    try:
+        return _generated(model, inputs, generation_config, kwargs, own, _generator(model, generator, seed), stream)
+    except BaseException as error:
+        stream.fail(error)
+        raise
+
+
+def _generator(model: Any, generator: torch.Generator | None, seed: Any) -> torch.Generator | None:
+    if seed is None:
+        return generator
+    if generator is not None:
+        raise ValueError("generator and seed both say where random numbers come from; give one of them")
+    if not hasattr(seed, "__index__"):
+        raise ValueError(f"seed={seed!r}: it must be a whole number")
+    return torch.Generator(model.device).manual_seed(seed.__index__())
+
+
+def _generated(
+    model: Any,
+    inputs: Tensor | None,
+    given: GenerationConfig | None,
+    kwargs: dict[str, Any],
+    functions: dict[str, Any],
+    generator: torch.Generator | None,
+    stream: Stream,
+) -> Any:
+    """What `generate` returns; `functions` are the caller's `prefix`, `processors` and `criteria`."""
+    config, arguments = lay_over(model.generation_config, given, kwargs)
     check_arguments(arguments)
-    if seed is not None:
-        if generator is not None:
-            raise ValueError("generator and seed both say where random numbers come from; give one of them")
-        generator = torch.Generator(model.device).manual_seed(seed)
+    if arguments.get("negative_prompt_ids") is not None:
+        check_guided(config)
     encoder_decoder = hasattr(model, "encode")  # a BART's decoder alone says is_encoder_decoder in its config
     if inputs is not None:
         if arguments.get("input_ids") is not None:
@@ -123,9 +151,9 @@ def generate(
     }
     prompt, prompt_mask = (decoder_prompt if encoder_decoder else prompt_only)(model, config, arguments)
     plan = _plan(model, config, kwargs, prompt, encoder_decoder)
-    if streamer is not None and plan.beams > 1:
+    if stream.streamer is not None and plan.beams > 1:
         raise ValueError(f"a streamer with num_beams={plan.beams}: beams are not final until the end; use num_beams=1")
-    xp, stream = TorchArrays(prompt.device), Stream(streamer)
+    xp = TorchArrays(prompt.device)
     # searches whose passes are no steps have these computed afterwards, over what they found
     stepwise = plan.strategy not in ("contrastive", "drafted")
     source = encode_source(model, arguments, wanted_states(config)) if encoder_decoder else {}
@@ -136,8 +164,8 @@ def generate(
         passes = config if stepwise else GenerationConfig(use_cache=True)
         runner = runner_for(model, source, passes, rows=plan.rows, length=plan.max_length, mask=mask)
     own = {
-        "prefix": prefix_processor(prefix_allowed_tokens_fn, plan) if prefix_allowed_tokens_fn is not None else None,
-        "custom": [own_processor(function) for function in listed(logits_processor)],
+        "prefix": None if functions["prefix"] is None else prefix_processor(functions["prefix"], plan),
+        "custom": [own_processor(function, plan) for function in listed("logits_processor", functions["processors"])],
         "guidance": None,
     }
     if config.guidance_scale is not None and config.guidance_scale != 1:
@@ -146,7 +174,7 @@ def generate(
         own["guidance"] = guidance(model, config.guidance_scale, arguments, plan, prompt)
     ids = source_ids(arguments, source.get("attention_mask") if encoder_decoder else prompt_mask)
     scorer = Scorer(xp, runner, config, plan, ids, **own)
-    criteria = listed(stopping_criteria)
+    criteria = listed("stopping_criteria", functions["criteria"])
     rules = _rules(config, arguments, criteria, scorer)
     call = Call(
         xp,
@@ -159,15 +187,11 @@ def generate(
         stream,
         may_leave=not (criteria or any(own.values()) or config.return_dict_in_generate),
     )
-    try:
-        if plan.strategy == "drafted":
-            result = drafted(call, drafter_for(call, model, arguments, prompt_mask))
-        else:
-            result = _SEARCHES[plan.strategy](call)
-        stream.end()
-    except BaseException as error:
-        stream.fail(error)
-        raise
+    if plan.strategy == "drafted":
+        result = drafted(call, drafter_for(call, model, arguments, prompt_mask))
+    else:
+        result = _SEARCHES[plan.strategy](call)
+    stream.end()
     if not config.return_dict_in_generate:
         return result["sequences"]
     states = dict(getattr(runner, "seen", {})) if stepwise else _states_of(model, source, result, config, plan, mask)
@@ -218,14 +242,19 @@ def _states_of(
     plan: Plan,
     mask: Tensor | None,
 ) -> dict[str, list[Any]]:
-    """The attentions and hidden states of finished sequences, split into the prompt and each token after it."""
-    wants = wanted_states(config)
-    if not wants:
+    """The attentions and hidden states of finished sequences, split into the prompt and each token after it.
+
+    Rows that took drafts are of different age, so that their keys and values are computed here, too.
+    """
+    wants, drafted = wanted_states(config), plan.strategy == "drafted"
+    if not wants and not drafted:
         return {}
     ids = result["sequences"][:, :-1]
-    runner = ModuleRunner(model, source, rows=plan.rows, mask=mask, use_cache=False, wants=wants)
+    runner = ModuleRunner(model, source, rows=plan.rows, mask=mask, use_cache=drafted, wants=wants)
     runner.started = True  # the rows of a source differ by now
     runner.logits(ids)
+    if drafted:
+        result["past_key_values"] = runner.cache
     ends = range(plan.prompt_length, ids.shape[1] + 1)
     seen: dict[str, list[Any]] = {}
     for name, (layers,) in runner.seen.items():
@@ -243,7 +272,7 @@ def _output(call: Call, result: dict[str, Any], source: dict[str, Any], states: 
     """The result as one of the output classes."""
     fields: dict[str, Any] = {name: tuple(values) for name, values in {**call.scorer.seen, **states}.items()}
     fields = {name: value for name, value in fields.items() if value}
-    fields |= result | {"past_key_values": getattr(call.scorer.runner, "cache", None)}
+    fields |= {"past_key_values": getattr(call.scorer.runner, "cache", None)} | result
     if not source:
         return (GenerateBeamDecoderOnlyOutput if call.plan.beams > 1 else GenerateDecoderOnlyOutput)(**fields)
     for name in wanted_states(call.config):

@@ -147,8 +147,12 @@ def check_arguments(arguments: dict[str, Any]) -> None:
             raise ValueError(f"generate() knows no argument {name!r}{hint}")
 
 
-def listed(functions: Any) -> list[Any]:
+def listed(name: str, functions: Any) -> list[Any]:
     """One function, several, or None, as a list."""
     if functions is None:
         return []
-    return list(functions) if isinstance(functions, Iterable) else [functions]
+    found = list(functions) if isinstance(functions, Iterable) else [functions]
+    for function in found:
+        if not callable(function):
+            raise ValueError(f"{name} holds {function!r}, which is no function")
+    return found

@@ -163,7 +163,8 @@ def group_search(call: Call) -> dict[str, Any]:
         scorer.keep("logits", raw)
         kept = torch.empty_like(raw)
 
-        state = groups.step(xp, state, xp.log_softmax(raw), settings, score, ends)
+        log = scorer.guided(xp.log_softmax(raw), ids[:, : state.at])
+        state = groups.step(xp, state, log, settings, score, ends)
         scorer.keep("scores", kept)
         if not bool(state.going) or state.at >= plan.max_length or _ruled(call, groups.ids_of(xp, state), state.at):
             break

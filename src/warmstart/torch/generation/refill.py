@@ -60,7 +60,6 @@ class Refilled:
             self.config,
             self.plan,
             model.decoder.spec.embedding.vocabulary,
-            guidance=None,
             prefix=None,
             custom=[],
         )

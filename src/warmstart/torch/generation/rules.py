@@ -24,8 +24,9 @@ from warmstart.torch.arrays import TorchArrays
 from warmstart.torch.runner import ModuleRunner, encode_source
 
 
-def own_processor(function: Callable[[Tensor, Tensor], Tensor]) -> Processor:
+def own_processor(function: Callable[[Tensor, Tensor], Tensor], plan: Plan) -> Processor:
     """The caller's processor, `(ids (r, n), scores (r, v)) -> scores`, its result checked."""
+    compared = plan.sample or plan.beams > 1  # greedy search alone can do with infinity
     name = getattr(function, "__name__", type(function).__name__)
 
     def apply(scores: Tensor, ids: Tensor, at: Position) -> Tensor:
@@ -38,6 +39,12 @@ def own_processor(function: Callable[[Tensor, Tensor], Tensor]) -> Processor:
         if bool(new.isnan().any()):
             row = int(new.isnan().any(1).int().argmax())
             raise ValueError(f"the logits processor {name} returned scores that are no numbers (NaN), in row {row}")
+        if compared and bool(new.isposinf().any()):
+            row = int(new.isposinf().any(1).int().argmax())
+            raise ValueError(
+                f"the logits processor {name} returned an infinite score in row {row}, which has no probability: give "
+                "the tokens that must not come -inf in its place"
+            )
         return new
 
     return Processor(name, apply)
@@ -60,14 +67,26 @@ def prefix_processor(function: Callable[[int, Tensor], list[int]], plan: Plan) -
 
 
 def own_rule(function: Callable[..., Any], scores: list[Tensor] | None) -> Stop:
-    """The caller's rule for stopping; `scores` is the list that the driver fills, if scores are wanted."""
+    """The caller's rule for stopping, its result checked; `scores` is the list that the driver fills, if scores are
+    wanted.
+    """
+    name = getattr(function, "__name__", type(function).__name__)
 
-    def rule(ids: Tensor, new: Tensor, at: Position) -> Any:
-        given = None if scores is None else tuple(scores)
+    def ask(ids: Tensor) -> Tensor:
+        given = function(ids, None if scores is None else tuple(scores))
+        ended = torch.as_tensor(given, device=ids.device) if isinstance(given, (bool, Tensor)) else None
+        if ended is None or ended.dtype is not torch.bool or ended.shape not in ((), (len(ids),)):
+            got = repr(given) if ended is None else f"{tuple(ended.shape)} of {ended.dtype}"
+            raise ValueError(
+                f"the stopping rule {name} must return a boolean, or a tensor of {len(ids)}, one for each row; it "
+                f"returned {got}"
+            )
+        return ended.expand(len(ids))
+
+    def rule(ids: Tensor, new: Tensor, at: Position) -> Tensor:
         if is_column(at):
-            each = [function(ids[i : i + 1, : int(n)], given) for i, n in enumerate(at[:, 0])]
-            return torch.cat([torch.as_tensor(x, device=ids.device).reshape(1) for x in each])
-        return function(ids[:, :at], given)
+            return torch.cat([ask(ids[i : i + 1, : int(n)]) for i, n in enumerate(at[:, 0])])
+        return ask(ids[:, :at])
 
     return rule
 
@@ -93,7 +112,9 @@ def string_rule(strings: str | Sequence[str], tokenizer: Any) -> Stop:
     return rule
 
 
-def guidance(model: Any, scale: float, arguments: dict[str, Any], plan: Plan, prompt: Tensor) -> Processor:
+def guidance(
+    model: Any, scale: float, arguments: dict[str, Any], plan: Plan, prompt: Tensor
+) -> Callable[[Tensor, Tensor], Tensor]:
     """Away from what the model would write without this source, see `guided`. What it would write is asked with
     `negative_prompt_ids`: another source, or for a model without an encoder another prompt. Without them it is the
     decoder alone, without cross-attention; for a model without an encoder, the last token of the prompt.
@@ -113,10 +134,8 @@ def guidance(model: Any, scale: float, arguments: dict[str, Any], plan: Plan, pr
         runner = ModuleRunner(model, {}, rows=plan.rows, mask=whole, use_cache=plan.beams == 1)
         before = before.repeat_interleave(plan.rows, 0)
 
-    def apply(scores: Tensor, ids: Tensor, at: Position) -> Tensor:
-        held = ids[:, :at]
-        if before is not None:
-            held = torch.cat([before, held[:, plan.prompt_length :]], 1)
+    def apply(scores: Tensor, ids: Tensor) -> Tensor:
+        held = ids if before is None else torch.cat([before, ids[:, plan.prompt_length :]], 1)
         return guided(TorchArrays(ids.device), scores, runner.logits(held)[:, -1], scale)
 
-    return Processor("guidance_scale", apply)
+    return apply

@@ -5,6 +5,7 @@ Shapes: b sources, r rows, n length, s source length, v vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,12 +30,14 @@ class Scorer:
         config: GenerationConfig,
         plan: Plan,
         source: Tensor | None,
+        guidance: Callable[[Tensor, Tensor], Tensor] | None = None,
         **own: Any,
     ) -> None:
-        """`source` (b, s) are the source's ids, -1 where there is padding; `own` are the `guidance`, `prefix` and
-        `custom` processors.
+        """`source` (b, s) are the source's ids, -1 where there is padding; `guidance` changes scores (r, v) of what
+        follows ids (r, n), before any processor; `own` are the `prefix` and `custom` processors.
         """
         self.xp, self.runner, self.config, self.plan, self.own = xp, runner, config, plan, own
+        self.guidance = guidance
         self.source = None if source is None else source.repeat_interleave(plan.rows, 0)  # (r, s)
         self.processors: list[Processor] | None = None
         wanted = [name for name in ("scores", "logits") if getattr(config, f"output_{name}")]
@@ -45,13 +48,17 @@ class Scorer:
         raw = self.raw(ids)
         self.keep("logits", raw)
         scores = self.xp.log_softmax(raw) if self.plan.beams > 1 else raw
-        scores = self.processed(scores, ids, ids.shape[1])
+        scores = self.processed(self.guided(scores, ids), ids, ids.shape[1])
         self.keep("scores", scores)
         return scores
 
     def raw(self, ids: Tensor) -> Tensor:
         """The logits (r, v) of what follows `ids` (r, n)."""
         return self.runner.logits(ids)[:, -1]
+
+    def guided(self, scores: Tensor, ids: Tensor) -> Tensor:
+        """Scores (r, v) led away from those without the source, if that is asked for."""
+        return scores if self.guidance is None else self.guidance(scores, ids)
 
     def processed(
         self, scores: Tensor, ids: Tensor, at: Position, rows: Tensor | None = None, chosen: Tensor | None = None

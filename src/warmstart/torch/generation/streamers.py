@@ -225,6 +225,11 @@ class Stream:
     """A streamer as the loops of `generate` see it: any object with `put` and `end`, or none."""
 
     def __init__(self, streamer: Any = None) -> None:
+        """Raises ValueError if it is no streamer."""
+        if streamer is not None and not (callable(getattr(streamer, "put", None)) and hasattr(streamer, "end")):
+            raise ValueError(
+                f"streamer is a {type(streamer).__name__}; it must have put(ids) and end(): TextStreamer ..."
+            )
         self.streamer = streamer
 
     def prompt(self, ids: Tensor) -> None:
