@@ -284,6 +284,11 @@ class StackSpec:
         """The width of what the last matrix of the head reads."""
         return (self.head.size if self.head else 0) or self.embedding.size
 
+    @property
+    def beside_names(self) -> tuple[str, ...]:
+        """The arguments that give each token its row of the tables beside the tokens' (RoCBert)."""
+        return tuple(BESIDE[table] for table, _, _ in self.embedding.beside)
+
     def beside(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """By table, the ids that arguments give for those beside the tokens'; a table that is not used needs none.
 

@@ -80,9 +80,9 @@ def test_results_are_those_of_each_text_alone_in_order(run, pair, answer, file, 
 def test_texts_of_a_window_go_in_by_length(run, pair, file, monkeypatch):
     lengths = []
 
-    def watched(rows, model):
-        lengths.append([len(row) for row in rows])
-        return padded(rows, model)
+    def watched(requests, model):
+        lengths.append([len(request.ids) for request in requests])
+        return padded(requests, model)
 
     monkeypatch.setattr(refill, "padded", watched)
     run("generate", pair, file("\n".join(TEXTS)), *SHORT, "--batch-size", 2)

@@ -179,12 +179,13 @@ def answer(
         return results, 0
     limits = {"truncation": True, "max_length": longest} if longest else {}
     batch = source([texts[row] for row in full], return_attention_mask=False, verbose=False, **limits)
-    ids = dict(zip(full, batch["input_ids"], strict=True))
+    names = [name for name in ("input_ids", *model.sides()[0].spec.beside_names) if name in batch]
+    read = {row: {name: batch[name][place] for name in names} for place, row in enumerate(full)}
     cut = sum(bool(encoding.overflowing) for encoding in batch.encodings)
-    order = sorted((row for row in full if ids[row]), key=lambda row: -len(ids[row]))
-    done([row for row in range(len(texts)) if not ids.get(row)])
+    order = sorted((row for row in full if read[row]["input_ids"]), key=lambda row: -len(read[row]["input_ids"]))
+    done([row for row in range(len(texts)) if row not in set(order)])
     run = _streamed if hasattr(model, "generate_stream") else _batched
-    for place, sequences_of_one in run(model, [ids[row] for row in order], batch_size, sequences, call):
+    for place, sequences_of_one in run(model, [read[row] for row in order], batch_size, sequences, call):
         outputs = target.batch_decode(sequences_of_one, skip_special_tokens=True)
         results[order[place]] = [text.strip() for text in outputs]
         done([order[place]])
@@ -192,7 +193,7 @@ def answer(
 
 
 def _streamed(
-    model: Any, sources: list[list[int]], batch_size: int, sequences: int, call: Mapping[str, Any]
+    model: Any, sources: list[dict[str, list[int]]], batch_size: int, sequences: int, call: Mapping[str, Any]
 ) -> Iterator[tuple[int, Any]]:
     """Which source is answered, and its sequences: whenever one is finished another takes its place."""
     import torch
@@ -208,21 +209,23 @@ def _streamed(
 
 
 def _batched(
-    model: Any, sources: list[list[int]], batch_size: int, sequences: int, call: Mapping[str, Any]
+    model: Any, sources: list[dict[str, list[int]]], batch_size: int, sequences: int, call: Mapping[str, Any]
 ) -> Iterator[tuple[int, Any]]:
     """The same, one batch after another; sources are padded to some lengths, since each shape is compiled."""
     for start in range(0, len(sources), batch_size):
         rows = sources[start : start + batch_size]
-        shape = len(rows), -(-max(map(len, rows)) // FLAX_BUCKET) * FLAX_BUCKET
+        lengths = [len(row["input_ids"]) for row in rows]
+        shape = len(rows), -(-max(lengths) // FLAX_BUCKET) * FLAX_BUCKET
         positions = model.sides()[0].spec.positions
         if positions is not None:
             shape = len(rows), min(shape[1], positions)
-        ids = np.full(shape, model.config.encoder.pad_token_id or 0)
-        mask = np.zeros(shape, dtype=np.int64)
-        for row, values in enumerate(rows):
-            ids[row, : len(values)] = values
-            mask[row, : len(values)] = 1
-        found = model.generate(ids, attention_mask=mask, **call)
+        batch = {name: np.zeros(shape, dtype=np.int64) for name in ("attention_mask", *rows[0])}
+        batch["input_ids"][:] = model.config.encoder.pad_token_id or 0
+        for row, (values, length) in enumerate(zip(rows, lengths, strict=True)):
+            batch["attention_mask"][row, :length] = 1
+            for name, ids in values.items():
+                batch[name][row, :length] = ids
+        found = model.generate(**batch, **call)
         found = np.asarray(getattr(found, "sequences", found))
         for place in range(len(rows)):
             yield start + place, found[place * sequences : (place + 1) * sequences]

@@ -12,9 +12,12 @@ from torch import Tensor
 
 
 def cross_attention(
-    model: Any, input_ids: Tensor, decoder_input_ids: Tensor, attention_mask: Tensor | None = None
+    model: Any, input_ids: Tensor, decoder_input_ids: Tensor, attention_mask: Tensor | None = None, **more: Tensor
 ) -> Tensor:
-    """The weights (l, b, n, t, s) with which each position of a target looks at its source; each row sums to 1."""
+    """The weights (l, b, n, t, s) with which each position of a target looks at its source; each row sums to 1.
+
+    `more` is what else the encoder reads.
+    """
     was_training = model.training
     model.eval()
     with torch.no_grad():
@@ -23,6 +26,7 @@ def cross_attention(
             attention_mask=attention_mask,
             decoder_input_ids=decoder_input_ids,
             output_attentions=True,
+            **more,
         )
     model.train(was_training)
     return torch.stack(output.cross_attentions)

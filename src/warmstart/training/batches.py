@@ -5,7 +5,8 @@ Shapes: n pairs, b batch, s source length, t target length.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -106,7 +107,10 @@ class Order:
 
 
 def collate(examples: Examples, rows: np.ndarray, pad: int) -> dict[str, Tensor]:
-    """`input_ids` and `attention_mask` (b, s), and `labels` (b, t) with -100 where a target has ended."""
+    """`input_ids` and `attention_mask` (b, s), and `labels` (b, t) with -100 where a target has ended.
+
+    What tokens have beside their ids goes along (b, s), by name, with 0 behind.
+    """
     sources, targets = ([part(int(row)) for row in rows] for part in (examples.source, examples.labels))
     ids = np.full((len(rows), max(map(len, sources))), pad, np.int64)
     mask = np.zeros_like(ids)
@@ -114,7 +118,16 @@ def collate(examples: Examples, rows: np.ndarray, pad: int) -> dict[str, Tensor]
     for row, (source, target) in enumerate(zip(sources, targets, strict=True)):
         ids[row, : len(source)], mask[row, : len(source)], labels[row, : len(target)] = source, 1, target
     arrays = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    for row, place in enumerate(rows):
+        for name, values in examples.beside(int(place)).items():
+            arrays.setdefault(name, np.zeros_like(ids))[row, : len(values)] = values
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def source_of(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the encoder of a pair reads of a batch, where the model is: ids, mask, and ids of its other tables."""
+    names = ("input_ids", "attention_mask", *model.encoder.spec.beside_names)
+    return {name: batch[name].to(model.device) for name in names if name in batch}
 
 
 def split(rows: np.ndarray, parts: int, source: np.ndarray) -> list[np.ndarray]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from warmstart.inputs import IGNORED, needed
 from warmstart.torch.loss import check_labels
 from warmstart.torch.stack import check_ids
-from warmstart.training.batches import collate
+from warmstart.training.batches import collate, source_of
 from warmstart.training.examples import Examples
 from warmstart.training.loss import PairLoss
 
@@ -172,6 +172,6 @@ def overfit(
 
 
 def _reproduced(model: Any, batch: dict[str, Tensor], row: int, labels: np.ndarray) -> bool:
-    source = {name: batch[name][row : row + 1] for name in ("input_ids", "attention_mask")}
+    source = source_of(model, {name: rows[row : row + 1] for name, rows in batch.items()})
     written = model.generate(**source, max_new_tokens=len(labels), **_PLAIN)[0, 1:].tolist()
     return bool(written == labels.tolist())

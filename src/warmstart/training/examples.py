@@ -61,6 +61,7 @@ class Examples:
     """Tokenized pairs; `index` (n) says which of the stored ones are meant.
 
     Sources stand with their frame ([CLS] text [SEP]); labels are the target's ids and the end id, without a start.
+    Columns of other names than the usual hold what the tokenizer gives of each source token beside its id.
     """
 
     columns: dict[str, np.ndarray]
@@ -78,9 +79,13 @@ class Examples:
         """The labels of a target."""
         return self._ids("target", place)
 
-    def _ids(self, side: str, place: int) -> np.ndarray:
+    def beside(self, place: int) -> dict[str, np.ndarray]:
+        """By name, what each token of a source has beside its id (RoCBert's shape and pronunciation)."""
+        return {name: self._ids("source", place, name) for name in self.columns if name not in _COLUMNS}
+
+    def _ids(self, side: str, place: int, column: str | None = None) -> np.ndarray:
         stored, ends = int(self.index[place]), self.columns[f"{side}_ends"]
-        return self.columns[f"{side}_ids"][ends[stored - 1] if stored else 0 : ends[stored]]
+        return self.columns[column or f"{side}_ids"][ends[stored - 1] if stored else 0 : ends[stored]]
 
     def lengths(self, side: str) -> np.ndarray:
         """Tokens of each "source" or "target" (n)."""
@@ -124,12 +129,12 @@ def load_examples(
     if cache is None:
         with tempfile.TemporaryDirectory(prefix="warmstart-") as temporary:
             _write(Path(temporary, "pairs"), asked)
-            examples = _opened(Path(temporary, "pairs"), in_memory=True)
+            examples = _opened(Path(temporary, "pairs"), asked.kinds(), in_memory=True)
     else:
         folder = Path(cache, _key(asked))
         if not (folder / "counts.json").is_file():
             _write(folder, asked)
-        examples = _opened(folder)
+        examples = _opened(folder, asked.kinds())
     _check_counts(data, examples.counts)
     return examples
 
@@ -142,7 +147,7 @@ def read_examples(asked: Asked, first: int, counts: Counts) -> Iterator[Examples
     """
     _check_limits(asked)
     for part in _tokenized(asked, counts, first):
-        columns = {name: np.asarray(values, _COLUMNS[name]) for name, values in part.items()}
+        columns = {name: np.asarray(part[name], kind) for name, kind in asked.kinds().items()}
         for side in ("source", "target"):
             columns[f"{side}_ends"] = columns[f"{side}_ends"] - (
                 columns[f"{side}_ends"][-1] - len(columns[f"{side}_ids"])
@@ -152,7 +157,7 @@ def read_examples(asked: Asked, first: int, counts: Counts) -> Iterator[Examples
 
 def joined(parts: Sequence[Examples]) -> Examples:
     """Examples one after another, in memory."""
-    columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in _COLUMNS}
+    columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
     for side in ("source", "target"):
         before = np.cumsum([0, *(len(part.columns[f"{side}_ids"]) for part in parts)])
         columns[f"{side}_ends"] = np.concatenate(
@@ -189,6 +194,10 @@ class Asked(NamedTuple):
     end: int
     limits: Limits
     skip_bad: bool
+
+    def kinds(self) -> dict[str, Any]:
+        """The columns and their types: the usual, and what the tokenizer gives of a source token beside its id."""
+        return _COLUMNS | dict.fromkeys(self.source_tokenizer.ids_beside, np.int32)
 
 
 def _check_limits(asked: Asked) -> None:
@@ -234,6 +243,8 @@ def _stamp(path: Path) -> list[int]:
 
 def _settings(tokenizer: Any) -> list[Any]:
     said = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
+    for name, content in tokenizer._kept_files.items():  # some of what it does stands in files of its own
+        said[name] = hashlib.sha256(content).hexdigest()
     return [hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest(), tokenizer.truncation_side]
 
 
@@ -243,11 +254,12 @@ def _write(folder: Path, asked: Asked) -> None:
     stage = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
     counts = Counts()
     try:
-        handles = {name: (stage / name).open("wb") for name in _COLUMNS}
+        kinds = asked.kinds()
+        handles = {name: (stage / name).open("wb") for name in kinds}
         try:
             for part in _tokenized(asked, counts):
-                for name, values in part.items():
-                    handles[name].write(np.asarray(values, _COLUMNS[name]).tobytes())
+                for name, kind in kinds.items():
+                    handles[name].write(np.asarray(part[name], kind).tobytes())
         finally:
             for handle in handles.values():
                 handle.close()
@@ -262,11 +274,11 @@ def _write(folder: Path, asked: Asked) -> None:
         shutil.rmtree(stage, ignore_errors=True)
 
 
-def _opened(folder: Path, in_memory: bool = False) -> Examples:
+def _opened(folder: Path, kinds: dict[str, Any], in_memory: bool = False) -> Examples:
     """The arrays of a folder, read now or from the disk as they are needed."""
     counts = Counts(**json.loads((folder / "counts.json").read_text()))
     columns: dict[str, np.ndarray] = {}
-    for name, kind in _COLUMNS.items():
+    for name, kind in kinds.items():
         is_empty = (folder / name).stat().st_size == 0  # nothing can be mapped
         columns[name] = (
             np.fromfile(folder / name, kind) if in_memory or is_empty else np.memmap(folder / name, kind, "r")
@@ -292,10 +304,11 @@ def _tokenized(asked: Asked, counts: Counts, first: int = 0) -> Iterator[dict[st
         part = [pair for pair in part if pair.source.strip() and pair.target.strip()]
         if not part:
             continue
-        sources, cut = _ids(asked.source_tokenizer, [pair.source for pair in part], asked.limits.source, True)
-        counts.cut_sources += sum(cut)
-        targets, cut = _ids(asked.target_tokenizer, [pair.target for pair in part], asked.limits.target - 1, False)
-        counts.cut_targets += sum(cut)
+        read = _batch(asked.source_tokenizer, [pair.source for pair in part], asked.limits.source, True)
+        counts.cut_sources += _cut(read)
+        written = _batch(asked.target_tokenizer, [pair.target for pair in part], asked.limits.target - 1, False)
+        counts.cut_targets += _cut(written)
+        sources, targets = read["input_ids"], written["input_ids"]
         counts.pairs += len(part)
         yield {
             "source_ids": np.concatenate(sources),
@@ -305,12 +318,13 @@ def _tokenized(asked: Asked, counts: Counts, first: int = 0) -> Iterator[dict[st
             "rows": [pair.row for pair in part],
             "source_hashes": [_hash(pair.source) for pair in part],
             "pair_hashes": [_hash(f"{pair.source.strip()}\0{pair.target.strip()}") for pair in part],
+            **{name: np.concatenate(read[name]) for name in asked.source_tokenizer.ids_beside},
         }
 
 
-def _ids(tokenizer: Any, written: list[str], limit: int, framed: bool) -> tuple[list[list[int]], list[bool]]:
-    """Ids of texts, and which texts were cut."""
-    batch = tokenizer(
+def _batch(tokenizer: Any, written: list[str], limit: int, framed: bool) -> Any:
+    """Texts as a tokenizer gives them, no longer than a limit."""
+    return tokenizer(
         written,
         add_special_tokens=framed,
         truncation=True,
@@ -319,7 +333,11 @@ def _ids(tokenizer: Any, written: list[str], limit: int, framed: bool) -> tuple[
         return_token_type_ids=False,
         verbose=False,
     )
-    return batch["input_ids"], [bool(encoding.overflowing) for encoding in batch.encodings]
+
+
+def _cut(batch: Any) -> int:
+    """How many texts of a batch were cut."""
+    return sum(bool(encoding.overflowing) for encoding in batch.encodings)
 
 
 def _ends(ends: dict[str, int], side: str, lengths: list[int]) -> np.ndarray:

@@ -6,6 +6,7 @@ Shapes: b batch, s source length, t target length, n labels that count, h width 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -110,20 +111,27 @@ class PairLoss(nn.Module):
         super().__init__()
         self.model, self.label_smoothing = model, label_smoothing
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, count: float) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, count: float, **beside: Tensor
+    ) -> Tensor:
         """Cross-entropy over the labels (b, t) that are not -100, summed and divided by `count`.
 
-        With the count of a whole step's labels, the losses of its parts add up to the loss of the step.
+        With the count of a whole step's labels, the losses of its parts add up to the loss of the step. `beside` is
+        what a batch has of each source token beside its id; an encoder without tables for it leaves it out.
         """
         model = self.model
         is_plain = all(stack.is_plain() and not stack.checkpoint_layers for stack in model.stacks())
         with widened() if is_plain else contextlib.nullcontext():
-            return self._summed(input_ids, attention_mask, labels) / count
+            return self._summed(input_ids, attention_mask, labels, beside) / count
 
-    def _summed(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
+    def _summed(
+        self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, beside: Mapping[str, Tensor]
+    ) -> Tensor:
         """The same, not divided."""
         model = self.model
-        source = model.encoder.states(input_ids, attention_mask, packed=True).last
+        spec = model.encoder.spec
+        beside = spec.beside({name: beside[name] for name in spec.beside_names if name in beside})
+        source = model.encoder.states(input_ids, attention_mask, beside=beside, packed=True).last
         if hasattr(model, PROJECTION):
             source = model.enc_to_dec_proj(source)
         states = model.decoder.states(

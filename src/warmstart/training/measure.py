@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from warmstart.inputs import IGNORED
-from warmstart.training.batches import collate, plan
+from warmstart.training.batches import collate, plan, source_of
 from warmstart.training.examples import Examples
 from warmstart.training.extras import needs
 from warmstart.training.loss import PairLoss
@@ -41,8 +41,7 @@ def written(
     lengths = examples.lengths("source"), examples.lengths("target")
     for rows in plan(*lengths, budget, seed=0, epoch=0):
         batch = collate(examples, rows, 0 if pad is None else pad)
-        source = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
-        ids = model.generate(**source, **(settings or {}))
+        ids = model.generate(**source_of(model, batch), **(settings or {}))
         for row, text in zip(rows, tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True):
             texts[row] = text.strip()
     model.train(was_training)

@@ -14,7 +14,7 @@ import numpy as np
 
 from warmstart.torch.attention_maps import cross_attention, names
 from warmstart.training import svg
-from warmstart.training.batches import collate
+from warmstart.training.batches import collate, source_of
 from warmstart.training.examples import Examples
 from warmstart.training.log import Event
 from warmstart.training.pairs import Pair
@@ -54,9 +54,9 @@ def attention_maps(model: Any, examples: Examples, tokenizers: tuple[Any, Any]) 
     found, pad = [], model.config.encoder.pad_token_id
     for row in range(min(_MAPS, len(examples))):
         batch = collate(examples, np.array([row]), 0 if pad is None else pad)
-        source = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
+        source = source_of(model, batch)
         ids = model.generate(**source, num_return_sequences=1)
-        weights = cross_attention(model, source["input_ids"], ids, source["attention_mask"])[:, 0].mean((0, 1))
+        weights = cross_attention(model, decoder_input_ids=ids, **source)[:, 0].mean((0, 1))
         read = names(tokenizers[0], batch["input_ids"][0])[:_LONGEST_SOURCE]
         written = names(tokenizers[1], ids[0, 1:])
         if written:

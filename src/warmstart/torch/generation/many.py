@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,11 +37,12 @@ class Answer:
 
 @dataclass
 class Request:
-    """One input made ready: its place among the inputs, and its ids."""
+    """One input made ready: its place among the inputs, its ids, and by name what each token has beside its id."""
 
     index: int
     ids: list[int]
     was_cut: bool = False
+    beside: dict[str, list[int]] = field(default_factory=dict)
 
 
 def generate_stream(
@@ -67,7 +68,8 @@ def generate_stream(
 
     Args:
         model: an encoder-decoder.
-        inputs: texts, or source ids (lists or tensors `(source_length,)`).
+        inputs: texts, or source ids (lists or tensors `(source_length,)`), or what a tokenizer gave for a text: a
+            mapping with `input_ids` and what else the encoder reads of each token (RoCBert's `input_shape_ids`).
         tokenizer: the texts' tokenizer; results are decoded if it, or `decoder_tokenizer`, is there.
         decoder_tokenizer: the results' tokenizer, where it is another.
         max_source_length: how many tokens of an input are read; the encoder's positions if None.
@@ -135,7 +137,7 @@ class _Reader:
     def __init__(self, model: Any, inputs: Iterable[Any], tokenizer: Any, longest: int | None):
         self.numbered, self.tokenizer = enumerate(inputs), tokenizer
         spec = model.encoder.spec
-        self.positions, self.vocabulary = spec.positions, spec.embedding.vocabulary
+        self.positions, self.vocabulary, self.names = spec.positions, spec.embedding.vocabulary, spec.beside_names
         if longest is not None and self.positions is not None and longest > self.positions:
             raise ValueError(f"max_source_length={longest} is more than the encoder's {self.positions} positions")
         self.longest = longest or self.positions
@@ -166,19 +168,32 @@ class _Reader:
             limits = {} if self.longest is None else {"truncation": True, "max_length": self.longest}
             batch = self.tokenizer([item], return_attention_mask=False, verbose=False, **limits)
             was_cut = any(bool(getattr(one, "overflowing", None)) for one in getattr(batch, "encodings", None) or ())
-            ids = list(batch["input_ids"][0])
+            given = {name: rows[0] for name, rows in batch.items()}
         else:
-            values = item.tolist() if hasattr(item, "tolist") else list(item)
-            ids, was_cut = [int(value) for value in values], False
-            if self.longest is not None and len(ids) > self.longest:
-                raise ValueError(f"input {index} has {len(ids)} tokens, and {self.longest} can be read; cut it shorter")
+            given, was_cut = dict(item) if isinstance(item, Mapping) else {"input_ids": item}, False
+            if "input_ids" not in given:
+                raise ValueError(f"input {index} has no input_ids, only {', '.join(map(str, given)) or 'nothing'}")
+        ids = _as_list(given["input_ids"])
+        if not isinstance(item, str) and self.longest is not None and len(ids) > self.longest:
+            raise ValueError(f"input {index} has {len(ids)} tokens, and {self.longest} can be read; cut it shorter")
         if not ids:
             raise ValueError(f"input {index} has no tokens")
         if wrong := [value for value in ids if not 0 <= value < self.vocabulary]:
             raise ValueError(
                 f"input {index} holds token id {wrong[0]}; the encoder's go from 0 to {self.vocabulary - 1}"
             )
-        return Request(index, ids, was_cut)
+        beside = {name: _as_list(given[name]) for name in self.names if given.get(name) is not None}
+        for name, values in beside.items():
+            if len(values) != len(ids):
+                raise ValueError(
+                    f"input {index} has {len(ids)} tokens and {len(values)} {name}; give one for each token"
+                )
+        return Request(index, ids, was_cut, beside)
+
+
+def _as_list(values: Any) -> list[int]:
+    """Ids of a list, an array or a tensor `(length,)`."""
+    return [int(value) for value in (values.tolist() if hasattr(values, "tolist") else values)]
 
 
 @torch.no_grad()
@@ -241,9 +256,8 @@ def _separately(
     model: Any, requests: list[Request], settings: dict[str, Any], generator: torch.Generator | None
 ) -> Iterator[Answer]:
     """Answers of one call of `generate`; where that fails, each request is tried alone."""
-    ids, mask = padded([request.ids for request in requests], model)
     try:
-        result = model.generate(ids, attention_mask=mask, generator=generator, **settings)
+        result = model.generate(**padded(requests, model), generator=generator, **settings)
     except Exception as error:
         if len(requests) == 1:
             yield _answer(requests[0], error)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from warmstart.decoding import beams, sampling
@@ -91,9 +92,8 @@ class Refilled:
         """Let sources join; gives those that cannot, with the error."""
         if not requests:
             return
-        ids, mask = padded([request.ids for request in requests], self.model)
         try:
-            source = encode_source(self.model, {"input_ids": ids, "attention_mask": mask}, ())
+            source = encode_source(self.model, padded(requests, self.model), ())
             self.rows.join(source, [len(request.ids) for request in requests])
         except Exception as error:
             if len(requests) == 1:
@@ -109,7 +109,7 @@ class Refilled:
         else:
             rows = prompt.repeat_interleave(self.plan.rows, 0)
             new = sampling.start(self.xp, rows, self.plan.max_length, self.plan.pad)
-        new = new._replace(at=torch.ones(len(new[1]), 1, dtype=torch.long, device=ids.device))
+        new = new._replace(at=torch.ones(len(new[1]), 1, dtype=torch.long, device=prompt.device))
         self.state = new if self.state is None else _joined(self.state, new)
 
     def step(self) -> Iterator[tuple[Any, Any]]:
@@ -213,9 +213,20 @@ def trimmed(row: Tensor, ends: Any) -> Tensor:
     return row[: int(found[0]) + 2] if len(found) else row
 
 
-def padded(rows: list[list[int]], model: Any) -> tuple[Tensor, Tensor]:
-    """Ids (b, s) with padding behind, and their mask, where the model is."""
-    longest, pad = max(map(len, rows)), model.config.encoder.pad_token_id or 0
-    ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows])
-    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
-    return ids.to(model.device), mask.to(model.device)
+def padded(requests: list[Any], model: Any) -> dict[str, Tensor]:
+    """What the encoder reads of some requests (b, s), padded behind, where the model is: ids, mask, ids beside them."""
+    names = dict.fromkeys(name for request in requests for name in request.beside)
+    pad = model.config.encoder.pad_token_id or 0
+    rows = {
+        "input_ids": _filled([request.ids for request in requests], pad),
+        "attention_mask": _filled([[1] * len(request.ids) for request in requests], 0),
+        **{name: _filled([request.beside.get(name, []) for request in requests], 0) for name in names},
+    }
+    longest = rows["input_ids"].shape[1]
+    return {name: F.pad(x, (0, longest - x.shape[1])).to(model.device) for name, x in rows.items()}
+
+
+def _filled(rows: list[list[int]], value: int) -> Tensor:
+    """Rows of different lengths as one tensor, with a value behind the shorter ones."""
+    longest = max(map(len, rows))
+    return torch.tensor([row + [value] * (longest - len(row)) for row in rows])
