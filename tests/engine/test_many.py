@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tiny_models import END, FIRST, VOCABULARY, pair
+from warmstart import GenerationConfig
 from warmstart.torch.generation import many, refill
 from warmstart.torch.generation.refill import can_refill, trimmed
 
@@ -140,11 +141,117 @@ def test_texts_in_and_out():
 
 
 @pytest.mark.parametrize(
-    "options", [{"window": 0}, {"batch_size": 0}, {"batch_tokens": 0}, {"return_dict_in_generate": True}]
+    ("options", "message"),
+    [
+        ({"window": 0}, "window=0"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_tokens": 0}, "batch_tokens=0"),
+        ({"return_dict_in_generate": True}, "return_dict_in_generate"),
+        ({"generation_config": GenerationConfig(return_dict_in_generate=True)}, "return_dict_in_generate"),
+        ({"num_beam": 4}, "did you mean 'num_beams'"),
+        ({"num_beams": 3, "num_beam_groups": 2, "diversity_penalty": 1.0}, "does not divide num_beams=3"),
+        ({"max_length": 99}, "max_length=99 makes sequences of 99 tokens"),
+        ({"bad_words_ids": [[99]], "prompt_lookup_num_tokens": 2}, r"outside the vocabulary: \[99\]"),
+        ({"guidance_scale": 2.0, "prompt_lookup_num_tokens": 2}, "guidance_scale and drafts"),
+        ({"stop_strings": "a"}, "pass the decoder's tokenizer"),
+        ({"logits_processor": [3]}, "logits_processor holds 3"),
+        ({"attention_mask": torch.ones(1, 1)}, "attention_mask belongs to one batch"),
+        ({"token_type_ids": torch.ones(1, 1)}, "token_type_ids belongs to one batch"),
+        ({"streamer": object()}, "takes no streamer"),
+        ({"seed": 1, "generator": torch.Generator()}, "generator and seed both"),
+        ({"decoder_input_ids": torch.ones(2, 3).long()}, "decoder_input_ids has 2 rows"),
+        ({"inputs": "one text"}, "inputs is a str; give a list of texts"),
+        ({"inputs": None}, "inputs is a NoneType"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_bad_options(options):
-    with pytest.raises(ValueError, match=next(iter(options))):
-        pair("bert", "bert").generate_many([[7]], **options)
+def test_bad_options_are_named_before_an_input_is_read(options, message):
+    def unread():
+        raise AssertionError("an input was read")
+        yield
+
+    with pytest.raises(ValueError, match=message):
+        pair("bert", "bert").generate_stream(**{"inputs": unread(), **options})
+
+
+def test_settings_of_a_generation_config_lie_under_those_of_the_call():
+    model, inputs = pair("bert", "bert"), sources(5)
+    given = GenerationConfig(num_beams=3, max_new_tokens=30, min_new_tokens=2)
+    answers = model.generate_many(inputs, generation_config=given, max_length=6)
+    expected = [alone(model, ids, num_beams=3, max_length=6, min_new_tokens=2)[0] for ids in inputs]
+    assert [answer.sequences[0].tolist() for answer in answers] == expected
+
+
+def test_a_seed_is_one_generator_for_all_batches():
+    model = pair("bert", "bert")
+    settings = {"do_sample": True, "max_length": 9, "batch_size": 1, "typical_p": 0.9}
+    for more in ({}, {"prompt_lookup_num_tokens": 2}):  # refilled, and in batches
+        answers = model.generate_many([[7, 8]] * 6, seed=3, **settings, **more)
+        drawn = [answer.sequences[0].tolist() for answer in answers]
+        again = model.generate_many([[7, 8]] * 6, generator=torch.Generator().manual_seed(3), **settings, **more)
+        assert drawn == [answer.sequences[0].tolist() for answer in again]
+        assert len(set(map(tuple, drawn))) > 1
+
+
+def test_what_depends_on_the_input_goes_by_its_place():
+    model, inputs = pair("bert", "bert"), [[7], [8, 9], [10, 11, 12], [13, 14]]
+    answers = model.generate_many(inputs, max_length=4, prefix_allowed_tokens_fn=lambda place, ids: [5 + place])
+    assert [answer.sequences[0].tolist()[1:] for answer in answers] == [[5 + place] * 3 for place in range(4)]
+
+    starts = [4, 5, 6]
+    answers = model.generate_many(inputs, max_length=6, decoder_start_token_id=starts)
+    for ids, start, answer in zip(inputs, starts, answers, strict=False):
+        assert answer.sequences[0].tolist() == alone(model, ids, max_length=6, decoder_start_token_id=start)[0]
+    assert "decoder_start_token_id has 3 ids, and none for input 3" in str(answers[3].error)
+
+    prompt = torch.tensor([[9, END, 5]])  # an end token in a prompt ends nothing
+    answers = model.generate_many(inputs, max_length=8, decoder_input_ids=prompt)
+    for ids, answer in zip(inputs, answers, strict=True):
+        source = torch.tensor([ids])
+        found = model.generate(source, attention_mask=torch.ones_like(source), max_length=8, decoder_input_ids=prompt)
+        held = answer.sequences[0].tolist()
+        assert held == found[0, : len(held)].tolist() and len(held) > 4
+
+
+class Letters:
+    """A tokenizer of single letters, the ids of which are moved by `shift`."""
+
+    def __init__(self, shift):
+        self.shift = shift
+
+    def __call__(self, texts, **options):
+        ids = [
+            [ord(letter) - 97 + self.shift for letter in text] for text in ([texts] if type(texts) is str else texts)
+        ]
+        return {"input_ids": ids[0] if type(texts) is str else ids}
+
+    def decode(self, ids, skip_special_tokens=False):
+        return "".join(chr(97 + int(token) - self.shift) for token in ids if token >= self.shift)
+
+    def batch_decode(self, rows, skip_special_tokens=False):
+        return [self.decode(row) for row in rows]
+
+
+def test_the_tokenizers_serve_stop_strings_and_drafts():
+    model, texts = pair("bert", "bert"), ["abc", "cde", "a"]
+    source, target = Letters(FIRST), Letters(FIRST + 2)
+    settings = {"tokenizer": source, "decoder_tokenizer": target, "max_length": 9}
+    plain = [answer.texts[0] for answer in model.generate_many(texts, **settings)]
+    stop = plain[0][1]
+    answers = model.generate_many(texts, **settings, stop_strings=stop)
+    assert [answer.texts[0] for answer in answers] == [
+        text[: text.index(stop) + 1] if stop in text else text for text in plain
+    ]
+    read = []
+
+    class Reads(Letters):
+        def __call__(self, text, **options):
+            read.append(text)
+            return super().__call__(text, **options)
+
+    settings["decoder_tokenizer"] = Reads(FIRST + 2)
+    answers = model.generate_many(texts, **settings, prompt_lookup_num_tokens=3)
+    assert [answer.texts[0] for answer in answers] == plain and sorted(read) == sorted(texts)
 
 
 @pytest.mark.gpu

@@ -65,21 +65,33 @@ def lay_over(
     (GenerationConfig(num_beams=2, max_length=20, top_k=0), {'attention_mask': Ellipsis})
     """
     merged = model.explicit()
-    layers = [{} if given is None else {name: x for name, x in given.explicit().items() if x is not None}]
+    layers = [of_given(given)]
     rest = {name: value for name, value in call.items() if name not in GenerationConfig.DEFAULTS}
     layers.append(
         {name: x for name, x in call.items() if name not in rest and (x is not None or name not in _KEPT_IF_NONE)}
     )
     for layer in layers:
-        for name, other in _SAME_LIMIT.items():
-            if layer.get(name) is not None and other not in layer:
-                merged.pop(other, None)
-        merged.update(layer)
+        merged = laid(merged, layer)
     for name, value in merged.items():
         default = GenerationConfig.DEFAULTS.get(name)
         if value is None and default is not None:
             merged[name] = 0 if name == "top_k" else default
     return GenerationConfig(**merged), rest
+
+
+def of_given(given: GenerationConfig | None) -> dict[str, Any]:
+    """What a call's `generation_config` says; None there says nothing."""
+    return {} if given is None else {name: x for name, x in given.explicit().items() if x is not None}
+
+
+def laid(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings over others; a length replaces that of the other name.
+
+    >>> laid({"max_new_tokens": 9, "num_beams": 2}, {"max_length": 20})
+    {'num_beams': 2, 'max_length': 20}
+    """
+    replaced = {other for name, other in _SAME_LIMIT.items() if upper.get(name) is not None and other not in upper}
+    return {name: value for name, value in lower.items() if name not in replaced} | dict(upper)
 
 
 def resolve(
@@ -202,6 +214,8 @@ def _strategy(config: GenerationConfig, call: Mapping[str, Any]) -> str:
             f"{setting} (contrastive search) with do_sample={sample} and top_k={config.top_k}: it chooses among the "
             "top_k likeliest tokens, and draws none; set do_sample=False and top_k of 2 or more"
         )
+    if strategy == "drafted" and config.guidance_scale not in (None, 1):
+        raise ValueError("guidance_scale and drafts are not supported together; set one of them to None")
     if not with_beams and not config.use_cache:
         raise ValueError(f"{setting} needs use_cache=True")
     return strategy

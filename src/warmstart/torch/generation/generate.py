@@ -111,13 +111,18 @@ def generate(
     stream = Stream(streamer)
     own = {"prefix": prefix_allowed_tokens_fn, "processors": logits_processor, "criteria": stopping_criteria}
     try:
-        return _generated(model, inputs, generation_config, kwargs, own, _generator(model, generator, seed), stream)
+        return _generated(model, inputs, generation_config, kwargs, own, generator_of(model, generator, seed), stream)
     except BaseException as error:
         stream.fail(error)
         raise
 
 
-def _generator(model: Any, generator: torch.Generator | None, seed: Any) -> torch.Generator | None:
+def generator_of(model: Any, generator: torch.Generator | None, seed: Any) -> torch.Generator | None:
+    """Where a call's random numbers come from: a `generator`, a `seed`, or None for the global one.
+
+    Raises:
+        ValueError: both are given, or the seed is no whole number.
+    """
     if seed is None:
         return generator
     if generator is not None:
@@ -150,7 +155,7 @@ def _generated(
         name: value.to(model.device) if isinstance(value, Tensor) else value for name, value in arguments.items()
     }
     prompt, prompt_mask = (decoder_prompt if encoder_decoder else prompt_only)(model, config, arguments)
-    plan = _plan(model, config, kwargs, prompt, encoder_decoder)
+    plan = plan_of(model, config, kwargs, prompt.shape[1], encoder_decoder)
     if stream.streamer is not None and plan.beams > 1:
         raise ValueError(f"a streamer with num_beams={plan.beams}: beams are not final until the end; use num_beams=1")
     xp = TorchArrays(prompt.device)
@@ -169,8 +174,6 @@ def _generated(
         "guidance": None,
     }
     if config.guidance_scale is not None and config.guidance_scale != 1:
-        if plan.strategy == "drafted":
-            raise ValueError("guidance_scale and drafts are not supported together; set one of them to None")
         own["guidance"] = guidance(model, config.guidance_scale, arguments, plan, prompt)
     ids = source_ids(arguments, source.get("attention_mask") if encoder_decoder else prompt_mask)
     scorer = Scorer(xp, runner, config, plan, ids, **own)
@@ -198,7 +201,9 @@ def _generated(
     return _output(call, result, source, states)
 
 
-def _plan(model: Any, config: GenerationConfig, call: dict[str, Any], prompt: Tensor, encoder_decoder: bool) -> Plan:
+def plan_of(
+    model: Any, config: GenerationConfig, call: dict[str, Any], prompt_length: int, encoder_decoder: bool
+) -> Plan:
     """The call worked out, with the decoder's positions: those it has a table of are all that it can read."""
     decoder = model.decoder if encoder_decoder else model
     exact = getattr(getattr(decoder, "spec", None), "positions", None)
@@ -208,7 +213,7 @@ def _plan(model: Any, config: GenerationConfig, call: dict[str, Any], prompt: Te
     return resolve(
         config,
         call,
-        prompt_length=prompt.shape[1],
+        prompt_length=prompt_length,
         encoder_decoder=encoder_decoder,
         positions=positions,
         exact_positions=exact is not None,

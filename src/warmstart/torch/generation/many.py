@@ -15,6 +15,9 @@ import torch
 from torch import Tensor
 
 from warmstart.decoding.settings import lay_over
+from warmstart.generation_config import GenerationConfig
+from warmstart.torch.generation.common import check_inputs, checked_settings, settings_of_batch
+from warmstart.torch.generation.generate import generator_of
 from warmstart.torch.generation.refill import Refilled, can_refill, padded, trimmed
 
 ROWS = 64  # decoder rows at work at once: beyond, another row costs as much as in a batch of its own
@@ -57,7 +60,9 @@ def generate_stream(
     window: int = 256,
     in_order: bool = True,
     progress: Callable[[int], Any] | None = None,
+    generation_config: GenerationConfig | None = None,
     generator: torch.Generator | None = None,
+    seed: int | None = None,
     **settings: Any,
 ) -> Iterator[Answer]:
     """Answer any number of inputs as they come, holding only so many at a time.
@@ -78,12 +83,15 @@ def generate_stream(
         window: how many inputs are ordered together, and read ahead.
         in_order: answer in the inputs' order; otherwise as they are finished.
         progress: called with the number of answers so far.
-        generator: the random numbers of sampling.
-        settings: those of `generate`.
+        generation_config: settings under those that follow.
+        generator: the random numbers of sampling; the global generator if None.
+        seed: a generator for this call alone, begun with this number.
+        settings: those of `generate`. `decoder_input_ids` `(1, prompt_length)` is a prompt for each input; of a list
+            `decoder_start_token_id` each input gets its own, and `prefix_allowed_tokens_fn` is told the input's index.
 
     Raises:
-        ValueError: settings are unknown, contradict each other or return more than ids; or `batch_size`,
-            `batch_tokens` or `window` is below 1.
+        ValueError: settings are unknown, contradict each other, belong to one batch or return more than ids; `inputs`
+            is one text; or `batch_size`, `batch_tokens` or `window` is below 1. At once, before an input is read.
 
     >>> from warmstart import BertConfig, EncoderDecoderConfig, EncoderDecoderModel
     >>> size = dict(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
@@ -99,8 +107,9 @@ def generate_stream(
     for name, value in (("batch_size", batch_size), ("batch_tokens", batch_tokens), ("window", window)):
         if value is not None and value < 1:
             raise ValueError(f"{name}={value}: at least 1")
-    if lay_over(model.generation_config, None, settings)[0].return_dict_in_generate:
-        raise ValueError("generate_stream gives answers of its own: leave return_dict_in_generate out")
+    check_inputs(inputs)
+    settings = checked_settings(model, generation_config, settings, (tokenizer, decoder_tokenizer))
+    generator = generator_of(model, generator, seed)
     reader = _Reader(model, inputs, tokenizer, max_source_length)
     work = _work(model, reader, batch_size, batch_tokens, window, generator, settings)
     decode = decoder_tokenizer or tokenizer
@@ -257,7 +266,8 @@ def _separately(
 ) -> Iterator[Answer]:
     """Answers of one call of `generate`; where that fails, each request is tried alone."""
     try:
-        result = model.generate(**padded(requests, model), generator=generator, **settings)
+        own = settings_of_batch(settings, [request.index for request in requests])
+        result = model.generate(**padded(requests, model), generator=generator, **own)
     except Exception as error:
         if len(requests) == 1:
             yield _answer(requests[0], error)
@@ -266,6 +276,7 @@ def _separately(
             yield from _separately(model, [request], settings, generator)
         return
     ends = lay_over(model.generation_config, None, settings)[0].eos_token_id
-    each = len(result) // len(requests)
+    prompt = settings.get("decoder_input_ids")
+    held, each = 1 if prompt is None else prompt.shape[1], len(result) // len(requests)
     for place, request in enumerate(requests):
-        yield _answer(request, [trimmed(row, ends) for row in result[place * each : (place + 1) * each].cpu()])
+        yield _answer(request, [trimmed(row, ends, held) for row in result[place * each : (place + 1) * each].cpu()])

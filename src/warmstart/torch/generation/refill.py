@@ -206,11 +206,11 @@ def _joined(state: Any, new: Any) -> Any:
     return state._replace(**fields)
 
 
-def trimmed(row: Tensor, ends: Any) -> Tensor:
-    """A row (n,) up to its end token; the first token is the start, whatever it is."""
+def trimmed(row: Tensor, ends: Any, held: int = 1) -> Tensor:
+    """A row (n,) up to its end token; the first `held` tokens are the prompt, whatever they are."""
     ends = [] if ends is None else torch.as_tensor(ends).reshape(-1).tolist()
-    found = torch.isin(row[1:], torch.tensor(ends, dtype=row.dtype, device=row.device)).nonzero()
-    return row[: int(found[0]) + 2] if len(found) else row
+    found = torch.isin(row[held:], torch.tensor(ends, dtype=row.dtype, device=row.device)).nonzero()
+    return row[: int(found[0]) + held + 1] if len(found) else row
 
 
 def padded(requests: list[Any], model: Any) -> dict[str, Tensor]:
