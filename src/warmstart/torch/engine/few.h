@@ -57,12 +57,11 @@ struct FloatBlock {
     typedef float Input;
     typedef __m512 Sum;
     static constexpr long STEP = 16, PIECE = 768;
-    template <int ROWS, bool AHEAD>
+    template <int ROWS>
     static inline void step(const float* x, long stride, const float* w, long k, long rest, Sum (&sums)[ROWS][OUTPUTS]) {
         __m512 weights[OUTPUTS];
         for (int j = 0; j < OUTPUTS; ++j) {
             weights[j] = rest >= STEP ? _mm512_loadu_ps(w + j * k) : _mm512_maskz_loadu_ps(first(rest), w + j * k);
-            if (AHEAD) __builtin_prefetch(w + (j + OUTPUTS) * k, 0, 2);
         }
         for (int i = 0; i < ROWS; ++i) {
             __m512 input = rest >= STEP ? _mm512_loadu_ps(x + i * stride)
@@ -77,7 +76,7 @@ struct BrainBlock {  // inputs are float: of each 32, the 16 at even places firs
     typedef float Input;
     typedef __m512 Sum;
     static constexpr long STEP = 32, PIECE = 768;
-    template <int ROWS, bool AHEAD>
+    template <int ROWS>
     static inline void step(const float* x, long stride, const Brain* w, long k, long rest, Sum (&sums)[ROWS][OUTPUTS]) {
         __m512 even[OUTPUTS], odd[OUTPUTS];
         for (int j = 0; j < OUTPUTS; ++j) {
@@ -85,7 +84,6 @@ struct BrainBlock {  // inputs are float: of each 32, the 16 at even places firs
                                         : _mm512_maskz_loadu_epi16((1u << rest) - 1, w + j * k);
             even[j] = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
             odd[j] = _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(0xffff0000)));
-            if (AHEAD) __builtin_prefetch(w + (j + OUTPUTS) * k, 0, 2);
         }
         for (int i = 0; i < ROWS; ++i) {
             __m512 low = _mm512_loadu_ps(x + i * stride), high = _mm512_loadu_ps(x + i * stride + 16);
@@ -104,14 +102,13 @@ struct Int8Block {  // inputs are bytes without sign: 128 more than what they st
     typedef uint8_t Input;
     typedef __m512i Sum;
     static constexpr long STEP = 64, PIECE = 1 << 20;
-    template <int ROWS, bool AHEAD>
+    template <int ROWS>
     static inline void step(const uint8_t* x, long stride, const int8_t* w, long k, long rest,
                             Sum (&sums)[ROWS][OUTPUTS]) {
         __m512i weights[OUTPUTS];
         for (int j = 0; j < OUTPUTS; ++j) {
             weights[j] = rest >= STEP ? _mm512_loadu_si512(w + j * k)
                                       : _mm512_maskz_loadu_epi8((1ull << rest) - 1, w + j * k);
-            if (AHEAD) __builtin_prefetch(w + (j + OUTPUTS) * k, 0, 2);
         }
         for (int i = 0; i < ROWS; ++i) {
             __m512i input = _mm512_loadu_si512(x + i * stride);
@@ -153,10 +150,23 @@ inline void finish(__m512i sums, int rows, const Rows& x, long row, const Matrix
     }
 }
 
-// Up to 4 rows from `row` on times OUTPUTS outputs, inputs `from` to `to`.
-template <typename Block, int ROWS, bool AHEAD>
+template <int N>
+using Constant = std::integral_constant<int, N>;
+
+// The function for so many rows, 1 to 4.
+template <typename Function>
+inline void of_height(long rows, Function function) {
+    if (rows == 4) return function(Constant<4>{});
+    if (rows == 3) return function(Constant<3>{});
+    if (rows == 2) return function(Constant<2>{});
+    function(Constant<1>{});
+}
+
+// Up to 4 rows from `row` on times OUTPUTS outputs, inputs `from` to `to`. Meanwhile it asks for other weights: as many
+// inputs, or half as many where `slow` is 1, of ASKED rows from `next` on, each `pitch` from the last.
+template <typename Block, int ROWS, int ASKED>
 inline void block(const Rows& x, long row, long k, const Matrix& matrix, long output, long from, long to, float* y,
-                  long stride) {
+                  long stride, const typename Block::Weight* next, long pitch, int slow) {
     typedef typename Block::Sum Sum;
     const auto* inputs = static_cast<const typename Block::Input*>(x.data) + row * x.stride;
     const auto* weights = static_cast<const typename Block::Weight*>(matrix.data) + output * k;
@@ -164,9 +174,11 @@ inline void block(const Rows& x, long row, long k, const Matrix& matrix, long ou
     for (int i = 0; i < ROWS; ++i)
         for (int j = 0; j < OUTPUTS; ++j) sums[i][j] = Sum{};
     long at = from;
-    for (; at + Block::STEP <= to; at += Block::STEP)
-        Block::template step<ROWS, AHEAD>(inputs + at, x.stride, weights + at, k, Block::STEP, sums);
-    if (at < to) Block::template step<ROWS, false>(inputs + at, x.stride, weights + at, k, to - at, sums);
+    for (; at + Block::STEP <= to; at += Block::STEP) {
+        for (int i = 0; i < ASKED; ++i) __builtin_prefetch(next + i * pitch + ((at - from) >> slow), 0, 2);
+        Block::template step<ROWS>(inputs + at, x.stride, weights + at, k, Block::STEP, sums);
+    }
+    if (at < to) Block::template step<ROWS>(inputs + at, x.stride, weights + at, k, to - at, sums);
     for (int i = 0; i < 4; ++i)
         for (int j = 0; j < OUTPUTS; ++j) all[i * OUTPUTS + j] = i < ROWS ? sums[i < ROWS ? i : 0][j] : Sum{};
     finish(added(all), ROWS, x, row, matrix, output, 0xf, y, stride, from == 0);
@@ -179,40 +191,50 @@ inline void single(const Rows& x, long row, long k, const Matrix& matrix, long o
     const auto* inputs = static_cast<const typename Block::Input*>(x.data) + row * x.stride;
     const auto* weights = static_cast<const typename Block::Weight*>(matrix.data) + output * k;
     for (long at = 0; at < k; at += Block::STEP)
-        Block::template step<1, false>(inputs + at, x.stride, weights + at, 0, std::min(Block::STEP, k - at), sums);
+        Block::template step<1>(inputs + at, x.stride, weights + at, 0, std::min(Block::STEP, k - at), sums);
     all[0] = sums[0][0];
     finish(added(all), 1, x, row, matrix, output, 1, y, 0, true);
 }
 
 // Outputs `from` to `to` of all rows. A group of rows and a piece of its inputs stay in the first cache while the
-// weights pass; for the next group they are in the second.
+// weights pass; for the next group they are in the second. One group asks for the weights of the outputs that follow.
+// Of several, the first alone would wait for memory: all of them ask, each for its part of as many weights at `next`.
 template <typename Block>
-void few(const Rows& x, long rows, long k, const Matrix& matrix, long from, long to, float* y, long stride) {
+void few(const Rows& x, long rows, long k, const Matrix& matrix, long from, long to, float* y, long stride,
+         const void* next) {
     constexpr long GROUP = 8;
-    long whole = from + (to - from) / OUTPUTS * OUTPUTS, piece = std::min(k, Block::PIECE);
+    typedef typename Block::Weight Weight;
+    const Weight *here = static_cast<const Weight*>(matrix.data) + from * k, *after = static_cast<const Weight*>(next);
+    long whole = from + (to - from) / OUTPUTS * OUTPUTS, piece = std::min(k, Block::PIECE), blocks = (rows + 3) / 4;
+    long parts = blocks >= 8 ? 8 : blocks >= 4 ? 4 : blocks >= 2 ? 2 : 1;
     for (long start = 0; start < k; start += piece) {
-        long end = std::min(k, start + piece);
-        for (long group = 0; group < rows; group += GROUP) {
-            long last = std::min(rows, group + GROUP);
-            for (long output = from; output < whole; output += OUTPUTS) {
-                long row = group;
-                for (; row + 4 <= last; row += 4) {
+        long end = std::min(k, start + piece), pitch = rows > GROUP ? end - start : k;
+        for (long group = 0; group < rows; group += GROUP)
+            for (long output = from; output < whole; output += OUTPUTS)
+                for (long row = group; row < std::min(rows, group + GROUP); row += 4) {
+                    long done = output - from, part = row / 4;
+                    const Weight* ahead = rows > GROUP ? after + start * (whole - from) + done * pitch
+                                                       : here + start + (done + OUTPUTS) * pitch;
+                    ahead += part * OUTPUTS / parts * pitch + (parts == 8 ? part % 2 * (end - start) / 2 : 0);
                     float* out = y + row * stride + output;
-                    if (row == 0)
-                        block<Block, 4, true>(x, row, k, matrix, output, start, end, out, stride);
-                    else
-                        block<Block, 4, false>(x, row, k, matrix, output, start, end, out, stride);
+                    auto with = [&](auto height, auto asked) {
+                        block<Block, decltype(height)::value, decltype(asked)::value>(
+                            x, row, k, matrix, output, start, end, out, stride, ahead, pitch, parts == 8);
+                    };
+                    of_height(std::min<long>(4, rows - row), [&](auto height) {
+                        if (part >= parts) return with(height, Constant<0>{});
+                        if (parts >= 4) return with(height, Constant<1>{});
+                        if (parts == 2) return with(height, Constant<2>{});
+                        with(height, Constant<4>{});
+                    });
                 }
-                float* out = y + row * stride + output;
-                if (last - row == 3) block<Block, 3, true>(x, row, k, matrix, output, start, end, out, stride);
-                if (last - row == 2) block<Block, 2, true>(x, row, k, matrix, output, start, end, out, stride);
-                if (last - row == 1) block<Block, 1, true>(x, row, k, matrix, output, start, end, out, stride);
-            }
-        }
     }
     for (long output = whole; output < to; ++output)
         for (long row = 0; row < rows; ++row) single<Block>(x, row, k, matrix, output, y + row * stride + output);
 }
+
+// Outputs of a strip: as many weights whatever k is, so that those of the next one are asked for in time.
+inline long strip_width(long k) { return k <= 1024 ? 48 : k <= 1536 ? 32 : 16; }
 
 // A row of floats (k,) as BrainBlock wants it (stride,).
 inline void part(const float* from, long k, long stride, float* to) {
@@ -242,6 +264,8 @@ inline float quantise(const float* from, long k, long stride, uint8_t* to) {
 #else  // registers of 8 lanes
 
 constexpr long FEW = 10, FEW_INT8 = 0;
+
+inline long strip_width(long) { return 48; }
 
 template <typename T, int ROWS, int OUTPUTS>
 inline void dots(const float* x, long k, const T* weight, const float* bias, float* y, long stride) {
@@ -279,7 +303,7 @@ void few_of(const float* x, long rows, long k, const T* weight, const float* bia
 }
 
 template <typename T>
-void few(const float* x, long rows, long k, const Matrix& matrix, long from, long to, float* y, long stride) {
+void few(const float* x, long rows, long k, const Matrix& matrix, long from, long to, float* y, long stride, const void*) {
     const T* weight = static_cast<const T*>(matrix.data) + from * k;
     const float* bias = matrix.bias ? matrix.bias + from : nullptr;
     long output = from;

@@ -6,6 +6,8 @@
 // Shapes: r rows, k inputs, n outputs, or n new tokens, m key-value heads, g query heads for each, d head size,
 // c capacity (tokens that a cache slot holds), h hidden size.
 
+#include <omp.h>
+
 #include "dropped.h"
 #include "within.h"
 
@@ -13,9 +15,15 @@ namespace {
 
 // Each function here is run by all threads of a team, which share its work and leave together.
 
+// How far apart rows of k floats lie: not at the same places of the first cache, where few have room at once.
+long apart(long k) {
+    long stride = (k + 31) / 32 * 32;
+    return stride % 1024 ? stride : stride + 32;
+}
+
 long scratch_bytes([[maybe_unused]] long rows, [[maybe_unused]] long k, [[maybe_unused]] int64_t type) {
 #if defined(WARMSTART_WIDE)
-    if (type == 1 && rows <= FEW) return rows * ((k + 31) / 32 * 32) * 4;
+    if (type < 2 && rows <= FEW) return rows * apart(k) * 4;
     if (type == 2) return rows * ((k + 63) / 64 * 64) + rows * 4;
 #endif
     return 0;
@@ -25,11 +33,16 @@ long scratch_bytes([[maybe_unused]] long rows, [[maybe_unused]] long k, [[maybe_
 Rows prepared(const float* x, [[maybe_unused]] long rows, long k, [[maybe_unused]] int64_t type,
               [[maybe_unused]] char* scratch) {
 #if defined(WARMSTART_WIDE)
-    if (type == 1 && rows <= FEW) {
-        long stride = (k + 31) / 32 * 32;
+    if (rows <= FEW && (type == 1 || (type == 0 && rows > 4 && k % 1024 == 0))) {
+        long stride = apart(k);
         auto* to = reinterpret_cast<float*>(scratch);
 #pragma omp for schedule(static)
-        for (long row = 0; row < rows; ++row) part(x + row * k, k, stride, to + row * stride);
+        for (long row = 0; row < rows; ++row) {
+            if (type == 1)
+                part(x + row * k, k, (k + 31) / 32 * 32, to + row * stride);
+            else
+                std::memcpy(to + row * stride, x + row * k, 4 * k);
+        }
         return {to, nullptr, stride};
     }
     if (type == 2) {
@@ -45,44 +58,61 @@ Rows prepared(const float* x, [[maybe_unused]] long rows, long k, [[maybe_unused
 }
 
 void product(const Rows& x, long row, long rows, bool is_many, long k, const Matrix& matrix, int64_t type, long from,
-             long to, float* y, long stride) {
+             long to, float* y, long stride, [[maybe_unused]] const void* next) {
     const float* floats = static_cast<const float*>(x.data) + row * k;
 #if defined(WARMSTART_INT8)
     if (type == 2 && is_many) return many_int8(x, row, rows, k, matrix, from, to, y, stride);
     if (type == 2) return few<Int8Block>({static_cast<const uint8_t*>(x.data) + row * x.stride, x.scales + row, x.stride},
-                                         rows, k, matrix, from, to, y, stride);
+                                         rows, k, matrix, from, to, y, stride, next);
 #endif
     if (is_many) return type == 0 ? many<float>(floats, rows, k, matrix, from, to, y, stride)
                                   : many<Brain>(floats, rows, k, matrix, from, to, y, stride);
 #if defined(WARMSTART_WIDE)
-    return type == 0 ? few<FloatBlock>(x, rows, k, matrix, from, to, y, stride)
-                     : few<BrainBlock>(x, rows, k, matrix, from, to, y, stride);
+    return type == 0 ? few<FloatBlock>(x, rows, k, matrix, from, to, y, stride, next)
+                     : few<BrainBlock>(x, rows, k, matrix, from, to, y, stride, next);
 #else
-    return type == 0 ? few<float>(floats, rows, k, matrix, from, to, y, stride)
-                     : few<Brain>(floats, rows, k, matrix, from, to, y, stride);
+    return type == 0 ? few<float>(floats, rows, k, matrix, from, to, y, stride, next)
+                     : few<Brain>(floats, rows, k, matrix, from, to, y, stride, next);
 #endif
 }
 
+struct Strip {  // outputs of one of several matrices: which one, from which on, its column among all of them
+    long which, from, column;
+};
+
+// The first strip of each matrix starts with it. Behind the last: the first of a matrix that is not there.
+Strip strip_at(const Matrix* matrices, long count, long width, long index) {
+    long which = 0, column = 0;
+    for (; which < count; ++which) {
+        long strips = (matrices[which].outputs + width - 1) / width;
+        if (index < strips) break;
+        index -= strips, column += matrices[which].outputs;
+    }
+    return {which, index * width, column};
+}
+
 // y (r, all n) = the activation of x (r, k) times each matrix, side by side. Types: 0 float, 1 bfloat16, 2 int8.
+// `after`: the weights that are multiplied with after these, or null.
 void linear(const float* x, long rows, long k, const Matrix* matrices, long count, int64_t type, int64_t activation,
-            float* y, char* scratch) {
+            float* y, char* scratch, const void* after) {
     Rows inputs = prepared(x, rows, k, type, scratch);
     bool is_many = type == 2 ? rows > FEW_INT8 && k % 4 == 0 : rows > FEW;
-    long width = is_many ? STRIP : 48, height = is_many ? BLOCK_ROWS : rows, stride = 0, strips = 0;
+    long width = is_many ? STRIP : strip_width(k), height = is_many ? BLOCK_ROWS : rows, stride = 0, strips = 0;
     for (long i = 0; i < count; ++i)
         stride += matrices[i].outputs, strips += (matrices[i].outputs + width - 1) / width;
-    long blocks = (rows + height - 1) / height;
+    long blocks = (rows + height - 1) / height, threads = omp_get_num_threads(), bytes = type == 0 ? 4 : type == 1 ? 2 : 1;
 #pragma omp for schedule(dynamic, 1)
     for (long index = 0; index < strips * blocks; ++index) {
-        long row = index / strips * height, from = index % strips * width, column = 0, which = 0;
-        while (from >= matrices[which].outputs) {  // the first strip of each matrix starts with it
-            from -= (matrices[which].outputs + width - 1) / width * width;
-            column += matrices[which++].outputs;
-        }
-        long to = std::min<long>(from + width, matrices[which].outputs), here = std::min(height, rows - row);
-        float* out = y + row * stride + column;
-        product(inputs, row, here, is_many, k, matrices[which], type, from, to, out, stride);
-        activate(out + from, here, to - from, stride, activation);
+        long row = index / strips * height, here = std::min(height, rows - row);
+        Strip strip = strip_at(matrices, count, width, index % strips);
+        Strip next = strip_at(matrices, count, width, index % strips + threads);  // this thread's, most likely
+        const Matrix& matrix = matrices[strip.which];
+        const void* start = next.which < count ? matrices[next.which].data : after ? after : matrix.data;
+        long to = std::min<long>(strip.from + width, matrix.outputs);
+        float* out = y + row * stride + strip.column;
+        product(inputs, row, here, is_many, k, matrix, type, strip.from, to, out, stride,
+                static_cast<const char*>(start) + next.from * k * bytes);
+        activate(out + strip.from, here, to - strip.from, stride, activation);
     }
 }
 
@@ -143,13 +173,21 @@ struct Op {  // one step of a programme; `source`, `other`, `total`, `to` are pl
 
 float* place(float* arena, long rows, int64_t at) { return at < 0 ? nullptr : arena + rows * at; }
 
-void run(const Op& op, long rows, const Held* held, float* arena, char* scratch) {
+// The weights of the next product behind `op`, or null.
+const void* next_weights(const Op* op, const Op* end) {
+    while (++op < end)
+        if (op->kind == PRODUCT) return op->matrices[0].data;
+    return nullptr;
+}
+
+void run(const Op& op, long rows, const Held* held, float* arena, char* scratch, const void* after) {
     float *from = place(arena, rows, op.source), *to = place(arena, rows, op.to);
     const Heads& heads = op.heads;
     long width = heads.heads * heads.size, queries = width * heads.group, all = queries + 2 * width;
     switch (op.kind) {
         case PRODUCT:
-            return linear(from, rows, op.inputs, op.matrices, op.count, op.type, op.activation, to, scratch);
+            return linear(from, rows, op.inputs, op.matrices, op.count, op.type, op.activation, to, scratch,
+                          after);
         case GATE:
             return gate(from, rows, op.outputs, op.activation, to);
         case NORM:
@@ -184,14 +222,14 @@ void warmstart_run(const Op* ops, int64_t count, int64_t rows, const Held* held,
         if (ops[i].kind == PRODUCT) bytes = std::max(bytes, scratch_bytes(rows, ops[i].inputs, ops[i].type));
     std::unique_ptr<char[]> scratch(new char[bytes + 64]);
 #pragma omp parallel
-    for (long i = 0; i < count; ++i) run(ops[i], rows, held, arena, scratch.get());
+    for (long i = 0; i < count; ++i) run(ops[i], rows, held, arena, scratch.get(), next_weights(ops + i, ops + count));
 }
 
 void warmstart_linear(const float* x, int64_t rows, int64_t k, const Matrix* matrices, int64_t count, int64_t type,
                       int64_t activation, float* y) {
     std::unique_ptr<char[]> scratch(new char[scratch_bytes(rows, k, type) + 64]);
 #pragma omp parallel
-    linear(x, rows, k, matrices, count, type, activation, y, scratch.get());
+    linear(x, rows, k, matrices, count, type, activation, y, scratch.get(), nullptr);
 }
 
 // out (r, k) = each row of x over its largest number, which goes to scales (r,): what int8 products take.
