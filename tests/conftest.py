@@ -1,6 +1,8 @@
-"""What holds for every test: no hub is asked, two workers do not fight for the cores, no GPU is no failure."""
+"""What holds for every test: no hub is asked, two workers do not fight for the cores, no GPU is no failure, and a run
+draws what every other run draws, whichever worker a test falls to."""
 
 import os
+import sys
 
 # Set before any library that reads them is imported.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -10,7 +12,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from importlib.metadata import version
 from importlib.util import find_spec
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("same in every run", derandomize=True)
+hypothesis.settings.load_profile("same in every run")
 
 # What is left out where a package is missing, as in the environment of the tests against transformers 5.
 _NEEDED = {"linen": "jax", "tf": "tensorflow", "training/test_measure.py": "sacrebleu"}
@@ -28,6 +34,13 @@ def pytest_collection_modifyitems(items):
     if not torch.cuda.is_available():
         for item in gpu_tests:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    torch = sys.modules.get("torch")
+    if torch:  # which tests ran before in this worker decides nothing
+        torch.manual_seed(0)
 
 
 @pytest.fixture(params=["compiled", "torch"])

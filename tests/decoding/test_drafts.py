@@ -27,7 +27,7 @@ def by_hand(source, ids, at, size, count):
     return []
 
 
-@settings(deadline=None, max_examples=60, derandomize=True)
+@settings(deadline=None, max_examples=60)
 @given(
     rows=st.lists(
         st.tuples(st.lists(st.integers(0, 3), max_size=7), st.lists(st.integers(0, 3), min_size=1, max_size=7)),

@@ -131,7 +131,7 @@ def as_array(zoo):
 def test_processor_equals_the_one_of_transformers(name, zoo, as_array):
     values_of, make_ours, make_theirs = PAIRS[name]
 
-    @settings(deadline=None, max_examples=25, derandomize=True)
+    @settings(deadline=None, max_examples=25)
     @given(values=values_of, ids=IDS, seed=SEED)
     def check(values, ids, seed):
         ids = np.array(ids)
@@ -195,7 +195,7 @@ OF_SOURCE = {
 def test_processor_of_the_source_equals_the_one_of_transformers(name, zoo, as_array):
     values_of, make_ours, make_theirs = OF_SOURCE[name]
 
-    @settings(deadline=None, max_examples=25, derandomize=True)
+    @settings(deadline=None, max_examples=25)
     @given(value=values_of, ids=IDS, length=st.integers(1, 8), padding=st.integers(0, 2), seed=SEED)
     def check(value, ids, length, padding, seed):
         ids, draw = np.array(ids), np.random.default_rng(seed)
