@@ -167,3 +167,12 @@ def test_bad_values_are_named(settings):
 )
 def test_values_that_checkpoints_have(settings):
     assert GenerationConfig(**settings).explicit() == settings
+
+
+def test_a_file_of_its_own_and_a_strict_check(tmp_path):
+    config = GenerationConfig(num_beams=4, max_length=20)
+    config.validate(strict=True)
+    config.to_json_file(tmp_path / "own.json")
+    assert json.loads((tmp_path / "own.json").read_text()) == {"num_beams": 4}
+    config.to_json_file(tmp_path / "own.json", use_diff=False)
+    assert transformers.GenerationConfig.from_pretrained(tmp_path, "own.json").num_beams == 4

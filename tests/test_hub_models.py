@@ -172,6 +172,10 @@ PUSHES = {
     "FOLDER + '-saved', push_to_hub=True, repo_id='me/saved', token='hf_key', commit_message='From a save')",
     "config": "AutoConfig.from_pretrained(FOLDER).save_pretrained("
     "FOLDER + '-config', push_to_hub=True, repo_id='me/config', token='hf_key')",
+    "settings": "EncoderDecoderModel.from_pretrained(FOLDER).generation_config.save_pretrained("
+    "FOLDER + '-settings', push_to_hub=True, repo_id='me/settings', token='hf_key')",
+    "configuration": "EncoderDecoderModel.from_pretrained(FOLDER).config.push_to_hub("
+    "'me/configuration', token='hf_key')",
     "refused": "EncoderDecoderModel.from_pretrained(FOLDER).push_to_hub('me/pushed', token='hf_other')",
     "unknown": "EncoderDecoderModel.from_pretrained(FOLDER).push_to_hub('me/pushed', tokn='hf_key')",
 }
@@ -180,7 +184,7 @@ PUSHES = {
 def test_push(endpoint, home, local):
     Hub.uploads.clear()
     folder = local / "owner" / "pair"
-    for other in ("-saved", "-config"):
+    for other in ("-saved", "-config", "-settings"):
         (local / "owner" / f"pair{other}").mkdir()
         (local / "owner" / f"pair{other}" / "notes.txt").write_text("for nobody else")
     calls = {name: call.replace("FOLDER", repr(str(folder))) for name, call in PUSHES.items()}
@@ -190,12 +194,13 @@ def test_push(endpoint, home, local):
     assert {"OSError"} <= set(answers["refused"]["kinds"]) and "HF_TOKEN" in answers["refused"]["message"]
     assert "TypeError" in answers["unknown"]["kinds"] and "tokn" in answers["unknown"]["message"]
     commits = [upload for upload in Hub.uploads if "commit" in upload]
-    whole, sharded, saved, config = (commit["files"] for commit in commits)
+    whole, sharded, saved, config, settings, configuration = (commit["files"] for commit in commits)
     assert whole.keys() == {"config.json", "generation_config.json", "model.safetensors"}
     tensors = load_safetensors(whole["model.safetensors"])
     for name, tensor in tensors.items():
         shard = json.loads(sharded["model.safetensors.index.json"])["weight_map"][name]
         assert torch.equal(load_safetensors(sharded[shard])[name], tensor)
     assert saved == whole
-    assert config.keys() == {"config.json"}
+    assert config.keys() == configuration.keys() == {"config.json"}
+    assert settings.keys() == {"generation_config.json"}
     assert commits[2]["title"] == "From a save"

@@ -1,4 +1,5 @@
 # Written by tools/write_stub.py from public_names.py; do not edit.
+from warmstart.config import PreTrainedConfig as PreTrainedConfig
 from warmstart.config import PretrainedConfig as PretrainedConfig
 from warmstart.decoding.constraints import DisjunctiveConstraint as DisjunctiveConstraint
 from warmstart.decoding.constraints import PhrasalConstraint as PhrasalConstraint
@@ -559,6 +560,7 @@ from warmstart.torch.models import XLMRobertaModel as XLMRobertaModel
 from warmstart.torch.models import XLMRobertaXLForCausalLM as XLMRobertaXLForCausalLM
 from warmstart.torch.models import XLMRobertaXLForMaskedLM as XLMRobertaXLForMaskedLM
 from warmstart.torch.models import XLMRobertaXLModel as XLMRobertaXLModel
+from warmstart.torch.pretrained import PreTrainedModel as PreTrainedModel
 from warmstart.torch.wholes import AutoModelForSeq2SeqLM as AutoModelForSeq2SeqLM
 from warmstart.torch.wholes import BartForConditionalGeneration as BartForConditionalGeneration
 from warmstart.torch.wholes import BigBirdPegasusForConditionalGeneration as BigBirdPegasusForConditionalGeneration

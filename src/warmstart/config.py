@@ -180,6 +180,14 @@ class PretrainedConfig:
             repo_id = kwargs.pop("repo_id", None) or Path(save_directory).name
             upload_folder(save_directory, repo_id, only=["config.json"], **kwargs)
 
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
+        """Send `config.json` to the hub; gives the address of the commit. Keywords are `hub.upload_folder`'s."""
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return upload_folder(folder, repo_id, **kwargs)
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:
         """Read `config.json` from a folder or a hub id; keywords that are fields replace what it says.
@@ -245,6 +253,9 @@ class PretrainedConfig:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} {self.to_json_string()}"
+
+
+PreTrainedConfig = PretrainedConfig  # its name in version 5 of the reference
 
 
 def _of_text(values: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -7,10 +7,11 @@ import difflib
 import json
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 from warmstart.folder import write_folder
-from warmstart.hub import find_file, hub_options, read_json
+from warmstart.hub import find_file, hub_options, read_json, upload_folder
 
 CONFIG_FILE = "generation_config.json"
 
@@ -151,10 +152,11 @@ class GenerationConfig:
         # names with an underscore are another library's notes about its own objects, not settings
         self.__dict__.update({name: value for name, value in settings.items() if not name.startswith("_")})
 
-    def validate(self) -> None:
+    def validate(self, strict: bool = False) -> None:
         """Check each value that was set, and those that only make sense together.
 
-        What depends on the prompt (its length against `max_length`) or on the model is checked by `generate`.
+        All that is found is an error, with `strict` or without. What depends on the prompt (its length against
+        `max_length`) or on the model is checked by `generate`.
 
         Raises:
             ValueError: names the setting, its value, and what it may be.
@@ -255,15 +257,31 @@ class GenerationConfig:
         held: GenerationConfig = model_config.generation_config
         return held.copy()
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], config_file_name: str | None = None) -> None:
+    def to_json_file(self, json_file_path: str | os.PathLike[str], use_diff: bool = True) -> None:
+        """Write :meth:`to_json_string` to a file."""
+        Path(json_file_path).write_text(self.to_json_string(use_diff), encoding="utf-8")
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        config_file_name: str | None = None,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
         """Write ``generation_config.json`` into a folder, which is made if need be. The file is whole or not there.
+
+        ``kwargs``: ``repo_id`` and the options of ``hub.upload_folder``, for ``push_to_hub``.
 
         Raises:
             ValueError: the settings contradict each other; nothing is written.
             OSError: the folder cannot be written.
         """
         self.validate()
-        write_folder(save_directory, {config_file_name or CONFIG_FILE: self.to_json_string().encode()})
+        name = config_file_name or CONFIG_FILE
+        write_folder(save_directory, {name: self.to_json_string().encode()})
+        if push_to_hub:
+            repo_id = kwargs.pop("repo_id", None) or Path(save_directory).name
+            upload_folder(save_directory, repo_id, only=[name], **kwargs)
 
 
 def _is_count(least: int) -> Callable[[Any], bool]:

@@ -13,6 +13,8 @@ from warmstart.folder import finish_saves
 
 _OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download", "subfolder")
 _IGNORED = ("proxies", "resume_download")
+# The options of `upload_folder` that a save may be given.
+UPLOADING = ("token", "revision", "private", "commit_message", "create_pr")
 _SHOWN = 12
 
 

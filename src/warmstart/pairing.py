@@ -16,10 +16,12 @@ from warmstart.families.encoder_decoder import EncoderDecoderConfig, set_side
 from warmstart.hub import hub_options
 from warmstart.warm_start import PROJECTION, LoadReport
 
-# Options of loading that may be given once for both sides; `seed` is of JAX alone.
+# Options of loading that may be given once for both sides; some are of one framework alone.
 SHARED_OPTIONS = (
     "dtype",
     "torch_dtype",
+    "attn_implementation",
+    "device_map",
     "use_safetensors",
     "strict",
     "ignore_mismatched_sizes",

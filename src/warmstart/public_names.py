@@ -1,7 +1,7 @@
 """Module -> the public names it holds; after a change run `make stub`, which tells type checkers and editors."""
 
 NAMES_BY_MODULE = {
-    "config": ["PretrainedConfig"],
+    "config": ["PreTrainedConfig", "PretrainedConfig"],
     "generation_config": ["GenerationConfig"],
     "decoding.constraints": ["DisjunctiveConstraint", "PhrasalConstraint"],
     "outputs": [
@@ -570,6 +570,7 @@ NAMES_BY_MODULE = {
         "XLMRobertaXLForMaskedLM",
         "XLMRobertaXLModel",
     ],
+    "torch.pretrained": ["PreTrainedModel"],
     "torch.wholes": [
         "AutoModelForSeq2SeqLM",
         "BartForConditionalGeneration",

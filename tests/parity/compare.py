@@ -60,7 +60,7 @@ def gradients(model):
     for name, parameter in model.named_parameters(remove_duplicate=False):
         assert parameter.grad is not None, f"{name} has no gradient"
         found[name] = parameter.grad
-    sizes, entries = loading.saved(model, model.sides())
+    sizes, entries = loading.saved(model, model.sides(), found)
     return canonical({key: pack(entries, found, key, torch.cat) for key in sizes})
 
 

@@ -275,3 +275,33 @@ def test_class_from_the_vocabulary_itself():
     tokenizer = GPT2Tokenizer(vocab={"a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3}, merges=[("a", "b")])
     assert tokenizer("abba")["input_ids"] == [2, 1, 0]
     assert repr(tokenizer).startswith("GPT2Tokenizer(name_or_path='', vocab_size=4, length=4, model_max_length=1000")
+
+
+def test_values_of_one_text_become_a_batch_of_one(bert):
+    values = {"input_ids": [5, 6, 7], "attention_mask": [1, 1, 1]}
+    for library in (BatchEncoding, transformers.BatchEncoding):
+        made = library(values, tensor_type="pt", prepend_batch_axis=True)
+        turned = library(values).convert_to_tensors("pt", prepend_batch_axis=True)
+        assert made["input_ids"].tolist() == turned["input_ids"].tolist() == [[5, 6, 7]]
+        assert library(values, encoding=None, n_sequences=1).n_sequences == 1
+    assert pickle.loads(pickle.dumps(BatchEncoding(values, n_sequences=1))).n_sequences == 1
+    with pytest.raises(TypeError, match="tensor_kind"):
+        BatchEncoding(values, tensor_kind="pt")
+
+
+def test_what_is_not_here_says_what_is(bert):
+    for name, words in (("as_target_tokenizer", "text_target"), ("save_vocabulary", "save_pretrained")):
+        assert not hasattr(bert, name)
+        with pytest.raises(AttributeError, match=f"BertTokenizer has no attribute '{name}'; use .*{words}"):
+            getattr(bert, name)
+
+
+def test_arguments_of_a_save_that_are_not_known_are_refused(bert, tmp_path):
+    bert.save_pretrained(tmp_path / "fine", legacy_format=False, token=None)
+    for options, words in (
+        ({"filename_prefix": "my"}, r"save_pretrained got unknown arguments \['filename_prefix'\]"),
+        ({"legacy_format": True}, "legacy_format=True: a tokenizer is saved with its tokenizer.json"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            bert.save_pretrained(tmp_path / "refused", **options)
+    assert not (tmp_path / "refused").exists()

@@ -13,6 +13,7 @@ from typing import Any, NoReturn, Protocol
 from warmstart.checkpoint.flax_files import FLAX_FILE, FlaxFile, name_from_flax
 from warmstart.checkpoint.pickles import PickledArrays
 from warmstart.checkpoint.tensorflow_files import H5_FILE, INDEX_FILE, H5File, IndexFile
+from warmstart.checkpoint.writer import check_variant, index_name
 from warmstart.hub import find_file, inside, read_json
 
 # What may hold the weights, best first.
@@ -123,7 +124,7 @@ def open_weights(
     for filename in wanted:
         if (path := find_file(name_or_path, filename, required=False, **hub)) is not None:
             return Weights(str(path), dict.fromkeys(_names(file := _open(path, framework)), file))
-        index = f"{filename}.index.json"
+        index = index_name(filename.replace(f".{variant}.", ".", 1), variant)
         if (path := find_file(name_or_path, index, required=False, **hub)) is not None:
             return _sharded(name_or_path, path, framework, hub)
     _explain_missing(name_or_path, wanted, hub)
@@ -149,7 +150,7 @@ def _candidates(use_safetensors: bool | None, variant: str | None, framework: st
     names = [name for name in WHOLE if use_safetensors in (None, name.endswith(".safetensors"))]
     if framework == "np" and not use_safetensors:
         names += [FLAX_FILE, H5_FILE, INDEX_FILE]
-    return [name.replace(".", f".{variant}.", 1) if variant else name for name in names]
+    return [name.replace(".", f".{check_variant(variant)}.", 1) if variant else name for name in names]
 
 
 def _names(file: WeightFile) -> list[str]:

@@ -28,7 +28,7 @@ from warmstart.flax import loading
 from warmstart.flax.loading import Params
 from warmstart.folder import write_folder
 from warmstart.generation_config import GenerationConfig
-from warmstart.hub import hub_options, upload_folder
+from warmstart.hub import UPLOADING, hub_options, upload_folder
 from warmstart.spec import StackSpec
 from warmstart.warm_start import (
     LoadReport,
@@ -39,7 +39,6 @@ from warmstart.warm_start import (
 )
 
 _FILES = ("use_safetensors", "variant")
-_UPLOADING = ("token", "revision", "private", "commit_message", "create_pr")
 # Arguments of the reference's `from_pretrained` that ask for what is always done here.
 _ALWAYS = ("low_cpu_mem_usage", "trust_remote_code", "from_pt")
 
@@ -296,7 +295,7 @@ class FlaxPreTrainedModel:
             NotADirectoryError: `save_directory` is a file.
             OSError: the disk is full or the folder cannot be written; it is as it was.
         """
-        if unknown := kwargs.keys() - {"repo_id", *_UPLOADING}:
+        if unknown := kwargs.keys() - {"repo_id", *UPLOADING}:
             raise TypeError(f"{type(self).__name__}.save_pretrained got unknown arguments {sorted(unknown)}")
         tree = self.params if params is None else dict(params)
         loading.check_tree(tree, self.params_shape_tree)

@@ -26,7 +26,7 @@ from warmstart.families.auto import config_class
 from warmstart.fitting import Side, in_file
 from warmstart.folder import write_folder
 from warmstart.generation_config import GenerationConfig
-from warmstart.hub import hub_options, upload_folder
+from warmstart.hub import UPLOADING, hub_options, upload_folder
 from warmstart.tf import loading
 from warmstart.tf.inputs import named
 from warmstart.tf.training import Trained
@@ -35,7 +35,6 @@ from warmstart.warm_start import LoadReport, name_in_file
 
 _LOADING = ("strict", "ignore_mismatched_sizes", "cross_attention_init")
 _FILES = ("use_safetensors", "variant")
-_UPLOADING = ("token", "revision", "private", "commit_message", "create_pr")
 # Arguments of the reference's `from_pretrained` that ask for what is always done here.
 _ALWAYS = ("low_cpu_mem_usage", "trust_remote_code", "from_pt", "from_tf", "_fast_init", "weights_only")
 _TYPES = ("float32", "bfloat16", "float16", "float64")
@@ -229,7 +228,7 @@ class PreTrainedModel(Trained):
             NotADirectoryError: `save_directory` is a file.
             OSError: the disk is full or the folder cannot be written; it is as it was.
         """
-        if unknown := kwargs.keys() - {"repo_id", *_UPLOADING}:
+        if unknown := kwargs.keys() - {"repo_id", *UPLOADING}:
             raise TypeError(f"{type(self).__name__}.save_pretrained got unknown arguments {sorted(unknown)}")
         config, sides, name = in_file(self.config, self.sides(), as_whole, safe_serialization)
         sizes, entries = loading.saved(self, sides)

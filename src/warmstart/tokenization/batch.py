@@ -38,12 +38,18 @@ class BatchEncoding(dict[str, Any]):
     ((2, 2), ['input_ids'])
     """
 
-    def __init__(self, data: Any = None, encodings: Any = None, tensor_type: str | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        data: Any = None,
+        encoding: Any = None,
+        tensor_type: str | None = None,
+        prepend_batch_axis: bool = False,
+        n_sequences: int | None = None,
+    ) -> None:
         super().__init__(data or {})
-        self.__dict__["encodings"] = (
-            [encodings] if encodings is not None and not isinstance(encodings, list) else encodings
-        )
-        self.convert_to_tensors(tensor_type)
+        self.__dict__["encodings"] = [encoding] if not isinstance(encoding, (list, type(None))) else encoding
+        self.__dict__["_n_sequences"] = n_sequences
+        self.convert_to_tensors(tensor_type, prepend_batch_axis)
 
     @property
     def data(self) -> dict[str, Any]:
@@ -55,7 +61,7 @@ class BatchEncoding(dict[str, Any]):
 
     @property
     def n_sequences(self) -> int | None:
-        return self.encodings[0].n_sequences if self.encodings else None
+        return self.encodings[0].n_sequences if self.encodings else self._n_sequences
 
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, str):
@@ -72,13 +78,15 @@ class BatchEncoding(dict[str, Any]):
         raise AttributeError(f"this batch has no {name!r}; it has {', '.join(map(repr, self)) or 'nothing'}")
 
     def __reduce__(self) -> Any:
-        return type(self), (dict(self), self.encodings)
+        return type(self), (dict(self), self.encodings, None, False, self._n_sequences)
 
     def copy(self) -> BatchEncoding:
-        return type(self)(dict(self), self.encodings)
+        return type(self)(dict(self), self.encodings, n_sequences=self._n_sequences)
 
-    def convert_to_tensors(self, tensor_type: str | None = None) -> BatchEncoding:
+    def convert_to_tensors(self, tensor_type: str | None = None, prepend_batch_axis: bool = False) -> BatchEncoding:
         """Turn every value into a tensor of integers: "np", "pt", "tf" or "jax"; None leaves the lists.
+
+        With `prepend_batch_axis` the values are those of one text, and become a batch of one.
 
         Raises:
             ValueError: the kind is not known, or the rows of a value differ in length.
@@ -89,7 +97,7 @@ class BatchEncoding(dict[str, Any]):
         kind = str(getattr(tensor_type, "value", tensor_type))
         make = tensor_maker(kind)
         for name, value in self.items():
-            super().__setitem__(name, make(_as_array(name, value)))
+            super().__setitem__(name, make(_as_array(name, [value] if prepend_batch_axis else value)))
         return self
 
     def to(self, device: Any, *, non_blocking: bool = False) -> BatchEncoding:

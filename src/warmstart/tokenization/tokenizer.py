@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from tokenizers import Tokenizer
 
-from warmstart.hub import upload_folder
+from warmstart.hub import UPLOADING, upload_folder
 from warmstart.tokenization import backend as backends
 from warmstart.tokenization import files, training
 from warmstart.tokenization.batch import BatchEncoding
@@ -27,6 +27,15 @@ _ATTRIBUTES: dict[str, Any] = {
     "clean_up_tokenization_spaces": False,
     "split_special_tokens": False,
     "chat_template": None,
+}
+# What `transformers` has and this does not -> what does it here.
+_INSTEAD = {
+    "as_target_tokenizer": "tokenizer(text_target=...)",
+    "prepare_seq2seq_batch": "tokenizer(texts, text_target=targets, ...)",
+    "prepare_for_model": "tokenizer(text), or build_inputs_with_special_tokens for ids",
+    "truncate_sequences": "tokenizer(text, truncation=True, max_length=...)",
+    "save_vocabulary": "save_pretrained, which writes the vocabulary's files too",
+    "apply_chat_template": "the template's own text; pairs of encoder and decoder hold no conversations",
 }
 
 
@@ -146,7 +155,8 @@ class PreTrainedTokenizerFast(FramedVocabulary):
             return None if token is None else self.convert_tokens_to_ids(token)
         if name in settings:
             return settings[name]
-        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        hint = f"; use {_INSTEAD[name]}" if name in _INSTEAD else ""
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{hint}")
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.__dict__.get("settings", ()):
@@ -361,7 +371,17 @@ class PreTrainedTokenizerFast(FramedVocabulary):
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], *, push_to_hub: bool = False, **kwargs: Any
     ) -> tuple[str, ...]:
-        """Write the tokenizer's files into a folder, all or none; returns their paths."""
+        """Write the tokenizer's files into a folder, all or none; returns their paths.
+
+        Other keywords are those of `warmstart.hub.upload_folder`, and `repo_id`.
+
+        Raises:
+            TypeError: an argument is not known.
+        """
+        if kwargs.pop("legacy_format", None):
+            raise TypeError("legacy_format=True: a tokenizer is saved with its tokenizer.json; leave it out")
+        if unknown := kwargs.keys() - {"repo_id", *UPLOADING}:
+            raise TypeError(f"{type(self).__name__}.save_pretrained got unknown arguments {sorted(unknown)}")
         written = files.save(self, save_directory)
         if push_to_hub:
             repo_id = kwargs.pop("repo_id", None) or os.path.basename(os.path.abspath(save_directory))

@@ -124,10 +124,33 @@ def copy_weights(model: nn.Module, copies: Mapping[str, str]) -> None:
         parameters[name].copy_(parameters[source])
 
 
-def saved(model: nn.Module, sides: list[Side]) -> tuple[dict[str, int], dict[str, Stored]]:
+def values(model: nn.Module, given: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Each parameter's value under each of its names: the model's own, or those of a `state_dict` gathered elsewhere.
+
+    Raises:
+        ValueError: the `state_dict` lacks a parameter, or holds one of another shape.
+    """
+    own = {name: parameter.detach() for name, parameter in model.named_parameters(remove_duplicate=False)}
+    if given is None:
+        return own
+    found = {}
+    for names in shared_names(model).values():
+        held = next((given[name] for name in names if name in given), None)
+        if held is None or held.shape != own[names[0]].shape:
+            says = "does not hold it" if held is None else f"has {tuple(held.shape)}"
+            raise ValueError(
+                f"state_dict is not this model's: {names[0]} is {tuple(own[names[0]].shape)}, and it {says}; give what "
+                "model.state_dict() returns, or leave it out"
+            )
+        found |= dict.fromkeys(names, held.detach())
+    return found
+
+
+def saved(
+    model: nn.Module, sides: list[Side], parameters: Mapping[str, Tensor]
+) -> tuple[dict[str, int], dict[str, Stored]]:
     """The sizes in bytes of the tensors a checkpoint of this model holds, and where each parameter lies in them."""
     entries = fitting.written(shared_names(model), sides)
-    parameters = dict(model.named_parameters(remove_duplicate=False))
     sizes: dict[str, int] = {}
     for name, entry in entries.items():
         for key in filter(None, (entry.name, entry.untied)):
@@ -135,10 +158,8 @@ def saved(model: nn.Module, sides: list[Side]) -> tuple[dict[str, int], dict[str
     return sizes, entries
 
 
-def write_tensors(model: nn.Module, entries: Mapping[str, Stored], keys: list[str], path: Path) -> None:
+def write_tensors(parameters: Mapping[str, Tensor], entries: Mapping[str, Stored], keys: list[str], path: Path) -> None:
     """Write some of a checkpoint's tensors to one file, safetensors or (`.bin`) torch's own."""
-    named = model.named_parameters(remove_duplicate=False)
-    parameters = {name: parameter.detach() for name, parameter in named}
     tensors = {key: pack(entries, parameters, key, torch.cat).contiguous().cpu() for key in keys}
     for key in tensors.keys() & {entry.untied for entry in entries.values()}:
         tensors[key] = tensors[key].clone()  # no two names may share memory in a file

@@ -83,7 +83,7 @@ def cross_entropy(
         refuse_places(tuple(labels.shape), tuple(logits.shape[:-1]))
     check_labels(labels, logits.shape[-1])
     logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-    labels = labels.to(logits.device).reshape(-1)
+    labels = labels.to(logits.device, torch.long).reshape(-1)
     flat = logits.reshape(-1, logits.shape[-1])
     summed = partial(F.cross_entropy, ignore_index=IGNORED, reduction="sum", label_smoothing=label_smoothing)
     if torch.is_grad_enabled() or not eager(flat):

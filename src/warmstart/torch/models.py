@@ -27,6 +27,7 @@ from warmstart.torch.ends import Head
 from warmstart.torch.generation.generate import compute_transition_scores, generate
 from warmstart.torch.loss import cross_entropy
 from warmstart.torch.masks import eager, with_global
+from warmstart.torch.options import take_unneeded
 from warmstart.torch.stack import Stack, States
 from warmstart.torch.unfilled import unfilled
 from warmstart.warm_start import half
@@ -39,7 +40,8 @@ class StackModel(Stack):
     side: ClassVar[str] = "encoder"
     config_class: ClassVar[type[PretrainedConfig] | None] = None
 
-    def __init__(self, config: PretrainedConfig):
+    def __init__(self, config: PretrainedConfig, add_pooling_layer: bool = False):
+        take_unneeded({"add_pooling_layer": add_pooling_layer}, type(self).__name__)
         if not isinstance(config, PretrainedConfig):
             raise TypeError(
                 f"{type(self).__name__} is built from a configuration (AutoConfig.from_pretrained(...)), not from a "

@@ -18,21 +18,21 @@ from warmstart.checkpoint.configuration import (
     written_configuration,
 )
 from warmstart.checkpoint.readers import folder_of, open_weights
-from warmstart.checkpoint.writer import OLD_WEIGHTS, TARGET_TOKENIZER, weight_files
+from warmstart.checkpoint.writer import TARGET_TOKENIZER, old_weights, weight_files
 from warmstart.config import PretrainedConfig
 from warmstart.fitting import Side, in_file
 from warmstart.folder import write_folder
 from warmstart.generation_config import GenerationConfig
-from warmstart.hub import hub_options, upload_folder
+from warmstart.hub import UPLOADING, hub_options, upload_folder
 from warmstart.torch import loading
+from warmstart.torch.options import one_device, take_unneeded
 from warmstart.torch.unfilled import unfilled
 from warmstart.warm_start import LoadReport, name_in_file
 
 _LOADING = ("strict", "ignore_mismatched_sizes", "cross_attention_init")
 _FILES = ("use_safetensors", "variant")
-_UPLOADING = ("token", "revision", "private", "commit_message", "create_pr")
-# Arguments of the reference's `from_pretrained` that ask for what is always done here.
-_ALWAYS = ("low_cpu_mem_usage", "trust_remote_code", "from_pt", "_fast_init", "weights_only")
+# Of `save_pretrained`: files are written, whole or not at all, in one way.
+_NOT_NEEDED = ("save_function", "save_peft_format")
 
 
 class PreTrainedModel(nn.Module):
@@ -40,6 +40,7 @@ class PreTrainedModel(nn.Module):
 
     main_input_name: ClassVar[str] = "input_ids"
     base_model_prefix: ClassVar[str] = ""
+    supports_gradient_checkpointing: ClassVar[bool] = True
     can_generate_text: ClassVar[bool] = False
     load_report: LoadReport | None = None
 
@@ -85,6 +86,11 @@ class PreTrainedModel(nn.Module):
         return next(self.parameters()).dtype
 
     @property
+    def name_or_path(self) -> str:
+        """Where the configuration was read from."""
+        return self.config.name_or_path
+
+    @property
     def base_model(self) -> PreTrainedModel:
         """The model itself: heads are no wrappers here."""
         return self
@@ -106,6 +112,11 @@ class PreTrainedModel(nn.Module):
             for parameter in self.parameters()
             if (parameter.requires_grad or not only_trainable) and not (exclude_embeddings and id(parameter) in tables)
         )
+
+    def get_memory_footprint(self, return_buffers: bool = True) -> int:
+        """How many bytes the parameters take, with or without the buffers; tied ones count once."""
+        held = [*self.parameters(), *(self.buffers() if return_buffers else ())]
+        return sum(tensor.numel() * tensor.element_size() for tensor in held)
 
     def stacks(self) -> Iterator[Any]:
         """The stacks in this model."""
@@ -162,17 +173,37 @@ class PreTrainedModel(nn.Module):
         """Whether any stack computes its layers again in the backward pass."""
         return any(stack.checkpoint_layers for stack in self.stacks())
 
+    def enable_input_require_grads(self) -> None:
+        """Let gradients reach what the embeddings give, though their tables are not trained (for adapters)."""
+        self.disable_input_require_grads()
+        tables = [stack.embeddings.token for stack in self.stacks()]
+        self.__dict__["_input_hooks"] = [table.register_forward_hook(_require_gradient) for table in tables]
+
+    def disable_input_require_grads(self) -> None:
+        """Undo `enable_input_require_grads`."""
+        for hook in self.__dict__.pop("_input_hooks", ()):
+            hook.remove()
+
     # Files ------------------------------------------------------------------------------------------------------
 
     @classmethod
     def from_config(cls, config: PretrainedConfig, **kwargs: Any) -> Any:
-        """A model with random weights; keywords replace fields of a copy of the configuration."""
+        """A model with random weights, in `dtype` if one is given; other keywords replace fields of a copy of `config`.
+
+        Raises:
+            TypeError: `config` is none, or a keyword is not known.
+        """
         if not isinstance(config, PretrainedConfig):
             raise TypeError(f"{cls.__name__}.from_config needs a configuration, not a {type(config).__name__}")
+        take_unneeded(kwargs, f"{cls.__name__}.from_config")
+        dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
         config = replaced(config, kwargs)
         if kwargs:
             raise TypeError(f"{cls.__name__}.from_config got unknown arguments {sorted(kwargs)}")
-        return cls(config)
+        if dtype is None:
+            return cls(config)
+        config.dtype = wanted = loading.as_dtype(config.dtype if dtype == "auto" else dtype)
+        return cls(config).to(wanted)
 
     @classmethod
     def part_of(cls, config: PretrainedConfig) -> tuple[PretrainedConfig, str | None]:
@@ -185,10 +216,10 @@ class PreTrainedModel(nn.Module):
 
         Keywords: `config`; fields of the configuration, which replace what the file says; where files are (`revision`,
         `cache_dir`, `token`, `local_files_only`, `subfolder`, `use_safetensors`, `variant`); `dtype` (a type, its name,
-        "auto" for the file's, or "int8" for `quantize`; float32 if left out); `strict=False` to make missing weights
-        anew and leave unknown ones out; `from_tf=True` to read `tf_model.h5` or `model.ckpt.index` (its path, with
-        a `config`); `ignore_mismatched_sizes`; `output_loading_info=True` for a pair with a dict of
-        what was missing.
+        "auto" for the file's, or "int8" for `quantize`; float32 if left out); `device_map`, one device or "auto" for
+        the accelerator if there is one; `strict=False` to make missing weights anew and leave unknown ones out;
+        `from_tf=True` to read `tf_model.h5` or `model.ckpt.index` (its path, with a `config`);
+        `ignore_mismatched_sizes`; `output_loading_info=True` for a pair with a dict of what was missing.
 
         Raises:
             FileNotFoundError: no such folder, repository or file.
@@ -198,9 +229,8 @@ class PreTrainedModel(nn.Module):
         """
         place, source = folder_of(pretrained_model_name_or_path), pretrained_model_name_or_path
         hub = hub_options(kwargs)
-        for name in _ALWAYS:
-            kwargs.pop(name, None)
-        _check_attention(kwargs.pop("attn_implementation", None))
+        take_unneeded(kwargs, f"{cls.__name__}.from_pretrained")
+        device = one_device(kwargs.pop("device_map", None))
         dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
         is_int8, dtype = dtype == "int8", None if dtype == "int8" else dtype
         wants_info = kwargs.pop("output_loading_info", False)
@@ -230,6 +260,8 @@ class PreTrainedModel(nn.Module):
         )
         model.load_report = report
         model.config.dtype = model.dtype
+        if device is not None:
+            model.to(device)
         info = {"missing_keys": report.new, "unexpected_keys": report.left_out, "mismatched_keys": [], "error_msgs": []}
         return (model.eval(), info) if wants_info else model.eval()
 
@@ -250,13 +282,15 @@ class PreTrainedModel(nn.Module):
     def save_pretrained(
         self,
         save_directory: str | Path,
+        is_main_process: bool = True,
+        state_dict: Mapping[str, Any] | None = None,
         *,
         max_shard_size: int | str = "5GB",
         safe_serialization: bool = True,
+        variant: str | None = None,
         push_to_hub: bool = False,
         encoder_tokenizer: Any = None,
         decoder_tokenizer: Any = None,
-        is_main_process: bool = True,
         as_whole: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -264,33 +298,43 @@ class PreTrainedModel(nn.Module):
 
         Weights above `max_shard_size` are shared out over several files. The tokenizer of the source goes beside them;
         the target's, if it is another, into `decoder_tokenizer/`. Anything else in the folder stays. Where many
-        processes hold the model, `is_main_process` says which one writes. `as_whole=True` writes a pair that was opened
-        from a whole (a T5, a BART ...) as such a whole again. Other keywords are `hub.upload_folder`'s.
+        processes hold the model, `is_main_process` says which one writes; `state_dict` holds the values to write in
+        place of the parameters' own, such as those gathered from many devices. `variant="fp16"` writes
+        `model.fp16.safetensors`, beside what is there. `as_whole=True` writes a pair that was opened from a whole (a
+        T5, a BART ...) as such a whole again. Other keywords are `hub.upload_folder`'s.
 
         Raises:
             TypeError: an argument is not known.
+            ValueError: `state_dict` is of another model.
             NotADirectoryError: `save_directory` is a file.
             OSError: the disk is full or the folder cannot be written; it is as it was.
         """
-        if unknown := kwargs.keys() - {"repo_id", *_UPLOADING}:
+        for name in _NOT_NEEDED:
+            kwargs.pop(name, None)
+        if unknown := kwargs.keys() - {"repo_id", *UPLOADING}:
             raise TypeError(f"{type(self).__name__}.save_pretrained got unknown arguments {sorted(unknown)}")
         if any(buffer.dtype is torch.int8 for buffer in self.buffers()):
             raise ValueError("a model in int8 is not saved: save the one it was made from, and load with dtype='int8'")
         if not is_main_process:
             return
         config, sides, name = in_file(self.config, self.sides(), as_whole)
-        sizes, entries = loading.saved(self, sides)
+        values = loading.values(self, state_dict)
+        sizes, entries = loading.saved(self, sides, values)
         suffix = "safetensors" if safe_serialization else "bin"
-        dtype = str(self.dtype).removeprefix("torch.")
+        dtype = str(next(iter(values.values())).dtype).removeprefix("torch.")
         files = written_configuration(config, name or self.architecture(), dtype, self.can_generate())
         files |= weight_files(
-            sizes, lambda keys, path: loading.write_tensors(self, entries, keys, path), max_shard_size, suffix
+            sizes,
+            lambda keys, path: loading.write_tensors(values, entries, keys, path),
+            max_shard_size,
+            suffix,
+            variant,
         )
         source, target = tokenizer_files(encoder_tokenizer), tokenizer_files(decoder_tokenizer)
         files |= source or target
         if source and target and source != target:
             files |= {f"{TARGET_TOKENIZER}/{name}": content for name, content in target.items()}
-        replaced = (*OLD_WEIGHTS, f"{TARGET_TOKENIZER}/.*") if source or target else OLD_WEIGHTS
+        replaced = (*old_weights(variant), *([f"{TARGET_TOKENIZER}/.*"] if source or target else []))
         write_folder(save_directory, files, replaces=replaced)
         if push_to_hub:
             repo_id = kwargs.pop("repo_id", None) or Path(save_directory).name
@@ -310,9 +354,5 @@ class PreTrainedModel(nn.Module):
             return upload_folder(folder, repo_id, **kwargs)
 
 
-def _check_attention(name: str | None) -> None:
-    if name not in (None, "eager", "sdpa"):
-        raise ValueError(
-            f"attn_implementation {name!r} is not known here; leave it out: torch's own attention picks the fastest "
-            "kernel of the device, flash attention included"
-        )
+def _require_gradient(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+    output.requires_grad_(True)
