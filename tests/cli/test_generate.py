@@ -90,6 +90,19 @@ def test_texts_of_a_window_go_in_by_length(run, pair, file, monkeypatch):
     assert max(map(len, lengths)) == 2 and flat == sorted(flat, reverse=True) and len(set(flat)) > 3
 
 
+def test_drafts_and_stop_strings_have_the_tokenizers(run, pair, answer, file):
+    """The sides of this pair have vocabularies of their own, so that a draft's source is encoded again."""
+    plain = [answer(text)[0] for text in TEXTS]
+    ran = run("generate", pair, file("\n".join(TEXTS)), *SHORT, "--set", "prompt_lookup_num_tokens=4")
+    assert lines_of(ran.out) == on_lines(plain)
+    letter = next(letter for text in plain for letter in text[:-1] if letter.isalnum())
+    ran = run("generate", pair, file("\n".join(TEXTS)), *SHORT, "--set", f'stop_strings=["{letter}"]')
+    stopped = lines_of(ran.out)
+    for text, whole in zip(stopped, on_lines(plain), strict=True):
+        assert whole.startswith(text) and (text == whole or letter in text)
+    assert stopped != on_lines(plain)
+
+
 @pytest.mark.parametrize("name", ["-", None])
 def test_standard_input_is_read(run, pair, answer, name):
     words = ["generate", pair, *([name] if name else []), *SHORT]

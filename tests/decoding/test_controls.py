@@ -337,3 +337,17 @@ def test_an_infinite_score_is_refused_where_it_has_no_probability(model, source)
     for options in ({"do_sample": True}, {"num_beams": 2}, {"do_sample": True, "prompt_lookup_num_tokens": 2}):
         with pytest.raises(ValueError, match="processor sure returned an infinite score in row 0"):
             model.generate(**source, logits_processor=sure, max_length=5, **options)
+
+
+@pytest.mark.parametrize("negative", [{}, {"negative_prompt_ids": torch.tensor([[6, 9]])}], ids=["decoder", "source"])
+@pytest.mark.parametrize("search", [{}, *(CALLS[name] for name in ("beams", "groups", "contrastive"))], ids=str)
+def test_guidance_of_prompts_padded_on_the_left(search, negative, model, source, zoo):
+    prompts = [[zoo.START, 7], [zoo.START, 8, 9, 10], [zoo.START]]
+    padded = torch.tensor([[zoo.PAD] * (4 - len(prompt)) + prompt for prompt in prompts])
+    options = {"guidance_scale": 2.0, "max_new_tokens": 5, "eos_token_id": None, **search, **negative}
+    mask = (padded != zoo.PAD).long()
+    together = model.generate(**source, decoder_input_ids=padded, decoder_attention_mask=mask, **options)
+    for row, prompt in enumerate(prompts):
+        own = {name: value[row : row + 1] for name, value in source.items()}
+        one = model.generate(**own, decoder_input_ids=torch.tensor([prompt]), **options)
+        assert torch.equal(one[0], together[row, 4 - len(prompt) :])

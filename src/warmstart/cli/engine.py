@@ -170,7 +170,7 @@ def answer(
 
     A text without tokens has one empty result for each that is asked for. `done` is told which texts are finished.
     """
-    source, target = tokenizers
+    source = tokenizers[0]
     sequences = lay_over(model.generation_config, None, call)[0].num_return_sequences
     results = [[""] * sequences for _ in texts]
     full = [row for row, text in enumerate(texts) if text.strip()]
@@ -185,32 +185,42 @@ def answer(
     order = sorted((row for row in full if read[row]["input_ids"]), key=lambda row: -len(read[row]["input_ids"]))
     done([row for row in range(len(texts)) if row not in set(order)])
     run = _streamed if hasattr(model, "generate_stream") else _batched
-    for place, sequences_of_one in run(model, [read[row] for row in order], batch_size, sequences, call):
-        outputs = target.batch_decode(sequences_of_one, skip_special_tokens=True)
-        results[order[place]] = [text.strip() for text in outputs]
+    for place, found in run(model, tokenizers, [read[row] for row in order], batch_size, sequences, call):
+        results[order[place]] = [text.strip() for text in found]
         done([order[place]])
     return results, cut
 
 
 def _streamed(
-    model: Any, sources: list[dict[str, list[int]]], batch_size: int, sequences: int, call: Mapping[str, Any]
-) -> Iterator[tuple[int, Any]]:
-    """Which source is answered, and its sequences: whenever one is finished another takes its place."""
+    model: Any,
+    tokenizers: tuple[Any, Any],
+    sources: list[dict[str, list[int]]],
+    batch_size: int,
+    sequences: int,
+    call: Mapping[str, Any],
+) -> Iterator[tuple[int, list[str]]]:
+    """Which source is answered, and its texts: whenever one is finished another takes its place."""
     import torch
 
-    for answer in model.generate_stream(sources, batch_size=batch_size, in_order=False, **call):
+    both = dict(zip(("tokenizer", "decoder_tokenizer"), tokenizers, strict=True))
+    for answer in model.generate_stream(sources, batch_size=batch_size, in_order=False, **both, **call):
         if isinstance(answer.error, torch.OutOfMemoryError):
             raise ValueError(
                 f"the device has too little memory for {batch_size} texts at once; lower --batch-size"
             ) from answer.error
         if answer.error is not None:
             raise answer.error
-        yield answer.index, answer.sequences
+        yield answer.index, answer.texts
 
 
 def _batched(
-    model: Any, sources: list[dict[str, list[int]]], batch_size: int, sequences: int, call: Mapping[str, Any]
-) -> Iterator[tuple[int, Any]]:
+    model: Any,
+    tokenizers: tuple[Any, Any],
+    sources: list[dict[str, list[int]]],
+    batch_size: int,
+    sequences: int,
+    call: Mapping[str, Any],
+) -> Iterator[tuple[int, list[str]]]:
     """The same, one batch after another; sources are padded to some lengths, since each shape is compiled."""
     for start in range(0, len(sources), batch_size):
         rows = sources[start : start + batch_size]
@@ -225,7 +235,7 @@ def _batched(
             batch["attention_mask"][row, :length] = 1
             for name, ids in values.items():
                 batch[name][row, :length] = ids
-        found = model.generate(**batch, **call)
-        found = np.asarray(getattr(found, "sequences", found))
+        found = model.generate(**batch, tokenizer=tokenizers[1], **call)
+        texts = tokenizers[1].batch_decode(np.asarray(getattr(found, "sequences", found)), skip_special_tokens=True)
         for place in range(len(rows)):
-            yield start + place, found[place * sequences : (place + 1) * sequences]
+            yield start + place, texts[place * sequences : (place + 1) * sequences]

@@ -174,7 +174,7 @@ def _generated(
         "guidance": None,
     }
     if config.guidance_scale is not None and config.guidance_scale != 1:
-        own["guidance"] = guidance(model, config.guidance_scale, arguments, plan, prompt)
+        own["guidance"] = guidance(model, config.guidance_scale, arguments, plan, prompt, mask)
     ids = source_ids(arguments, source.get("attention_mask") if encoder_decoder else prompt_mask)
     scorer = Scorer(xp, runner, config, plan, ids, **own)
     criteria = listed("stopping_criteria", functions["criteria"])

@@ -113,11 +113,12 @@ def string_rule(strings: str | Sequence[str], tokenizer: Any) -> Stop:
 
 
 def guidance(
-    model: Any, scale: float, arguments: dict[str, Any], plan: Plan, prompt: Tensor
+    model: Any, scale: float, arguments: dict[str, Any], plan: Plan, prompt: Tensor, prompt_mask: Tensor | None
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Away from what the model would write without this source, see `guided`. What it would write is asked with
     `negative_prompt_ids`: another source, or for a model without an encoder another prompt. Without them it is the
-    decoder alone, without cross-attention; for a model without an encoder, the last token of the prompt.
+    decoder alone, without cross-attention; for a model without an encoder, the last token of the prompt. `prompt_mask`
+    (b, n) tells which tokens are real, as long as sequences may become.
     """
     negative, mask = arguments.get("negative_prompt_ids"), arguments.get("negative_prompt_attention_mask")
     if negative is not None:
@@ -127,7 +128,8 @@ def guidance(
     before: Tensor | None = None
     if hasattr(model, "encode"):
         source = {} if negative is None else encode_source(model, {"input_ids": negative, "attention_mask": mask}, ())
-        runner = ModuleRunner(model if source else model.decoder, source, rows=plan.rows, use_cache=plan.beams == 1)
+        decoder = model if source else model.decoder
+        runner = ModuleRunner(decoder, source, rows=plan.rows, mask=prompt_mask, use_cache=plan.beams == 1)
     else:
         before = prompt[:, -1:] if negative is None else negative
         whole = None if mask is None else torch.cat([mask, mask.new_ones(len(mask), plan.max_length)], 1)
