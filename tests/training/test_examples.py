@@ -109,6 +109,12 @@ def test_validation_share_never_has_a_source_of_training(load, tmp_path):
     assert np.array_equal(again.index, validation.index)
 
 
+def test_one_source_is_held_out_of_few_pairs(load, tmp_path):
+    examples = load(Data(write_json_lines(tmp_path / "p.jsonl", made(5))))
+    assert [len(part) for part in examples.held_out(1e-6)] == [4, 1]
+    assert [len(part) for part in examples.held_out(0.0)] == [5, 0]
+
+
 def test_report_counts_duplicates(load, tmp_path):
     train, dev = made(50), made(20, seed=1)
     train_data = Data(write_json_lines(tmp_path / "a.jsonl", [*train, *train[:3]]))

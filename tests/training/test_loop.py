@@ -162,6 +162,15 @@ def test_early_stopping_and_the_best_of_several(fit, tmp_path):
     assert again.steps == 12  # it has ended
 
 
+def test_texts_may_be_as_long_as_the_longest_target_unless_the_model_says(fit, data, reads, writes, tmp_path):
+    model = tiny_models.pair("bert", "gpt2", spread=0.05)
+    run = Run(tmp_path / "own", steps=1, batch_tokens=120, cpu=True)
+    train(model, (reads, writes), *data, run, FAST)
+    assert EncoderDecoderModel.from_pretrained(tmp_path / "own").generation_config.max_new_tokens == 3
+    fit({"steps": 1})  # there it is set to 6
+    assert EncoderDecoderModel.from_pretrained(tmp_path / "out").generation_config.max_new_tokens == 6
+
+
 def test_best_by_a_metric_of_texts(fit):
     found = iter([{"rougeL": 10.0}, {"rougeL": 30.0}, {"rougeL": 20.0}])
     with pytest.MonkeyPatch.context() as patch:
@@ -213,6 +222,8 @@ def test_the_log_says_rates_and_rises_in_steps(fit, tmp_path):
         ({"precision": "int8"}, "precision 'int8' is not known; use one of fp32, bf16, fp16"),
         ({"best": "bleurt"}, "best 'bleurt' is not known"),
         ({"batch_tokens": 0}, "batch_tokens 0: give a whole number"),
+        ({"seed": -1}, "seed -1: give a whole number, 0 or more"),
+        ({"average": 0}, "average 0: give a whole number, 1 or more"),
         ({"best": "bleu", "samples": 0}, "samples=0 writes none"),
         ({"precision": "fp16", "cpu": True}, "precision 'fp16' needs a GPU, and none is used here; bf16 computes on"),
     ],

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import PartialState
 from safetensors.torch import load_file
 
 import tiny_models
@@ -27,7 +28,7 @@ from warmstart.training.loop import train
 from warmstart.training.pairs import Data
 from warmstart.training.recipe import Recipe
 from warmstart.training.run import Run
-from warmstart.training.stopping import Interrupted
+from warmstart.training.stopping import Interrupted, asked_to_stop
 
 RECIPE = Recipe(encoder_rate=5e-3, decoder_rate=5e-3, cross_attention_rate=5e-3, cross_attention_first=0.3)
 
@@ -178,6 +179,56 @@ def test_two_processes_train_as_one_and_one_goes_on_from_two(kind, folder, tmp_p
         found = [[event[name] for event in log if name in event] for log in (one, two)]
         assert found[0] and found[0] == pytest.approx(found[1], abs=1e-5)
     assert [path.name for path in state.checkpoints(tmp_path / "two")] == ["step-15"]
+
+
+@pytest.mark.slow
+def test_the_command_on_two_processes_stops_as_one_and_goes_on(folder, tmp_path):
+    """torchrun's processes find each other, end after the same step, and train as one process does."""
+    write_json_lines(tmp_path / "train.jsonl", made(100))
+    write_json_lines(tmp_path / "dev.jsonl", made(10, seed=1))
+    words = ["-m", "warmstart", "train", folder, tmp_path / "train.jsonl", "--validation", tmp_path / "dev.jsonl"]
+    words += ["--steps", "30", "--batch-tokens", "150", "--samples", "0", "--save-every", "1", "--evaluate-every", "10"]
+    words += ["--cache-dir", tmp_path / "cache", "--threads", "1", "--cpu", "--resume"]
+    together = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words]
+    subprocess.run([sys.executable, *words, "-o", tmp_path / "one"], check=True)
+
+    process = subprocess.Popen(
+        [sys.executable, *together, "-o", tmp_path / "two"],
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while process.poll() is None and not state.checkpoints(tmp_path / "two"):
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does; torchrun then hands it on once more
+    said = process.communicate(timeout=60)[1]
+    steps = [line.split("step ")[1].split(";")[0] for line in said.splitlines() if "stopped after" in line]
+    assert len(steps) == 2 and steps[0] == steps[1]
+    assert [path.name for path in state.checkpoints(tmp_path / "two")] == [f"step-{steps[0]}"]
+
+    subprocess.run([sys.executable, *together, "-o", tmp_path / "two"], check=True)
+    one, two = (read_log(tmp_path / name) for name in ("one", "two"))
+    assert [event["step"] for event in one] == [event["step"] for event in two]
+    for name in ("loss", "validation_loss", "target_tokens"):
+        found = [[event[name] for event in log if name in event] for log in (one, two)]
+        assert found[0] and found[0] == pytest.approx(found[1], abs=1e-5)
+
+
+def test_processes_that_would_train_apart_are_refused(fit, monkeypatch):
+    PartialState(cpu=True)  # as it is where it was asked before the processes were known
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="2 processes were started, but 1 would train together here"):
+        fit()
+
+
+def test_a_second_signal_ends_at_once_but_not_the_launchers():
+    with pytest.raises(KeyboardInterrupt), asked_to_stop() as wanted:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # the same, handed on
+        assert wanted()
+        time.sleep(1.1)
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("it went on")
 
 
 def test_killed_inside_every_save(fit, tmp_path, monkeypatch):

@@ -58,6 +58,12 @@ GOOD = '{"source": "a", "target": "b"}\n'
     ("name", "content", "message"),
     [
         ("p.jsonl", GOOD.encode() + b"{broken\n" + GOOD.encode(), "line 2: not JSON"),
+        ("p.jsonl", GOOD.encode() + b'[{"source": "a",\n' + GOOD.encode(), "line 2: not JSON .*an array is not read: "),
+        (
+            "p.jsonl",
+            GOOD.encode() + b'{"source": null, "target": "a"}\n' + GOOD.encode(),
+            "line 2: .*nothing .null., no",
+        ),
         ("p.jsonl", GOOD.encode() + b'["a"]\n' + GOOD.encode(), "line 2: a JSON list"),
         ("p.jsonl", GOOD.encode() + b'{"source": "a", "targets": "b"}\n' + GOOD.encode(), "line 2.*did you mean 'targ"),
         ("p.jsonl", GOOD.encode() + b'{"source": "a", "target": 5}\n' + GOOD.encode(), "line 2: .*'target' holds '5'"),

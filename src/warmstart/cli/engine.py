@@ -47,8 +47,8 @@ def check_settings(place: str, hub: Mapping[str, Any], call: Mapping[str, Any]) 
             raise ValueError(f"{place} has no {name}; give it with --set {name}=ID")
     plan = resolve(settings, call, prompt_length=1, encoder_decoder=True)
     positions = family_of(config.decoder).spec(config.decoder, True).positions
-    if positions is not None and plan.max_length > positions:
-        raise ValueError(f"results of {plan.max_length} tokens are more than the decoder's {positions} positions")
+    if positions is not None and plan.max_length - 1 > positions:  # the last token is not read
+        raise ValueError(f"results of {plan.max_length} tokens are more than the decoder's {positions} positions take")
     length = settings.DEFAULTS["max_length"]
     is_chosen = settings.max_new_tokens is not None or settings.max_length != length or "max_length" in call
     return None if is_chosen else length

@@ -131,12 +131,17 @@ def train(
     from warmstart.training.pairs import Data
 
     at_least_one("--overfit", overfit)
+    if not 0 <= validation_share < 1:
+        raise ValueError(f"--validation-share {validation_share} is not a share from 0 to below 1")
     at_least_one("--threads", threads)
     columns = {"source_column": source_column, "target_column": target_column, "prefix": prefix}
     data = Data(pairs, targets, split=split, **columns)
     held_out = None
     if validation is not None or validation_split is not None:
         held_out = Data(validation or pairs, validation_targets, split=validation_split or split, **columns)
+    work.check_validation(held_out, validation_split, validation_share, best.value, patience, average)
+    if overfit is not None and held_out is None:
+        validation_share = 0.0  # all pairs may be learnt by heart
     run, recipe, loop = _plans(locals())
     if not check and overfit is None:
         from warmstart.training.run import check_output
@@ -158,7 +163,7 @@ def train(
         sets: tuple[Any, Any] = (
             work.load_stream(asked, held_out, validation_share, run, cache)
             if stream
-            else work.load_data(asked, held_out, validation_share, cache)
+            else work.load_data(asked, held_out, validation_share, run, cache)
         )
         batches = work.batches_of(sets[0], run)
     if work.is_main():
@@ -167,7 +172,8 @@ def train(
         prepare_torch(seed, "cpu" if cpu else None, threads)
         pair = work.load_model(model, config)
     if check or overfit is not None:
-        work.check(pair, batches, overfit)
+        if work.is_main():
+            work.check(pair, batches, overfit)
         return
     references = work.references(held_out or data, sets[1], samples)
     with work.progress(loop.batches_of(sets[0], run)[1]) as watch:

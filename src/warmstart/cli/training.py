@@ -84,9 +84,32 @@ def limits(config: Any, source: int | None, target: int | None) -> Limits:
     return Limits(*found)
 
 
-def load_data(asked: Asked, validation: Data | None, share: float, cache: Path) -> tuple[Examples, Examples | None]:
+def check_validation(
+    validation: Data | None, split: str | None, share: float, best: str, patience: int | None, average: int
+) -> None:
+    """Refuse a split of a file, and settings that ask for validation where there is none.
+
+    Raises:
+        ValueError: names the option.
+    """
+    if validation is not None and split is not None and validation.is_file:
+        raise ValueError(
+            f"--validation-split {split}: {validation.place} is a file, and only what datasets reads has splits; "
+            "give a file of validation pairs with --validation"
+        )
+    if validation is None and not share:
+        asked = [("--best", best if best != "loss" else None), ("--patience", patience), ("--average", average > 1)]
+        if named := [name for name, value in asked if value]:
+            raise ValueError(
+                f"{', '.join(named)} compares models on validation pairs; with --validation-share 0 there are none"
+            )
+
+
+def load_data(
+    asked: Asked, validation: Data | None, share: float, run: Run, cache: Path
+) -> tuple[Examples, Examples | None]:
     """Training and validation examples; without a validation set of its own, a share of the training's is held out."""
-    with _main_first():
+    with _main_first(run):
         own = load_examples(*asked[:-1], skip_bad=asked.skip_bad, cache=cache)
         if validation is not None:
             return own, load_examples(validation, *asked[1:-1], skip_bad=asked.skip_bad, cache=cache)
@@ -118,7 +141,7 @@ def load_stream(
     if run.steps is None:
         raise ValueError("--stream: how many pairs there are is not known before they were read; give --steps")
     held_out = None
-    with _main_first():
+    with _main_first(run):
         if validation is not None:
             held_out = load_examples(validation, *asked[1:-1], skip_bad=asked.skip_bad, cache=cache)
     stream = Stream(asked, run.batch_tokens, run.seed)
@@ -127,14 +150,16 @@ def load_stream(
 
 
 @contextmanager
-def _main_first() -> Iterator[None]:
+def _main_first(run: Run) -> Iterator[None]:
     """Let the first of several processes tokenize, and the others find what it wrote."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         yield
         return
-    from accelerate import PartialState
+    from warmstart.training.extras import needs
 
-    with PartialState().main_process_first():
+    with needs("accelerate", "training"):
+        from accelerate import PartialState
+    with PartialState(cpu=run.on_processor).main_process_first():
         yield
 
 
@@ -265,7 +290,8 @@ def check(model: Any, batches: Order | Stream, overfit: int | None) -> None:
     if overfit is not None:
         with busy(f"learning {overfit} pairs by heart"):
             loss = checks.overfit(model, batches.examples, overfit)
-        console().print(f"{overfit} pairs were learnt by heart: loss {loss:.4f}, every target written as it is.")
+        count = min(overfit, len(batches.examples))
+        console().print(f"{count} pairs were learnt by heart: loss {loss:.4f}, every target written as it is.")
 
 
 def summary(result: Result, output: Path) -> str:

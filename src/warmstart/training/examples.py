@@ -100,8 +100,14 @@ class Examples:
         return replace(self, index=self.index[index])
 
     def held_out(self, share: float) -> tuple[Examples, Examples]:
-        """Split off about a share for validation, by a hash of the source: a source is never on both sides."""
-        chosen = self.column("source_hashes") % np.uint64(10**6) < np.uint64(round(share * 10**6))
+        """Split off about a share for validation, by a hash of the source: a source is never on both sides.
+
+        Of so few pairs that the share is none, it is one source's.
+        """
+        places = self.column("source_hashes") % np.uint64(10**6)
+        chosen = places < np.uint64(round(share * 10**6))
+        if share and len(places) and not chosen.any():
+            chosen = places == places.min()
         return self.select(np.flatnonzero(~chosen)), self.select(np.flatnonzero(chosen))
 
 

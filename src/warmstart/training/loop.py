@@ -108,6 +108,7 @@ class _Loop:
         self.training, self.validation, self.references = training, validation, references
         self.batches, self.steps = batches_of(training, run)
         self.stepper = Stepper(model, run, recipe, self.steps)
+        _set_longest(model.generation_config, self.batches.examples)
         self.state = state.State()
         self.summed = self.stepper.zero()  # losses since the last line
         self.log: Log | None = None
@@ -152,16 +153,27 @@ class _Loop:
                 done = self.state.step
                 if done % self.run.log_every == 0 or done == self.steps:
                     self._log_step(started)
-                is_time = done % every == 0 or done == self.steps
+                is_time, is_end = done % every == 0 or done == self.steps, self._is_end_wanted(wanted())
                 if is_time:
                     last = self._evaluate()
-                if is_time or wanted() or (self.run.save_every and done % self.run.save_every == 0):
+                if is_time or is_end or (self.run.save_every and done % self.run.save_every == 0):
                     self.save()
-                if wanted() and done < self.steps:
+                if is_end and done < self.steps:
                     raise Interrupted(done, self.run.output)
         self._end()
         best = self.state.best[0] if self.state.best else None
         return Result(self.state.step, time.perf_counter() - started, last, best)
+
+    def _is_end_wanted(self, came: bool) -> bool:
+        """Whether a process was asked to stop: all of them end after the same step.
+
+        Several on GPUs ask each other only where the log waits for them anyway.
+        """
+        if not self.stepper.is_together:
+            return came
+        if self.summed.device.type != "cpu" and self.state.step % self.run.log_every:
+            return False
+        return float(self.stepper.over_processes(torch.full_like(self.summed, float(came)))) > 0
 
     def _has_patience_ended(self) -> bool:
         return self.run.patience is not None and self.state.without_gain >= self.run.patience
@@ -242,7 +254,10 @@ class _Loop:
             return False
         before, now = state.read_settings(found[-1]), self._settings()
         if differ := [name for name in now if before.get(name) != now[name]]:
-            said = ", ".join(f"{name} was {before.get(name)} and is {now[name]}" for name in differ)
+            said = ", ".join(
+                "the pairs are others" if name == "data" else f"{name} was {before.get(name)} and is {now[name]}"
+                for name in differ
+            )
             raise ValueError(f"{found[-1]} was made with other settings: {said}; give the same, or another folder")
         model = self.stepper.whole()
         self.state, saved = state.load(found[-1], model)
@@ -298,3 +313,9 @@ class _Loop:
             if file is not None:
                 file.close()
         self.stepper.close()
+
+
+def _set_longest(settings: Any, examples: Examples) -> None:
+    """Let a model write as much as the longest target has, unless its settings say how much."""
+    if settings.max_new_tokens is None and settings.max_length == settings.DEFAULTS["max_length"]:
+        settings.max_new_tokens = max(int(examples.lengths("target").max()), settings.min_length)

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 _ROWS_AT_ONCE = 1000  # of a Parquet file
 LINES_OF_JSON = (".jsonl", ".ndjson", ".json")
 TABLES = {".csv": ",", ".tsv": "\t"}
+TABULAR = (*LINES_OF_JSON, *TABLES, ".parquet")  # endings of files that hold both sides
 
 
 class Pair(NamedTuple):
@@ -46,11 +47,16 @@ class Data:
     def __post_init__(self) -> None:
         if self.source_column == self.target_column and self.targets is None:
             raise ValueError(f"source and target are both the column {self.source_column!r}; name two columns")
+        if self.targets is not None and (ending := Path(self.place).suffix.lower()) in TABULAR:
+            raise ValueError(
+                f"{self.place} ({ending}) holds sources and targets; {self.targets}, a file of targets, goes with a "
+                "text file of sources"
+            )
 
     @property
     def is_file(self) -> bool:
         """Whether it is read here, not by `datasets`."""
-        return self.targets is not None or Path(self.place).suffix.lower() in (*LINES_OF_JSON, *TABLES, ".parquet")
+        return self.targets is not None or Path(self.place).suffix.lower() in TABULAR
 
     @property
     def files(self) -> list[Path]:
@@ -135,7 +141,8 @@ def _from_json(line: str, data: Data, place: str) -> tuple[str, str] | BadRow:
     try:
         fields = json.loads(line)
     except (ValueError, RecursionError) as error:
-        return BadRow(f"{place}: not JSON ({error})")
+        hint = "; an array is not read: give an object on each line" if line.lstrip().startswith("[") else ""
+        return BadRow(f"{place}: not JSON ({error}){hint}")
     if not isinstance(fields, dict):
         return BadRow(f"{place}: a JSON {type(fields).__name__} where an object is expected, one to a line")
     return _from_fields(fields, data, place)
@@ -149,7 +156,8 @@ def _from_fields(fields: dict[str, Any], data: Data, place: str) -> tuple[str, s
             return BadRow(f"{place}: {_no_column(column, fields)}")
         text = fields[column]
         if not isinstance(text, str):
-            return BadRow(f"{place}: the column {column!r} holds {str(text)[:40]!r}, a {type(text).__name__}, no text")
+            held = "nothing (null)" if text is None else f"{str(text)[:40]!r}, a {type(text).__name__}"
+            return BadRow(f"{place}: the column {column!r} holds {held}, no text")
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -251,7 +259,7 @@ def _datasets(data: Data) -> Iterator[tuple[str, str] | BadRow]:
     """What `datasets` saved in a folder, or finds under a name; streamed, not downloaded as a whole."""
     path = Path(data.place)
     if path.is_file():
-        known = ", ".join((*LINES_OF_JSON, *TABLES, ".parquet"))
+        known = ", ".join(TABULAR)
         raise ValueError(f"{data.place}: its ending says nothing; rename it ({known}), or give two text files")
     from warmstart.training.extras import needs
 

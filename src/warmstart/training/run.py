@@ -22,6 +22,20 @@ FREE = (
     "compile",
     "shard",
 )
+# The least that each number may be.
+LEAST = {
+    "steps": 1,
+    "epochs": 1,
+    "batch_tokens": 1,
+    "accumulate": 1,
+    "seed": 0,
+    "evaluate_every": 1,
+    "save_every": 1,
+    "patience": 1,
+    "samples": 0,
+    "average": 1,
+    "log_every": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -57,14 +71,22 @@ class Run:
     compile: bool = False
     shard: bool = False
 
+    @property
+    def on_processor(self) -> bool:
+        """Whether it computes on processors: as asked, or because nothing faster is here.
+
+        Accelerate is told which: several processes on processors find each other only then.
+        """
+        return self.cpu or not torch.accelerator.is_available()
+
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision {self.precision!r} is not known; use one of {', '.join(PRECISIONS)}")
         if self.best not in ("loss", *measure.METRICS):
             raise ValueError(f"best {self.best!r} is not known; use loss or one of {', '.join(measure.METRICS)}")
-        for name in ("steps", "epochs", "batch_tokens", "accumulate", "evaluate_every", "save_every", "patience"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} {value}: give a whole number, 1 or more")
+        for name, least in LEAST.items():
+            if (value := getattr(self, name)) is not None and value < least:
+                raise ValueError(f"{name} {value}: give a whole number, {least} or more")
         if self.precision == "fp16" and (self.cpu or not torch.cuda.is_available()):
             raise ValueError("precision 'fp16' needs a GPU, and none is used here; bf16 computes on processors too")
         if self.best != "loss" and not self.samples:

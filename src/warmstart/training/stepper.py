@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,7 +39,14 @@ class Stepper:
             )
         with needs("accelerate", "training"):
             from accelerate import Accelerator
-        self.accelerator = Accelerator(mixed_precision=PRECISIONS[run.precision], cpu=run.cpu)
+        self.accelerator = Accelerator(mixed_precision=PRECISIONS[run.precision], cpu=run.on_processor)
+        started = int(os.environ.get("WORLD_SIZE", "1"))
+        if started != self.accelerator.num_processes:
+            raise ValueError(
+                f"{started} processes were started, but {self.accelerator.num_processes} would train together here: "
+                "each would train for itself and write over the others; start them with accelerate launch or torchrun, "
+                "and on processors with cpu"
+            )
         if self.accelerator.device.type == "cpu":
             keep_memory(True)
         self.model, self.run, self.recipe, self.steps = model, run, recipe, steps
@@ -54,7 +62,7 @@ class Stepper:
             for stack in model.stacks():
                 for layer in stack.layers:
                     layer.compile(dynamic=True)
-        self.is_sharded = run.shard and self.accelerator.num_processes > 1
+        self.is_sharded = run.shard and self.is_together
         self.wrapped: Any = sharding.shard(PairLoss(model, recipe.label_smoothing)) if self.is_sharded else None
         optimizer = torch.optim.AdamW(parameter_groups(model, recipe), fused=not self.is_sharded)
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)
@@ -65,13 +73,18 @@ class Stepper:
         """Whether this process is the one that writes."""
         return bool(self.accelerator.is_main_process)
 
+    @property
+    def is_together(self) -> bool:
+        """Whether several processes train."""
+        return bool(self.accelerator.num_processes > 1)
+
     def zero(self) -> Tensor:
         """A sum of losses to begin with."""
         return torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
 
     def over_processes(self, total: Tensor) -> Tensor:
         """The sum of what all processes have."""
-        return self.accelerator.reduce(total.clone()) if self.accelerator.num_processes > 1 else total
+        return self.accelerator.reduce(total.clone()) if self.is_together else total
 
     def parts(self, examples: Examples, rows: np.ndarray) -> Iterator[dict[str, Tensor]]:
         """The parts of a batch that this process computes, where it computes; each process has as many."""

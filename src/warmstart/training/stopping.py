@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+
+_SAME = 1.0  # seconds
 
 
 class Interrupted(KeyboardInterrupt):
@@ -21,11 +24,12 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Whether SIGINT (Ctrl-C) or SIGTERM came: the step is then finished first. A second one ends the process at once.
+    """Whether SIGINT (Ctrl-C) or SIGTERM came: the step is then finished first. A later one ends the process at once.
 
+    Within a second it is the same one: a launcher hands on to its processes what the terminal has told them already.
     Signals go to the main thread; elsewhere none is waited for.
     """
-    came: list[int] = []
+    came: list[float] = []
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
@@ -33,9 +37,11 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
     before = {number: signal.getsignal(number) for number in signals}
 
     def note(number: int, frame: Any) -> None:
-        came.append(number)
-        for one in signals:
-            signal.signal(one, before[one])
+        came.append(time.monotonic())
+        if came[-1] - came[0] > _SAME:
+            for one in signals:
+                signal.signal(one, before[one])
+            signal.raise_signal(number)
 
     for number in signals:
         signal.signal(number, note)
