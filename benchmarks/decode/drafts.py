@@ -2,7 +2,8 @@
 
 Greedy search with `prompt_lookup_num_tokens` beside greedy search without, calls alternate in one process, medians.
 What the model writes is given, so that weights need no training and every pass does its usual work: an extract (spans
-of the source, as a summary that copies), words of the source in another order, or tokens that the source does not hold.
+of the source, as a summary that copies), a correction of the source, its words in another order, or tokens that it does
+not hold.
 """
 
 from __future__ import annotations
@@ -32,6 +33,12 @@ def extract(source: list[int], length: int, draw: random.Random, vocabulary: int
     return [token for start in starts for token in source[start : start + size]][:length]
 
 
+def corrected(source: list[int], length: int, draw: random.Random, vocabulary: int) -> list[int]:
+    """The source with every 20th word changed, from its beginning."""
+    changed = foreign(source, length, draw, vocabulary)
+    return [changed[place] if place % 20 == 19 else token for place, token in enumerate(source[:length])]
+
+
 def shuffled(source: list[int], length: int, draw: random.Random, vocabulary: int) -> list[int]:
     """Words of the source: each stands there, hardly ever behind the one before."""
     return [draw.choice(source) for _ in range(length)]
@@ -44,6 +51,7 @@ def foreign(source: list[int], length: int, draw: random.Random, vocabulary: int
 
 WRITTEN: dict[str, Callable[..., list[int]]] = {
     "an extract": extract,
+    "a correction": corrected,
     "the source's words": shuffled,
     "other words": foreign,
 }
@@ -55,6 +63,10 @@ def main() -> None:
     parser.add_argument("--types", nargs="+", choices=TYPES, default=["float32", "int8"])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--count", type=int, default=10, help="prompt_lookup_num_tokens (10)")
+    parser.add_argument("--new", type=int, help="tokens written; those of the size (64 of base) if not given")
+    parser.add_argument(
+        "--written", nargs="+", choices=WRITTEN, default=list(WRITTEN), metavar="WHAT", help="which rows"
+    )
     parser.add_argument("--runs", type=int, default=3, help="calls of each (3)")
     parser.add_argument("--size", choices=SIZES, default="base")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -65,47 +77,57 @@ def main() -> None:
 
     torch.set_num_threads(given.threads)
     size = SIZES[given.size]
-    print("| type | batch | what is written | seconds without drafts | with | times as fast |\n" + "| --- " * 6 + "|")
+    given.new = given.new or size.target
+    print(
+        f"Seconds of {given.new} tokens of a source of {size.source}; of them the source's, before the first token.\n"
+    )
+    print(
+        "| type | batch | what is written | without drafts | with | the source | times as fast | without the source |"
+    )
+    print("| --- " * 8 + "|")
     with tempfile.TemporaryDirectory(prefix="warmstart-drafts-") as place:
         folder = str(make("bert2bert", size, Path(place)))
         for dtype in given.types:
             model = load(f"warmstart {dict(zip(TYPES, ('fp32', 'bf16', 'int8'), strict=True))[dtype]}", folder, size)
             for batch in given.batches:
-                for name, written in WRITTEN.items():
-                    plain, drafted = compared(model, size, batch, written, given)
-                    print(f"| {dtype} | {batch} | {name} | {plain:.2f} | {drafted:.2f} | {plain / drafted:.2f} |")
+                for name in given.written:
+                    plain, drafted, source = compared(model, size, batch, WRITTEN[name], given)
+                    seconds = f"{plain:.2f} | {drafted:.2f} | {source:.2f}"
+                    faster = f"{plain / drafted:.2f} | {(plain - source) / (drafted - source):.2f}"
+                    print(f"| {dtype} | {batch} | {name} | {seconds} | {faster} |")
                     sys.stdout.flush()
 
 
 def compared(
     model: Any, size: Size, batch: int, written: Callable[..., list[int]], given: argparse.Namespace
-) -> tuple[float, float]:
-    """Seconds of a call without drafts, and with them: medians; the tokens are the same."""
+) -> tuple[float, float, float]:
+    """Seconds of a call without drafts, with them, and of one token alone: medians; the tokens are the same."""
     import torch
 
     draw, vocabulary = random.Random(0), size.vocabulary["bert"]
     sources = [[draw.randrange(5, vocabulary // 2) for _ in range(size.source)] for _ in range(batch)]
-    targets = [written(source, size.target, draw, vocabulary) for source in sources]
+    targets = [written(source, given.new, draw, vocabulary) for source in sources]
     options = {
-        "max_new_tokens": size.target,
-        "min_new_tokens": size.target,
         "num_beams": 1,
         "do_sample": False,
-        "prefix_allowed_tokens_fn": lambda row, ids: [targets[row][min(len(ids), size.target) - 1]],
+        "prefix_allowed_tokens_fn": lambda row, ids: [targets[row][min(len(ids), given.new) - 1]],
     }
     ids = torch.tensor(sources)
-    times: dict[int, list[float]] = {0: [], given.count: []}
+    calls = {"plain": {"new": given.new}, "drafted": {"new": given.new, "drafts": given.count}, "source": {"new": 1}}
+    times: dict[str, list[float]] = {name: [] for name in calls}
     results = []
     with torch.no_grad():
-        for call in range(given.runs + 1):
-            for count, seconds in times.items():
+        for turn in range(given.runs + 1):
+            for name, call in calls.items():
                 probe = probes.Probe()
-                drafts = {"prompt_lookup_num_tokens": count} if count else {}
-                results.append(model.generate(ids, attention_mask=torch.ones_like(ids), **options, **drafts))
-                if call:  # the first of each warms up
-                    seconds.append(probe.stop()["cpu_seconds" if given.cpu else "seconds"])
-    assert all(torch.equal(result, results[0]) for result in results)
-    return probes.median(times[0]), probes.median(times[given.count])
+                how = {"max_new_tokens": call["new"], "min_new_tokens": call["new"]}
+                how |= {"prompt_lookup_num_tokens": call.get("drafts")}
+                result = model.generate(ids, attention_mask=torch.ones_like(ids), **options, **how)
+                results.append(result)
+                if turn:  # the first of each warms up
+                    times[name].append(probe.stop()["cpu_seconds" if given.cpu else "seconds"])
+    assert all(torch.equal(result, results[0][:, : result.shape[1]]) for result in results)
+    return probes.median(times["plain"]), probes.median(times["drafted"]), probes.median(times["source"])
 
 
 if __name__ == "__main__":

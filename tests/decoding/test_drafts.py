@@ -27,26 +27,47 @@ def by_hand(source, ids, at, size, count):
     return []
 
 
-@settings(deadline=None, max_examples=60)
-@given(
-    rows=st.lists(
-        st.tuples(st.lists(st.integers(0, 3), max_size=7), st.lists(st.integers(0, 3), min_size=1, max_size=7)),
-        min_size=1,
-        max_size=3,
-    ),
-    size=st.integers(1, 3),
-    count=st.integers(1, 4),
-)
-def test_look_up_finds_the_longest_match(rows, size, count, zoo):
-    source, ids = (np.full((len(rows), 8), fill) for fill in (-1, 0))
-    for number, (before, own) in enumerate(rows):
-        source[number, : len(before)], ids[number, : len(own)] = before, own
-    at = np.array([[len(own)] for _, own in rows])
-    for xp in (zoo.NumpyArrays(), zoo.StrictArrays(), zoo.TorchArrays()):
-        tokens, there = drafts.look_up(xp, *(zoo.as_array(xp, x) for x in (source, ids, at)), size, count)
-        tokens, there = np.asarray(tokens), np.asarray(there)
-        for number, (before, own) in enumerate(rows):
-            assert tokens[number][there[number]].tolist() == by_hand(before, own, len(own), size, count)
+tokens = st.lists(st.integers(0, 3), max_size=9)
+
+
+@settings(deadline=None, max_examples=200)
+@given(source=st.none() | tokens, parts=st.lists(tokens, max_size=3), size=st.integers(1, 3), count=st.integers(1, 4))
+def test_look_up_finds_the_longest_match(source, parts, size, count):
+    row, own = drafts.Copying(None if source is None else drafts.Text(size, source), size), []
+    for part in parts:
+        row.own.extend(part)
+        own += part
+        assert row.look_up(count)[0] == by_hand(source or [], own, len(own), size, count)
+
+
+def drafted_tokens(rows, size, passes, right):
+    """The drafts of each pass, where a row always finds its last `size` tokens, of which so many are then right."""
+    row, patience, found = drafts.Copying(None, size), drafts.patience(rows), []
+    row.look_up = lambda count: (list(range(count)), size)
+    for _ in range(passes):
+        found.append(len(row.draft(10, patience)))
+        row.learn(found[-1], min(found[-1], right))
+    return found
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize("rows", [1, 8, 64])
+def test_drafts_that_are_wrong_cost_a_twentieth_at_most(rows, size):
+    found = drafted_tokens(rows, size, 400, right=0)
+    assert any(found)
+    assert sum(found) * rows / (drafts.LINES + rows) <= 0.05 * len(found)
+
+
+@pytest.mark.parametrize("rows", [1, 8, 64])
+def test_drafts_that_are_right_become_long(rows):
+    found = drafted_tokens(rows, 2, 60, right=10)
+    assert found[-20:] == [10] * 20
+    if rows <= 8:
+        assert found[3:] == [10] * 57
+
+
+def test_drafts_are_as_long_as_what_is_right():
+    assert set(drafted_tokens(8, 2, 60, right=2)[30:]) <= {4, 5, 6}
 
 
 def test_what_is_accepted_or_drawn_instead_has_the_models_distribution(xp, zoo):

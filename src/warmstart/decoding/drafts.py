@@ -2,42 +2,93 @@
 
 What is accepted leaves the outcome as it is: with greedy search the same tokens, with sampling the same distribution.
 
-Shapes: r rows, s source length, n length, d drafted tokens, v vocabulary.
+Shapes: r rows, v vocabulary.
 """
 
 from __future__ import annotations
 
-from warmstart.decoding.arrays import Array, Arrays, Position
+import math
+from collections.abc import Iterable
+
+from warmstart.decoding.arrays import Array, Arrays
+
+LINES = (
+    16  # a pass takes as long as so many tokens in it: its weights are read once (11 to 16 with one thread, measured)
+)
+_FADE = 0.96  # of a doubt at each pass that leaves a row alone: from twice the bound to it in 17 passes
+_LEAST = 1 / 16
 
 
-def look_up(xp: Arrays, source: Array | None, ids: Array, at: Position, size: int, count: int) -> tuple[Array, Array]:
-    """What followed the last tokens of each row where they stood before: `count` tokens (r, d), and which of them
-    are there.
+class Text:
+    """Tokens, and what followed each run of up to `size` of them where it stood first."""
 
-    Looked for are the last `size` tokens, then fewer; first in the source's ids (r, s), -1 where there is padding, and
-    there at the first place; then at the first place among the row's own tokens (r, n). Saxena 2023, "Prompt Lookup
-    Decoding", looks among the row's own alone.
+    def __init__(self, size: int, tokens: Iterable[int] = ()) -> None:
+        self.size = size
+        self.tokens: list[int] = []
+        self.after: dict[tuple[int, ...], int] = {}
+        self.extend(tokens)
+
+    def extend(self, tokens: Iterable[int]) -> None:
+        """More tokens at the end."""
+        for token in tokens:
+            place = len(self.tokens)
+            for held in range(1, min(self.size, place) + 1):
+                self.after.setdefault(tuple(self.tokens[-held:]), place)
+            self.tokens.append(token)
+
+
+class Copying:
+    """A row that may copy: from its source, if there is one, and from what it has written.
+
+    Drafts are what followed the row's last tokens where they stood before. Saxena 2023, "Prompt Lookup Decoding", looks
+    among the row's own tokens alone, and drafts whenever it finds something; here a row that drafts in vain doubts.
     """
-    rows, length = ids.shape
-    own = xp.where(xp.arange(length)[None, :] < at, ids, -1)
-    parts = [own] if source is None else [source, xp.full((rows, 1), -1), own]
-    text = xp.concat([*parts, xp.full((rows, count), -1)], 1)
-    places = text.shape[1] - count
-    rank = xp.full((rows, places), 0)
-    for held in range(1, size + 1):
-        # a match at a place ends just before it: a longer match beats a shorter one, then the earlier place
-        match = (text[:, :places] >= 0) & (at >= held) & (xp.arange(places)[None, :] >= held)
-        for back in range(1, held + 1):
-            index = xp.full((rows, 1), 0) + (at - back)
-            last = xp.take(ids, xp.where(index < 0, 0, index))
-            before = xp.concat([xp.full((rows, back), -1), text[:, : places - back]], 1)
-            match = match & (before == last)
-        rank = xp.where(match, held * (places + 1) + places - xp.arange(places)[None, :], rank)
-    place = xp.argmax(rank)[:, None]
-    draft = xp.take(text, place + xp.arange(count)[None, :])
-    there = (draft >= 0) & (xp.max(rank, 1, keepdims=True) > 0)
-    there = xp.cumsum(xp.to_float(~there)) == 0
-    return xp.where(there, draft, 0), there
+
+    def __init__(self, source: Text | None, size: int) -> None:
+        self.own = Text(size)
+        self.texts = [self.own] if source is None else [source, self.own]
+        self.doubt = 1.0  # -log2 of the chance that one more token is right: doubts of several add up
+
+    def draft(self, count: int, patience: float) -> list[int]:
+        """Up to `count` tokens, as many as are worth a check: those whose doubts sum to the `patience` at most. Where
+        several of the last tokens stood together before, each counts: the sum may be so many times as large.
+        """
+        if self.doubt > self.own.size * patience:
+            self.doubt *= _FADE
+            return []
+        tokens, held = self.look_up(count)
+        return tokens[: int(held * patience / self.doubt)]
+
+    def look_up(self, count: int) -> tuple[list[int], int]:
+        """What followed the last tokens, and how many of them were found: as many as possible, up to the size. Of
+        places with as many the first, and the source's before the row's own.
+        """
+        own = self.own.tokens
+        for held in range(min(self.own.size, len(own)), 0, -1):
+            last = tuple(own[-held:])
+            for text in self.texts:
+                if (place := text.after.get(last)) is not None:
+                    return text.tokens[place : place + count], held
+        return [], 0
+
+    def learn(self, tried: int, right: int) -> None:
+        """So many tokens of a draft were tried, and so many right. If all were, doubt halves; if some were, it becomes
+        the mean with what this draft tells; if none was, it doubles, to 1 at least.
+        """
+        if not tried:
+            return
+        tells = 0.0 if right == tried else 1 / max(right, 1)
+        self.doubt = max((self.doubt + tells) / 2, _LEAST) if right else max(1.0, 2 * self.doubt)
+
+
+def patience(rows: int) -> float:
+    """The doubt at which a draft of one token just pays, with so many rows at work.
+
+    A pass over n tokens takes about as long as `LINES` + n. What a row drafts saves it passes, its part of which is
+    (`LINES` + rows) / rows, and costs 1 for each token: one pays while the chance that it and those before it are right
+    is above rows / (`LINES` + rows).
+    """
+    return math.log2(1 + LINES / rows)
 
 
 def accept(xp: Arrays, target: Array, drafted: Array, tokens: Array, uniform: Array) -> tuple[Array, Array]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from warmstart.decoding.drafts import Text
 from warmstart.decoding.processors import processors_for
 from warmstart.torch.generation.drafts import Assistant, Drafter, LookUp
 from warmstart.torch.generation.loops import Call
@@ -25,27 +26,24 @@ def drafter_for(call: Call, model: Any, arguments: dict[str, Any], prompt_mask: 
     assistant = arguments.get("assistant_model")
     if assistant is not None:
         return _assistant(call, model, assistant, arguments, prompt_mask)
-    return LookUp(
-        call.xp,
-        _decoder_source(call, model, arguments),
-        len(call.prompt) * call.plan.rows,
-        call.config.max_matching_ngram_size or 2,
-        call.config.prompt_lookup_num_tokens,
-    )
+    size = call.config.max_matching_ngram_size or 2
+    texts: list[Text | None] = [None] * len(call.prompt)
+    if (sources := _decoder_sources(call, model, arguments)) is not None:
+        texts = [Text(size, ids) for ids in sources]
+    return LookUp([text for text in texts for _ in range(call.plan.rows)], size, call.config.prompt_lookup_num_tokens)
 
 
-def _decoder_source(call: Call, model: Any, arguments: dict[str, Any]) -> Tensor | None:
-    """The source's ids in the decoder's vocabulary (r, s), -1 where there is padding; None where there is none."""
-    source = call.scorer.source
-    if source is None or not hasattr(model, "encode"):
+def _decoder_sources(call: Call, model: Any, arguments: dict[str, Any]) -> list[list[int]] | None:
+    """The ids of each source in the decoder's vocabulary, without padding; None where there is no encoder, or where the
+    source is not given by ids.
+    """
+    if call.scorer.source is None or not hasattr(model, "encode"):
         return None  # without an encoder the prompt is looked up with what was written
+    sources = [row[row >= 0].tolist() for row in call.scorer.source[:: call.plan.rows]]
     ours, theirs = arguments.get("tokenizer"), arguments.get("encoder_tokenizer")
     if ours is not None and theirs is not None:
-        texts = [theirs.decode(row[row >= 0].tolist(), skip_special_tokens=True) for row in source[:: call.plan.rows]]
-        ids = [ours(text, add_special_tokens=False)["input_ids"] for text in texts]
-        width = max(1, *(len(row) for row in ids))
-        padded = torch.tensor([[*row, *[-1] * (width - len(row))] for row in ids], device=source.device)
-        return padded.repeat_interleave(call.plan.rows, 0)
+        texts = [theirs.decode(ids, skip_special_tokens=True) for ids in sources]
+        return [ours(text, add_special_tokens=False)["input_ids"] for text in texts]
     sizes = model.config.encoder.vocab_size, model.config.decoder.vocab_size
     if sizes[0] != sizes[1]:
         raise ValueError(
@@ -53,7 +51,7 @@ def _decoder_source(call: Call, model: Any, arguments: dict[str, Any]) -> Tensor
             f"decoder's of {sizes[1]}: pass tokenizer=... (the decoder's) and encoder_tokenizer=..., so that the "
             "source is encoded again, or set prompt_lookup_num_tokens=None"
         )
-    return source
+    return sources
 
 
 def _assistant(

@@ -2,17 +2,19 @@
 
 The rows of a batch are of different age here, for each takes as many tokens from a draft as are right.
 
-Shapes: r rows, n length, d drafted tokens, s source length, v vocabulary.
+Shapes: r rows, n length, d drafted tokens, s source length, p prompt length, v vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from warmstart.decoding import drafts
+from warmstart.decoding.arrays import Position
 from warmstart.decoding.processors import Processor, process
 from warmstart.torch.arrays import TorchArrays
 from warmstart.torch.generation.loops import Call, leaving, rows_of
@@ -53,25 +55,22 @@ def drafted(call: Call, drafter: Drafter) -> dict[str, Any]:
     ids[:, : plan.prompt_length] = start
     turn = _Turn(call, ids, torch.full((rows, 1), plan.prompt_length, device=device))
     call.stream.prompt(start)
-    nothing = Draft(start[:, :0], start[:, :0].bool())
     if plan.prompt_length > 1:  # it passes alone, for the rows of a source share it
         call.scorer.runner.logits(start[:, :-1])
-    turn.take(nothing)
+    turn.take(nothing(ids))
     final, at = ids.clone(), turn.at.clone()
     here = torch.arange(rows, device=device)
     shown = plan.prompt_length
     while True:
-        final[here], at[here] = turn.ids, turn.at
         ended = turn.done
-        least = int(at.max()) if bool(ended.all()) else int(turn.at[~ended].min())
-        gone = torch.ones(rows, dtype=torch.bool, device=device)
-        gone[here] = ended
-        for column in range(shown, least):
-            call.stream.tokens(final[:, column], (gone & (at[:, 0] <= column + 1)).nonzero()[:, 0])
-        shown = max(shown, least)
-        if bool(ended.all()):
-            break
         sources = leaving(ended.reshape(-1, plan.rows).all(1)) if call.may_leave else None
+        over = bool(ended.all())
+        if over or sources is not None or call.stream.streamer is not None:
+            final[here], at[here] = turn.ids, turn.at
+        if call.stream.streamer is not None:
+            shown = _show(call, final, at, here, ended, shown)
+        if over:
+            break
         if sources is not None:
             kept = rows_of(sources, plan.rows)
             turn.ids, turn.at, turn.done, here = turn.ids[kept], turn.at[kept], turn.done[kept], here[kept]
@@ -79,10 +78,26 @@ def drafted(call: Call, drafter: Drafter) -> dict[str, Any]:
             drafter.keep(kept)
         draft = drafter.draft(turn.ids, turn.at, ~turn.done)
         accepted = turn.take(draft)
-        drafter.learn(draft.there.sum(1), accepted)
+        if draft.tokens.shape[1]:
+            drafter.learn(draft.there.sum(1), accepted)
     for name, columns in turn.columns.items():
         call.scorer.seen[name] = columns
     return {"sequences": final[:, : int(at.max())]}
+
+
+def nothing(ids: Tensor) -> Draft:
+    """No draft for rows (r, n)."""
+    return Draft(ids[:, :0], ids[:, :0].bool())
+
+
+def _show(call: Call, final: Tensor, at: Tensor, here: Tensor, ended: Tensor, shown: int) -> int:
+    """Stream what all rows `here` that go on have beyond the first `shown` tokens; tells how many are shown then."""
+    least = int(at.max()) if bool(ended.all()) else int(at[here][~ended].min())
+    gone = torch.ones(len(final), dtype=torch.bool, device=final.device)
+    gone[here] = ended
+    for column in range(shown, least):
+        call.stream.tokens(final[:, column], (gone & (at[:, 0] <= column + 1)).nonzero()[:, 0])
+    return max(shown, least)
 
 
 class _Turn:
@@ -95,35 +110,46 @@ class _Turn:
 
     def take(self, draft: Draft) -> Tensor:
         """Check a draft in one pass; each row takes what is right of it and one token more. Tells how much was."""
-        call, xp, at = self.call, self.call.xp, self.at
+        call, at = self.call, self.at
         width = draft.tokens.shape[1]
-        there = draft.there & (at + torch.arange(width, device=at.device) < call.plan.max_length - 1)
-        there = there & ~self.done[:, None]
-        ids = self.ids.clone() if width else self.ids
-        for j in range(width):
-            place = (at + j).clamp(max=ids.shape[1] - 1)
-            ids.scatter_(1, place, torch.where(there[:, j : j + 1], draft.tokens[:, j : j + 1], ids.gather(1, place)))
-        logits, begins = call.scorer.runner.drafted(ids, at, torch.where(self.done, -1, there.sum(1)))
-        right = torch.zeros(len(ids), dtype=torch.long, device=at.device)
+        there, ids, counts = draft.there, self.ids, -self.done.long()
+        last = ids.shape[1] - 1
+        if width:
+            places = at + torch.arange(width, device=at.device)
+            there = there & (places < last) & ~self.done[:, None]
+            places = places.clamp(max=last)  # what lies beyond is not there, and leaves what stands there
+            ids = ids.scatter(1, places, torch.where(there, draft.tokens, ids.gather(1, places)))
+            counts = counts + there.sum(1)
+        logits, begins = call.scorer.runner.drafted(ids, at, counts)
+        one_each = not width and len(logits) == len(ids)
+        right = torch.zeros_like(counts)
         active = ~self.done
-        for j in range(int(there.sum(1).max()) + 1 if width else 1):
-            here = (at + j).clamp(max=ids.shape[1])  # of rows that are done it may lie beyond
-            raw = logits[(begins[: len(ids)] + j).clamp(max=len(logits) - 1)]  # of rows that are done, any
-            scores = call.scorer.processed(raw, ids, here)
+        for j in range(int(counts.max()) + 1):
+            # of rows that do not go on any logits do
+            raw = logits if one_each else logits[(begins[: len(ids)] + j).clamp(max=len(logits) - 1)]
+            here = self.at
+            scores = call.scorer.processed(raw, self.ids, self._position())
             check_choice(scores, active, here[:, 0].tolist())
             drafted = draft.tokens[:, j] if j < width else None
             offered = there[:, j] if j < width else torch.zeros_like(active)
             new, same = self._choose(scores, drafted, offered, draft, j)
             self._keep(raw, scores, active, here)
-            written = xp.where(torch.arange(ids.shape[1], device=at.device) == here, new[:, None], self.ids)
-            self.ids = torch.where(active[:, None], written, self.ids)
-            self.at = torch.where(active[:, None], here + 1, self.at)
-            self.done = self.done | (active & self.stop(self.ids, new, here + 1))
+            place = here.clamp(max=last)
+            self.ids = self.ids.scatter(1, place, torch.where(active[:, None], new[:, None], self.ids.gather(1, place)))
+            self.at = here + active[:, None]
+            self.done = self.done | (active & self.stop(self.ids, new, self.at))
+            if not width:
+                break
             right += active & same
             active = active & same & ~self.done
             if not bool(active.any()):
                 break
         return right
+
+    def _position(self) -> Position:
+        """How many tokens the rows hold: one number where it is the same for all that go on, which costs less."""
+        ages = set(self.at[~self.done, 0].tolist())
+        return ages.pop() if len(ages) == 1 else self.at
 
     def _choose(
         self, scores: Tensor, drafted: Tensor | None, offered: Tensor, draft: Draft, j: int
@@ -156,34 +182,31 @@ class _Turn:
 
 
 class LookUp:
-    """Drafts from the source (r, s) and from what was written; a row with wrong drafts or none pauses."""
+    """Drafts from the sources, those of each row or None, and from what was written."""
 
-    def __init__(self, xp: TorchArrays, source: Tensor | None, rows: int, size: int, count: int) -> None:
-        self.xp, self.source, self.size, self.count = xp, source, size, count
-        self.room = torch.full((rows,), count, device=xp.device)  # how many tokens a row's next draft may have
-        self.pause = torch.zeros_like(self.room)  # how many passes until then
-        self.wait = torch.ones_like(self.room)  # how long the next pause is
-        self.asked = torch.zeros(rows, dtype=torch.bool, device=xp.device)  # which rows were looked up this time
+    def __init__(self, sources: Sequence[drafts.Text | None], size: int, count: int) -> None:
+        self.count = count
+        self.rows = [drafts.Copying(source, size) for source in sources]
 
     def draft(self, ids: Tensor, at: Tensor, live: Tensor) -> Draft:
-        self.asked = allowed = live & (self.pause == 0)
-        if not bool(allowed.any()):
-            return Draft(ids[:, :0], ids[:, :0].bool())
-        tokens, there = drafts.look_up(self.xp, self.source, ids, at, self.size, self.count)
-        there = there & (torch.arange(self.count, device=ids.device) < self.room[:, None]) & allowed[:, None]
-        width = int(there.sum(1).max())  # mostly far less than asked for, and each column has its cost
-        return Draft(tokens[:, :width], there[:, :width])
+        ages, going = at[:, 0].tolist(), live.tolist()
+        begin = min(len(row.own.tokens) for row in self.rows)
+        patience, found = drafts.patience(sum(going)), []
+        for row, age, goes, tokens in zip(self.rows, ages, going, ids[:, begin : max(ages)].tolist(), strict=True):
+            row.own.extend(tokens[len(row.own.tokens) - begin : age - begin])
+            found.append(row.draft(self.count, patience) if goes else [])
+        width = max(map(len, found))
+        if not width:
+            return nothing(ids)
+        tokens = ids.new_tensor([row + [-1] * (width - len(row)) for row in found])
+        return Draft(tokens.clamp(min=0), tokens >= 0)
 
     def learn(self, tried: Tensor, accepted: Tensor) -> None:
-        wrong, right = self.asked & (accepted == 0), accepted > 0  # to find nothing is to be wrong
-        self.pause = torch.where(wrong, self.wait, (self.pause - 1).clamp(min=0))
-        self.wait = torch.where(wrong, (2 * self.wait).clamp(max=16), torch.where(right, 1, self.wait))
-        grown = torch.where(right & (accepted >= tried), 4 * self.room, accepted + 1)
-        self.room = torch.where(tried > 0, grown.clamp(1, self.count), self.room)
+        for row, *counts in zip(self.rows, tried.tolist(), accepted.tolist(), strict=True):
+            row.learn(*counts)
 
     def keep(self, rows: Tensor) -> None:
-        self.source = None if self.source is None else self.source[rows]
-        self.room, self.pause, self.wait = self.room[rows], self.pause[rows], self.wait[rows]
+        self.rows = [self.rows[row] for row in rows.tolist()]
 
 
 class Assistant:
