@@ -128,6 +128,11 @@ _RELATIVES = {
     "stablelm": {**_FEW, "num_key_value_heads": 2, "partial_rotary_factor": 0.5},
     "starcoder2": {**_FEW, "num_key_value_heads": 2, "sliding_window": 4},
     "olmo2": {**_FEW, "num_key_value_heads": 2, "pad_token_id": PAD},
+    "olmo3": {**_FEW, "num_key_value_heads": 2, "sliding_window": 4, "pad_token_id": PAD},
+    "phi3": {**_LLAMA, "partial_rotary_factor": 0.5, "pad_token_id": PAD, "eos_token_id": END},
+    "glm": {**_LLAMA, "head_dim": 8, "pad_token_id": PAD, "eos_token_id": END},
+    "cohere": {**_FEW, "num_key_value_heads": 2, "use_qk_norm": True, "pad_token_id": PAD},
+    "gpt_bigcode": _FIELDS["gpt2"],
     "smollm3": {**_FEW, "num_key_value_heads": 2, "no_rope_layer_interval": 2, "pad_token_id": PAD},
     "eurobert": {**_FEW, "num_key_value_heads": 2, "pad_token_id": PAD},
     "opt": {**_FEW, "ffn_dim": 24, "dropout": 0.0},
@@ -205,7 +210,7 @@ RELATED = [
 ]
 # Language models and the like to which cross-attention is added: each once on either side of a pair.
 _ADDED = ("gemma", "gemma2", "gemma3_text", "gptj", "gpt_neox", "phi", "stablelm", "starcoder2", "olmo2", "smollm3")
-_ADDED += ("eurobert", "opt", "gpt_neo", "bloom", "falcon")
+_ADDED += ("eurobert", "opt", "gpt_neo", "bloom", "falcon", "phi3", "glm", "cohere", "olmo3", "gpt_bigcode")
 RELATED += zip(_ADDED, (*_ADDED[1:], _ADDED[0]), strict=True)
 # What no released checkpoint of a family is but one, or few: (family, fields).
 _FACTORS = {"short_factor": [1.0, 2.0], "long_factor": [2.0, 9.0], "original_max_position_embeddings": 4}

@@ -24,6 +24,7 @@ from warmstart.families.bert_relatives import RemBertConfig as RemBertConfig
 from warmstart.families.bert_relatives import RoCBertConfig as RoCBertConfig
 from warmstart.families.bert_relatives import RoFormerConfig as RoFormerConfig
 from warmstart.families.bloom import BloomConfig as BloomConfig
+from warmstart.families.cohere import CohereConfig as CohereConfig
 from warmstart.families.deberta_v2 import DebertaV2Config as DebertaV2Config
 from warmstart.families.distilbert import DistilBertConfig as DistilBertConfig
 from warmstart.families.encoder_decoder import EncoderDecoderConfig as EncoderDecoderConfig
@@ -33,6 +34,7 @@ from warmstart.families.gemma import Gemma2Config as Gemma2Config
 from warmstart.families.gemma import Gemma3TextConfig as Gemma3TextConfig
 from warmstart.families.gemma import GemmaConfig as GemmaConfig
 from warmstart.families.gpt2 import GPT2Config as GPT2Config
+from warmstart.families.gpt2 import GPTBigCodeConfig as GPTBigCodeConfig
 from warmstart.families.gpt_neo import GPTNeoConfig as GPTNeoConfig
 from warmstart.families.gpt_neox import GPTNeoXConfig as GPTNeoXConfig
 from warmstart.families.gptj import GPTJConfig as GPTJConfig
@@ -46,8 +48,11 @@ from warmstart.families.modernbert import ModernBertDecoderConfig as ModernBertD
 from warmstart.families.mpnet import MPNetConfig as MPNetConfig
 from warmstart.families.nomic_bert import NomicBertConfig as NomicBertConfig
 from warmstart.families.olmo2 import Olmo2Config as Olmo2Config
+from warmstart.families.olmo2 import Olmo3Config as Olmo3Config
 from warmstart.families.opt import OPTConfig as OPTConfig
 from warmstart.families.phi import PhiConfig as PhiConfig
+from warmstart.families.phi3 import GlmConfig as GlmConfig
+from warmstart.families.phi3 import Phi3Config as Phi3Config
 from warmstart.families.roberta import CamembertConfig as CamembertConfig
 from warmstart.families.roberta import Data2VecTextConfig as Data2VecTextConfig
 from warmstart.families.roberta import RobertaConfig as RobertaConfig
@@ -90,6 +95,8 @@ from warmstart.flax.models import FlaxBloomModel as FlaxBloomModel
 from warmstart.flax.models import FlaxCamembertForCausalLM as FlaxCamembertForCausalLM
 from warmstart.flax.models import FlaxCamembertForMaskedLM as FlaxCamembertForMaskedLM
 from warmstart.flax.models import FlaxCamembertModel as FlaxCamembertModel
+from warmstart.flax.models import FlaxCohereForCausalLM as FlaxCohereForCausalLM
+from warmstart.flax.models import FlaxCohereModel as FlaxCohereModel
 from warmstart.flax.models import FlaxData2VecTextForCausalLM as FlaxData2VecTextForCausalLM
 from warmstart.flax.models import FlaxData2VecTextForMaskedLM as FlaxData2VecTextForMaskedLM
 from warmstart.flax.models import FlaxData2VecTextModel as FlaxData2VecTextModel
@@ -109,6 +116,8 @@ from warmstart.flax.models import FlaxFalconForCausalLM as FlaxFalconForCausalLM
 from warmstart.flax.models import FlaxFalconModel as FlaxFalconModel
 from warmstart.flax.models import FlaxGPT2LMHeadModel as FlaxGPT2LMHeadModel
 from warmstart.flax.models import FlaxGPT2Model as FlaxGPT2Model
+from warmstart.flax.models import FlaxGPTBigCodeForCausalLM as FlaxGPTBigCodeForCausalLM
+from warmstart.flax.models import FlaxGPTBigCodeModel as FlaxGPTBigCodeModel
 from warmstart.flax.models import FlaxGPTJForCausalLM as FlaxGPTJForCausalLM
 from warmstart.flax.models import FlaxGPTJModel as FlaxGPTJModel
 from warmstart.flax.models import FlaxGPTNeoForCausalLM as FlaxGPTNeoForCausalLM
@@ -121,6 +130,8 @@ from warmstart.flax.models import FlaxGemma3ForCausalLM as FlaxGemma3ForCausalLM
 from warmstart.flax.models import FlaxGemma3TextModel as FlaxGemma3TextModel
 from warmstart.flax.models import FlaxGemmaForCausalLM as FlaxGemmaForCausalLM
 from warmstart.flax.models import FlaxGemmaModel as FlaxGemmaModel
+from warmstart.flax.models import FlaxGlmForCausalLM as FlaxGlmForCausalLM
+from warmstart.flax.models import FlaxGlmModel as FlaxGlmModel
 from warmstart.flax.models import FlaxLlamaForCausalLM as FlaxLlamaForCausalLM
 from warmstart.flax.models import FlaxLlamaModel as FlaxLlamaModel
 from warmstart.flax.models import FlaxLongformerForMaskedLM as FlaxLongformerForMaskedLM
@@ -149,10 +160,14 @@ from warmstart.flax.models import FlaxOPTForCausalLM as FlaxOPTForCausalLM
 from warmstart.flax.models import FlaxOPTModel as FlaxOPTModel
 from warmstart.flax.models import FlaxOlmo2ForCausalLM as FlaxOlmo2ForCausalLM
 from warmstart.flax.models import FlaxOlmo2Model as FlaxOlmo2Model
+from warmstart.flax.models import FlaxOlmo3ForCausalLM as FlaxOlmo3ForCausalLM
+from warmstart.flax.models import FlaxOlmo3Model as FlaxOlmo3Model
 from warmstart.flax.models import FlaxPLBartForCausalLM as FlaxPLBartForCausalLM
 from warmstart.flax.models import FlaxPLBartModel as FlaxPLBartModel
 from warmstart.flax.models import FlaxPegasusForCausalLM as FlaxPegasusForCausalLM
 from warmstart.flax.models import FlaxPegasusModel as FlaxPegasusModel
+from warmstart.flax.models import FlaxPhi3ForCausalLM as FlaxPhi3ForCausalLM
+from warmstart.flax.models import FlaxPhi3Model as FlaxPhi3Model
 from warmstart.flax.models import FlaxPhiForCausalLM as FlaxPhiForCausalLM
 from warmstart.flax.models import FlaxPhiModel as FlaxPhiModel
 from warmstart.flax.models import FlaxQwen2ForCausalLM as FlaxQwen2ForCausalLM
@@ -249,6 +264,8 @@ from warmstart.tf.models import TFBloomModel as TFBloomModel
 from warmstart.tf.models import TFCamembertForCausalLM as TFCamembertForCausalLM
 from warmstart.tf.models import TFCamembertForMaskedLM as TFCamembertForMaskedLM
 from warmstart.tf.models import TFCamembertModel as TFCamembertModel
+from warmstart.tf.models import TFCohereForCausalLM as TFCohereForCausalLM
+from warmstart.tf.models import TFCohereModel as TFCohereModel
 from warmstart.tf.models import TFData2VecTextForCausalLM as TFData2VecTextForCausalLM
 from warmstart.tf.models import TFData2VecTextForMaskedLM as TFData2VecTextForMaskedLM
 from warmstart.tf.models import TFData2VecTextModel as TFData2VecTextModel
@@ -268,6 +285,8 @@ from warmstart.tf.models import TFFalconForCausalLM as TFFalconForCausalLM
 from warmstart.tf.models import TFFalconModel as TFFalconModel
 from warmstart.tf.models import TFGPT2LMHeadModel as TFGPT2LMHeadModel
 from warmstart.tf.models import TFGPT2Model as TFGPT2Model
+from warmstart.tf.models import TFGPTBigCodeForCausalLM as TFGPTBigCodeForCausalLM
+from warmstart.tf.models import TFGPTBigCodeModel as TFGPTBigCodeModel
 from warmstart.tf.models import TFGPTJForCausalLM as TFGPTJForCausalLM
 from warmstart.tf.models import TFGPTJModel as TFGPTJModel
 from warmstart.tf.models import TFGPTNeoForCausalLM as TFGPTNeoForCausalLM
@@ -280,6 +299,8 @@ from warmstart.tf.models import TFGemma3ForCausalLM as TFGemma3ForCausalLM
 from warmstart.tf.models import TFGemma3TextModel as TFGemma3TextModel
 from warmstart.tf.models import TFGemmaForCausalLM as TFGemmaForCausalLM
 from warmstart.tf.models import TFGemmaModel as TFGemmaModel
+from warmstart.tf.models import TFGlmForCausalLM as TFGlmForCausalLM
+from warmstart.tf.models import TFGlmModel as TFGlmModel
 from warmstart.tf.models import TFLlamaForCausalLM as TFLlamaForCausalLM
 from warmstart.tf.models import TFLlamaModel as TFLlamaModel
 from warmstart.tf.models import TFLongformerForMaskedLM as TFLongformerForMaskedLM
@@ -308,10 +329,14 @@ from warmstart.tf.models import TFOPTForCausalLM as TFOPTForCausalLM
 from warmstart.tf.models import TFOPTModel as TFOPTModel
 from warmstart.tf.models import TFOlmo2ForCausalLM as TFOlmo2ForCausalLM
 from warmstart.tf.models import TFOlmo2Model as TFOlmo2Model
+from warmstart.tf.models import TFOlmo3ForCausalLM as TFOlmo3ForCausalLM
+from warmstart.tf.models import TFOlmo3Model as TFOlmo3Model
 from warmstart.tf.models import TFPLBartForCausalLM as TFPLBartForCausalLM
 from warmstart.tf.models import TFPLBartModel as TFPLBartModel
 from warmstart.tf.models import TFPegasusForCausalLM as TFPegasusForCausalLM
 from warmstart.tf.models import TFPegasusModel as TFPegasusModel
+from warmstart.tf.models import TFPhi3ForCausalLM as TFPhi3ForCausalLM
+from warmstart.tf.models import TFPhi3Model as TFPhi3Model
 from warmstart.tf.models import TFPhiForCausalLM as TFPhiForCausalLM
 from warmstart.tf.models import TFPhiModel as TFPhiModel
 from warmstart.tf.models import TFQwen2ForCausalLM as TFQwen2ForCausalLM
@@ -459,6 +484,8 @@ from warmstart.torch.models import BloomModel as BloomModel
 from warmstart.torch.models import CamembertForCausalLM as CamembertForCausalLM
 from warmstart.torch.models import CamembertForMaskedLM as CamembertForMaskedLM
 from warmstart.torch.models import CamembertModel as CamembertModel
+from warmstart.torch.models import CohereForCausalLM as CohereForCausalLM
+from warmstart.torch.models import CohereModel as CohereModel
 from warmstart.torch.models import Data2VecTextForCausalLM as Data2VecTextForCausalLM
 from warmstart.torch.models import Data2VecTextForMaskedLM as Data2VecTextForMaskedLM
 from warmstart.torch.models import Data2VecTextModel as Data2VecTextModel
@@ -478,6 +505,8 @@ from warmstart.torch.models import FalconForCausalLM as FalconForCausalLM
 from warmstart.torch.models import FalconModel as FalconModel
 from warmstart.torch.models import GPT2LMHeadModel as GPT2LMHeadModel
 from warmstart.torch.models import GPT2Model as GPT2Model
+from warmstart.torch.models import GPTBigCodeForCausalLM as GPTBigCodeForCausalLM
+from warmstart.torch.models import GPTBigCodeModel as GPTBigCodeModel
 from warmstart.torch.models import GPTJForCausalLM as GPTJForCausalLM
 from warmstart.torch.models import GPTJModel as GPTJModel
 from warmstart.torch.models import GPTNeoForCausalLM as GPTNeoForCausalLM
@@ -490,6 +519,8 @@ from warmstart.torch.models import Gemma3ForCausalLM as Gemma3ForCausalLM
 from warmstart.torch.models import Gemma3TextModel as Gemma3TextModel
 from warmstart.torch.models import GemmaForCausalLM as GemmaForCausalLM
 from warmstart.torch.models import GemmaModel as GemmaModel
+from warmstart.torch.models import GlmForCausalLM as GlmForCausalLM
+from warmstart.torch.models import GlmModel as GlmModel
 from warmstart.torch.models import LlamaForCausalLM as LlamaForCausalLM
 from warmstart.torch.models import LlamaModel as LlamaModel
 from warmstart.torch.models import LongformerForMaskedLM as LongformerForMaskedLM
@@ -518,10 +549,14 @@ from warmstart.torch.models import OPTForCausalLM as OPTForCausalLM
 from warmstart.torch.models import OPTModel as OPTModel
 from warmstart.torch.models import Olmo2ForCausalLM as Olmo2ForCausalLM
 from warmstart.torch.models import Olmo2Model as Olmo2Model
+from warmstart.torch.models import Olmo3ForCausalLM as Olmo3ForCausalLM
+from warmstart.torch.models import Olmo3Model as Olmo3Model
 from warmstart.torch.models import PLBartForCausalLM as PLBartForCausalLM
 from warmstart.torch.models import PLBartModel as PLBartModel
 from warmstart.torch.models import PegasusForCausalLM as PegasusForCausalLM
 from warmstart.torch.models import PegasusModel as PegasusModel
+from warmstart.torch.models import Phi3ForCausalLM as Phi3ForCausalLM
+from warmstart.torch.models import Phi3Model as Phi3Model
 from warmstart.torch.models import PhiForCausalLM as PhiForCausalLM
 from warmstart.torch.models import PhiModel as PhiModel
 from warmstart.torch.models import Qwen2ForCausalLM as Qwen2ForCausalLM

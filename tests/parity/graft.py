@@ -31,11 +31,14 @@ class Place:
     residual: bool = False  # what self-attention gives has its input added already
 
 
+FUSED = ("query_key_value", "qkv_proj", "c_attn")  # what makes queries, keys and values in one
 PLACES = {
     "gptj": Place("transformer.h", "attn", "ln_1", output="out_proj"),
     "gpt_neox": Place("gpt_neox.layers", "attention", output="dense"),
     "phi": Place(output="dense"),
+    "gpt_bigcode": Place("transformer.h", "attn", "ln_1", output="c_proj"),
     "olmo2": Place(norm="", output_norm="post_attention_layernorm"),
+    "olmo3": Place(norm="", output_norm="post_attention_layernorm"),
     "opt": Place("model.decoder.layers", norm="self_attn_layer_norm", output="out_proj"),
     "gpt_neo": Place("transformer.h", "attn.attention", "ln_1", output="out_proj"),
     "bloom": Place("transformer.h", "self_attention", output="dense", residual=True),
@@ -64,7 +67,7 @@ class CrossAttention(nn.Module):
         if hasattr(attention, name):
             like = getattr(attention, name)
             return nn.Linear(like.in_features, like.out_features, like.bias is not None)
-        like = attention.query_key_value
+        like = next(x for fused in FUSED if (x := getattr(attention, fused, None)) is not None)
         shared = (like.out_features // self.size - config.num_attention_heads) // 2
         heads = config.num_attention_heads if name == "q_proj" else shared
         return nn.Linear(like.in_features, heads * self.size, like.bias is not None)
@@ -118,6 +121,7 @@ class GraftedEncoderDecoder(nn.Module):
     def __init__(self, encoder, decoder):
         super().__init__()
         self.config = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(encoder.config, decoder.config)
+        decoder.config.add_cross_attention = False  # it is not the decoder's own: GPT-BigCode would look for it
         self.encoder, self.decoder = encoder, decoder
         widths = self.config.encoder.hidden_size, self.config.decoder.hidden_size
         if widths[0] != widths[1]:

@@ -166,6 +166,17 @@ TINY = {
     "stablelm": {**_FEW, "num_key_value_heads": 2, "partial_rotary_factor": 0.5},
     "starcoder2": {**_FEW, "num_key_value_heads": 2, "sliding_window": 4},
     "olmo2": {**_FEW, "num_key_value_heads": 2, "eos_token_id": 2},
+    "olmo3": {**_FEW, "num_key_value_heads": 2, "sliding_window": 4, "layer_types": _MIXED["layer_types"]},
+    "phi3": {
+        **_LLAMA,
+        "original_max_position_embeddings": 8,
+        "partial_rotary_factor": 0.5,
+        "sliding_window": 5,
+        "pad_token_id": 3,
+    },
+    "glm": {**_LLAMA, "head_dim": 8, "pad_token_id": 3, "eos_token_id": [2, 4]},
+    "cohere": {**_FEW, "num_key_value_heads": 2, "logit_scale": 0.7, "pad_token_id": 3},
+    "gpt_bigcode": _GPT2,
     "smollm3": {**_FEW, "num_key_value_heads": 2, "no_rope_layers": [1, 0], "pad_token_id": 3},
     "opt": {**_FEW, "ffn_dim": 24, "dropout": 0.0},
     "gpt_neo": {
@@ -260,7 +271,7 @@ MASKED = (
 )
 NEWEST = int(transformers.__version__.split(".")[0]) >= 5
 WIDTH = {
-    **dict.fromkeys(("gpt2", "gptj"), "n_embd"),
+    **dict.fromkeys(("gpt2", "gptj", "gpt_bigcode"), "n_embd"),
     "distilbert": "dim",
     **dict.fromkeys((*HALVES, "xglm", "trocr"), "d_model"),
 }  # where a family calls its hidden size something else
@@ -437,5 +448,5 @@ def with_last_normed(model, output):
 
 
 with quiet():  # their modules warn when they are imported
-    for _name in ("ModernBertModel", "DebertaV2Model"):
+    for _name in ("ModernBertModel", "DebertaV2Model", "GPTBigCodeModel"):
         getattr(transformers, _name)

@@ -93,13 +93,15 @@ def _shared_out(entry: Stored, spec: StackSpec) -> Stored:
 
 def stored_shape(entry: Stored, shape: Shape) -> Shape:
     """The shape of the stored tensor that holds a parameter of this shape."""
-    whole = (1, *shape) if entry.row else (shape[0] * entry.parts // entry.size, *shape[1:])
+    whole = (entry.parts, *shape) if entry.row else (shape[0] * entry.parts // entry.size, *shape[1:])
     return whole[::-1] if entry.transposed else whole
 
 
 def unpack(entry: Stored, tensor: Any) -> Any:
     """Our parameter: a view of the stored tensor, but where it is spread over groups."""
-    tensor = tensor.T if entry.transposed else tensor[0] if entry.row else tensor
+    if entry.row:
+        return tensor[entry.part]
+    tensor = tensor.T if entry.transposed else tensor
     if entry.parts == 1:
         return tensor
     rows, one = tensor.shape[0] // entry.groups, tensor.shape[0] // (entry.groups * entry.parts)
@@ -113,6 +115,8 @@ def pack(entries: Mapping[str, Stored], tensors: Mapping[str, Any], key: str, jo
     """The tensor stored under `key`, from our parameters; `join` concatenates along an axis, the first unless told."""
     parts = sorted((entry.part, name) for name, entry in entries.items() if key in (entry.name, entry.untied))
     entry, first = entries[parts[0][1]], tensors[parts[0][1]]
+    if entry.row:
+        return join([tensors[name][None] for _, name in parts])
     if len(parts) == 1:
         tensor = first
     elif entry.groups == 1:
@@ -120,7 +124,7 @@ def pack(entries: Mapping[str, Stored], tensors: Mapping[str, Any], key: str, jo
     else:
         rows = [tensors[name].reshape(entry.groups, -1, *first.shape[1:]) for _, name in parts]
         tensor = join(rows, 1).reshape(-1, *first.shape[1:])
-    return tensor.T if entry.transposed else tensor[None] if entry.row else tensor
+    return tensor.T if entry.transposed else tensor
 
 
 def written_as(

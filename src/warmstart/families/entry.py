@@ -22,7 +22,7 @@ class Stored:
     that is written.
     `untied` is a second name that a head of its own weights has: read before `name`, and written beside it, because
     newer releases of the reference compute with that one alone. `alone` is the name that is written for a stack that is
-    saved by itself, where it is another. A `row` is stored as a matrix of one row. `ungated` is the name
+    saved by itself, where it is another. A `row` is number `part` of a matrix of so many `parts`. `ungated` is the name
     where the MLP has no gate.
     """
 

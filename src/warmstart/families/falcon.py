@@ -16,7 +16,11 @@ from warmstart.spec import AttentionSpec, MLPSpec, NormSpec, StackSpec
 
 
 class FalconConfig(LlamaConfig):
-    """A Falcon's configuration."""
+    """A Falcon's configuration; in some files `n_embed` is the hidden size.
+
+    >>> FalconConfig(n_embed=142).hidden_size
+    142
+    """
 
     model_type = "falcon"
     defaults = {
@@ -44,6 +48,7 @@ class FalconConfig(LlamaConfig):
         "ffn_hidden_size": None,
         "activation": "gelu",
     }
+    attribute_map = {"n_embed": "hidden_size"}
 
     num_kv_heads: int | None
     ffn_hidden_size: int | None

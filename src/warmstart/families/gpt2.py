@@ -1,10 +1,16 @@
-"""GPT-2 (Radford et al. 2019): pre-norm, learned positions; queries, keys and values in one matrix stored (in, out)."""
+"""GPT-2 (Radford et al. 2019): pre-norm, learned positions; queries, keys and values in one matrix stored (in, out).
+
+GPT-BigCode (Ben Allal et al. 2023, "SantaCoder") is a GPT-2 whose heads share one key and one value; its matrices are
+stored (out, in). Cross-attention is added to it: the reference's class makes one that it cannot compute.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from warmstart.config import PretrainedConfig
 from warmstart.families.checks import check
-from warmstart.families.entry import Family, Stored
+from warmstart.families.entry import Family, Stored, added_names
 from warmstart.spec import AttentionSpec, EmbeddingSpec, HeadSpec, MLPSpec, NormSpec, StackSpec
 
 
@@ -50,16 +56,43 @@ class GPT2Config(PretrainedConfig):
     }
 
 
+_NOT_OF_BIGCODE = {"scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn"}
+_NOT_OF_BIGCODE |= {name for name in GPT2Config.defaults if name.startswith("summary_")}
+
+
+class GPTBigCodeConfig(PretrainedConfig):
+    """A GPT-BigCode's configuration.
+
+    >>> [GPTBigCodeConfig(n_head=8, multi_query=shared).num_key_value_heads for shared in (True, False)]
+    [1, 8]
+    """
+
+    model_type = "gpt_bigcode"
+    defaults = {
+        **{name: value for name, value in GPT2Config.defaults.items() if name not in _NOT_OF_BIGCODE},
+        "activation_function": "gelu_pytorch_tanh",
+        "attention_softmax_in_fp32": True,
+        "scale_attention_softmax_in_fp32": True,
+        "multi_query": True,
+    }
+    attribute_map = GPT2Config.attribute_map
+
+    num_key_value_heads: int
+
+    def complete(self) -> None:
+        self.num_key_value_heads = 1 if self.multi_query else self.n_head
+
+
 def gpt2_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
     """The stack of a GPT-2."""
     check(config)
     attention = AttentionSpec(
         heads=config.n_head,
-        key_value_heads=config.n_head,
+        key_value_heads=getattr(config, "num_key_value_heads", config.n_head),
         head_size=config.n_embd // config.n_head,
         dropout=config.attn_pdrop,
         scaled=config.scale_attn_weights,
-        scaled_by_layer=config.scale_attn_by_inverse_layer_idx,
+        scaled_by_layer=getattr(config, "scale_attn_by_inverse_layer_idx", False),
         pruned=config.pruned_heads,
     )
     return StackSpec(
@@ -104,6 +137,19 @@ GPT2_NAMES: dict[str, str | Stored] = {
 }
 
 
+GPT_BIGCODE_NAMES: dict[str, str | Stored] = {
+    **{
+        name: replace(entry, transposed=False) if isinstance(entry, Stored) else entry
+        for name, entry in GPT2_NAMES.items()
+    },
+    **{
+        f"layers.{{}}.attention.{part}": Stored("h.{}.attn.c_attn", part=place, by_head=True)
+        for place, part in enumerate(("query", "key", "value"))
+    },
+    **added_names("h.{}"),
+}
+
+
 GPT2 = Family(
     model_type="gpt2",
     config=GPT2Config,
@@ -115,4 +161,15 @@ GPT2 = Family(
     left_out=(r"\.(attn|crossattention)\.(bias|masked_bias)$", r"^(score|multiple_choice_head)\."),
     causal=True,
 )
-FAMILIES = {"gpt2": GPT2, "gpt-sw3": GPT2}  # GPT-SW3 is a GPT-2 with another tokenizer, and says "gpt2" in its files
+FAMILIES = {
+    "gpt2": GPT2,
+    "gpt-sw3": GPT2,  # a GPT-2 with another tokenizer, which says "gpt2" in its files
+    "gpt_bigcode": replace(
+        GPT2,
+        model_type="gpt_bigcode",
+        config=GPTBigCodeConfig,
+        names=GPT_BIGCODE_NAMES,
+        architectures={"base": "GPTBigCodeModel", "causal": "GPTBigCodeForCausalLM"},
+        adds_cross_attention=True,
+    ),
+}

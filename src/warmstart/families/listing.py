@@ -16,6 +16,11 @@ LEFT_OUT = {
         "and a cache keeps that of the tokens alone. The common block, whose layers take one stream and give one, "
         "would have to be another in every framework, for one rare family"
     ),
+    "xmod": (
+        "each layer ends in an adapter for each language, and a row of a batch goes through that of its own: the "
+        "common block, whose layers compute all rows alike, would need another argument in every framework, for one "
+        "rare family"
+    ),
 }
 
 
