@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from warmstart import folder as folder_module
-from warmstart.folder import finish_saves, write_folder
+from warmstart.folder import check_can_write, finish_saves, write_folder
 from warmstart.hub import find_file
 
 OLD = {
@@ -434,3 +434,15 @@ def test_a_lock_that_outlives_its_save_does_not_stop_others_for_good(tmp_path, m
     monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOTSUP, "no locks")))
     write_folder(tmp_path, NEW)
     assert hidden(tmp_path) == []
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path):
+    check_can_write(tmp_path / "new" / "folder")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match=r"out' cannot be made: '.*file' is a file"):
+        check_can_write(tmp_path / "file" / "out")
+    (tmp_path / "closed").mkdir(mode=0o500)
+    if os.geteuid():  # who is root may write everywhere
+        with pytest.raises(PermissionError, match=r"out' cannot be written: '.*closed' may not be changed"):
+            check_can_write(tmp_path / "closed" / "out")

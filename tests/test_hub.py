@@ -213,3 +213,20 @@ def test_hub_options_take_their_own_and_leave_the_rest():
 def test_uploading_an_empty_folder_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no file to upload"):
         upload_folder(tmp_path, "me/model")
+
+
+def test_a_hub_that_cannot_be_reached_says_why_in_few_words(monkeypatch):
+    from huggingface_hub import errors
+
+    def unreachable(*args, **kwargs):
+        try:
+            try:
+                raise OSError(-2, "Name or service not known")
+            except OSError as error:
+                raise RuntimeError("HTTPSConnectionPool(host=...): Max retries exceeded with url: ...") from error
+        except RuntimeError as error:
+            raise errors.LocalEntryNotFoundError("cannot find the requested files") from error
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
+    with pytest.raises(ConnectionError, match=r"gave no file \(\[Errno -2\] Name or service not known\): go online"):
+        find_file("owner/model", "config.json")

@@ -62,6 +62,26 @@ def write_folder(folder: str | os.PathLike[str], files: Mapping[str, Content], r
         raise
 
 
+def check_can_write(folder: str | os.PathLike[str]) -> None:
+    """Refuse a folder that cannot be made or written, before work begins whose result is to stand there.
+
+    Raises:
+        NotADirectoryError: the folder, or one that it would be in, is a file.
+        PermissionError: this user may not write there.
+
+    >>> check_can_write("/dev/null/models")
+    Traceback (most recent call last):
+    ...
+    NotADirectoryError: the folder '/dev/null/models' cannot be made: '/dev/null' is a file; give another
+    """
+    folder = Path(folder).absolute()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(f"the folder '{folder}' cannot be made: '{there}' is a file; give another")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"the folder '{folder}' cannot be written: '{there}' may not be changed; give another")
+
+
 def finish_saves(folder: str | os.PathLike[str], wait: bool = True) -> None:
     """Finish the saves into a folder that were killed, or are at work, after their files were complete.
 

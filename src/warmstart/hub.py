@@ -260,7 +260,7 @@ def _download(
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         if not required and _is_cached(repo_id, revision, options["cache_dir"]):
             return None
-        answer = f" ({_first_line(error.__cause__)})" if error.__cause__ else ""
+        answer = f" ({_first_line(_root(error))})" if error.__cause__ else ""
         raise ConnectionError(
             f"{at} is no folder here, its {inner!r} is not in the local cache, and the hub was not asked or gave no "
             f"file{answer}: go online (see HF_HUB_OFFLINE, HF_ENDPOINT, `local_files_only`), or name a folder"
@@ -293,6 +293,13 @@ def _hub_listing(repo_id: str, revision: str | None, token: str | bool | None) -
     with contextlib.suppress(Exception):  # the listing only embellishes an error that is raised anyway
         return "; there is " + _listing(sorted(HfApi(token=token).list_repo_files(repo_id, revision=revision)))
     return ""
+
+
+def _root(error: BaseException) -> BaseException:
+    """What an error came from in the end: "Name or service not known", not the libraries' words around it."""
+    while (before := error.__cause__ or error.__context__) is not None:
+        error = before
+    return error
 
 
 def _first_line(error: BaseException) -> str:

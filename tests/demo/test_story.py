@@ -166,6 +166,8 @@ def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path, packages):
         run_tiny(tmp_path, packages)
     with pytest.raises(FileExistsError, match="is a file"):
         run_tiny(tmp_path / "thesis.tex", packages)
+    with pytest.raises(NotADirectoryError, match=r"cannot be made: '.*thesis\.tex' is a file"):
+        run_tiny(tmp_path / "thesis.tex" / "out", packages)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 

@@ -14,6 +14,7 @@ from warmstart.checkpoint.writer import TARGET_TOKENIZER
 from warmstart.cli.rendering import busy, console, count, patterns, say, table
 from warmstart.cli.settings import DataType, parse_settings, prepare_torch
 from warmstart.cli.token_ids import missing, rows, token_ids
+from warmstart.folder import check_can_write
 
 CHECKPOINTS, WEIGHTS, HUB = "Checkpoints", "Weights and settings", "The hub"
 
@@ -129,6 +130,7 @@ def _known(sides: Mapping[str, tuple[str, dict[str, Any]]]) -> list[str]:
 def _check_output(folder: Path, force: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"--output {folder} is a file; give a folder")
+    check_can_write(folder)
     if folder.is_dir() and not force and any(folder.iterdir()):
         raise FileExistsError(f"--output {folder} is not empty; give another folder, or --force to write into it")
 

@@ -22,6 +22,7 @@ from warmstart.demo.recipe import Recipe
 from warmstart.demo.report import BERT, FIRST, GPT2, RANDOM, WARM, Example, Result
 from warmstart.demo.score import first_sentence, gain_interval, held_out_loss, mean, rouge, write_summaries
 from warmstart.demo.split import Split, split_by_package
+from warmstart.folder import check_can_write
 
 # Of the time that is left when training begins.
 SHARES = {BERT: 0.24, GPT2: 0.14, WARM: 0.27, RANDOM: 0.27, "evaluation": 0.08}
@@ -49,6 +50,7 @@ class Settings:
             raise ValueError(f"steps={self.steps}: each training takes 1 step at least")
         if self.output.exists() and not self.output.is_dir():
             raise FileExistsError(f"{self.output} is a file; give a folder for the demo's result")
+        check_can_write(self.output)
         if self.output.exists() and any(self.output.iterdir()) and not (self.output / REPORT).exists():
             raise FileExistsError(f"{self.output} holds other files; give a new or an empty folder")
 

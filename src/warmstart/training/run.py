@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from warmstart.folder import check_can_write
 from warmstart.training import measure, state
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -98,10 +99,12 @@ def check_output(output: str | Path, resume: bool) -> None:
 
     Raises:
         FileExistsError: the message says what to do.
+        NotADirectoryError, PermissionError: the folder cannot be made or written.
     """
     folder = Path(output)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; give a folder to train into")
+    check_can_write(folder)
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     if (folder / state.FOLDER).is_dir():
