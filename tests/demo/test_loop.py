@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from warmstart.demo.batches import endless_batches, padded
-from warmstart.demo.loop import Budget, rate_factor, train
+from warmstart.demo.loop import TRIED_EVERY, TRIED_FOR, Budget, Threads, rate_factor, train
 
 
 def test_an_epoch_has_every_row_once_and_the_next_is_in_another_order():
@@ -63,6 +63,39 @@ def test_training_ends_at_its_seconds_and_takes_one_step_at_least(line, monkeypa
     groups = [{"params": model.parameters(), "lr": 0.1}]
     assert train(model, loss, groups, Budget(seconds=45)).steps == 5
     assert train(model, loss, groups, Budget(seconds=0.1)).steps == 1
+
+
+def test_threads_follow_what_other_programs_leave():
+    threads = Threads(most=4)
+
+    def steps(count, seconds):
+        used = []
+        for _ in range(count):
+            used.append(threads.of_next_step())
+            threads.took(seconds[used[-1]])
+        return used
+
+    free, busy = {1: 3.0, 4: 1.0}, {1: 3.0, 4: 30.0}
+    assert threads.of_next_step() == 1
+    steps(2 * TRIED_FOR, free)
+    assert threads.of_next_step() == 4
+    steps(TRIED_EVERY - 2 * TRIED_FOR, free)
+    assert threads.of_next_step() == 1  # tried again
+    steps(TRIED_FOR + 1, busy)  # one step of many threads shows it
+    assert threads.of_next_step() == 1
+    assert set(steps(4 * TRIED_EVERY + TRIED_FOR, busy)) == {1}
+    assert threads.of_next_step() == 4
+
+
+def test_training_leaves_the_number_of_threads_as_it_was(line):
+    model, loss = line
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        train(model, loss, [{"params": model.parameters(), "lr": 0.1}], Budget(steps=4))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_rate_rises_falls_and_stays_above_nothing():
