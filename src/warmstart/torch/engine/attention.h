@@ -4,6 +4,8 @@
 // a cache slot holds).
 #pragma once
 
+#include <omp.h>
+
 #include "few.h"
 
 namespace {
@@ -104,15 +106,19 @@ inline __m512 load16(const Brain* x) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
 }
 
-// The sums of values (length, 64) by the weights of QUERIES queries (each `width` from the next).
+// The sums of values (length, 64) by the weights of QUERIES queries (each `width` from the next). Meanwhile it asks for as
+// much at `next`, if it is not null.
 template <typename T, int QUERIES>
-inline void weigh(const float* weights, long width, long length, const T* values, long size, float* const* to) {
+inline void weigh(const float* weights, long width, long length, const T* values, long size, float* const* to,
+                  const T* next) {
     __m512 sums[QUERIES][4];
     for (int q = 0; q < QUERIES; ++q)
         for (int part = 0; part < 4; ++part) sums[q][part] = _mm512_setzero_ps();
     for (long t = 0; t < length; ++t) {
         __m512 value[4];
         for (int part = 0; part < 4; ++part) value[part] = load16(values + t * size + 16 * part);
+        if (next)
+            for (int line = 0; line < 64; line += 64 / sizeof(T)) __builtin_prefetch(next + t * size + line, 0, 2);
         for (int q = 0; q < QUERIES; ++q) {
             __m512 weight = _mm512_set1_ps(weights[q * width + t]);
             for (int part = 0; part < 4; ++part) sums[q][part] = _mm512_fmadd_ps(weight, value[part], sums[q][part]);
@@ -122,9 +128,10 @@ inline void weigh(const float* weights, long width, long length, const T* values
         for (int part = 0; part < 4; ++part) _mm512_storeu_ps(to[q] + 16 * part, sums[q][part]);
 }
 
-// All queries of one key-value head over keys and values (length, size) that they all see; sizes of 64 and 128.
+// All queries of one key-value head over keys and values (length, size) that they all see; sizes of 64 and 128. Values
+// are asked for while keys are read, and the keys at `next`, if it is not null, while values are.
 template <typename T>
-void attend_all(const Query* queries, long count, const T* keys, const T* values, long size, float scale) {
+void attend_all(const Query* queries, long count, const T* keys, const T* values, long size, float scale, const T* next) {
     typedef typename BlockOf<T>::type Block;
     static thread_local std::vector<float> kept;
     long length = queries[0].end, width = (length + 15) / 16 * 16;
@@ -158,14 +165,15 @@ void attend_all(const Query* queries, long count, const T* keys, const T* values
             float* to[4];
             for (long i = 0; i < std::min<long>(4, count - q); ++i) to[i] = queries[q + i].to + from;
             const float* row = scores + q * width;
+            const T* ahead = next && q == 0 ? next + from : nullptr;
             if (count - q >= 4)
-                weigh<T, 4>(row, width, length, values + from, size, to);
+                weigh<T, 4>(row, width, length, values + from, size, to, ahead);
             else if (count - q == 3)
-                weigh<T, 3>(row, width, length, values + from, size, to);
+                weigh<T, 3>(row, width, length, values + from, size, to, ahead);
             else if (count - q == 2)
-                weigh<T, 2>(row, width, length, values + from, size, to);
+                weigh<T, 2>(row, width, length, values + from, size, to, ahead);
             else
-                weigh<T, 1>(row, width, length, values + from, size, to);
+                weigh<T, 1>(row, width, length, values + from, size, to, ahead);
         }
 }
 
@@ -173,11 +181,11 @@ void attend_all(const Query* queries, long count, const T* keys, const T* values
 
 template <typename T>
 void attend_any(const Query* queries, long count, const void* keys, const void* values, const int64_t* offsets,
-                long size, float scale) {
+                long size, float scale, [[maybe_unused]] const void* next = nullptr) {
     const T *k = static_cast<const T*>(keys), *v = static_cast<const T*>(values);
 #if defined(WARMSTART_WIDE)
     if (!offsets && (size == 64 || size == 128) && scale > 0)
-        return attend_all<T>(queries, count, k, v, size, scale);
+        return attend_all<T>(queries, count, k, v, size, scale, static_cast<const T*>(next));
 #endif
     if (size == 64)
         attend_head<T, 64>(queries, count, k, v, offsets, size, scale);
@@ -261,7 +269,13 @@ void attend_source(const float* query, long query_stride, const Heads& of, int64
     long sources = held.sources, heads = of.heads, group = of.group, size = of.size;
     long rows = held.rows / sources;
     float scale = of.scale;
+    long threads = omp_get_num_threads();
     int64_t kind = held.type, bytes = kind == 0 ? 4 : 2;
+    auto place = [&](const void* const* of_layers, long task) {
+        long source = task / heads;
+        return static_cast<const char*>(of_layers[layer * sources + source]) +
+               task % heads * held.lengths[source] * size * bytes;
+    };
 #pragma omp for schedule(dynamic, 1)
     for (long task = 0; task < sources * heads; ++task) {
         static thread_local std::vector<Query> queries;
@@ -274,12 +288,13 @@ void attend_source(const float* query, long query_stride, const Heads& of, int64
                     {query + line * query_stride + column, out + line * heads * group * size + column, 0, length});
             }
         if (queries.empty()) continue;
-        const char *k = static_cast<const char*>(held.source_keys[layer * sources + source]) + head * length * size * bytes,
-                   *v = static_cast<const char*>(held.source_values[layer * sources + source]) + head * length * size * bytes;
+        const char *k = place(held.source_keys, task), *v = place(held.source_values, task);
+        long following = task + threads;  // this thread's, most likely
+        const char* next = following < sources * heads ? place(held.source_keys, following) : nullptr;
         if (kind == 0)
-            attend_any<float>(queries.data(), queries.size(), k, v, nullptr, size, scale);
+            attend_any<float>(queries.data(), queries.size(), k, v, nullptr, size, scale, next);
         else
-            attend_any<Brain>(queries.data(), queries.size(), k, v, nullptr, size, scale);
+            attend_any<Brain>(queries.data(), queries.size(), k, v, nullptr, size, scale, next);
     }
 }
 

@@ -45,6 +45,7 @@ inline V sums_of_16(const V* v, Add add) {
 }
 
 constexpr int OUTPUTS = 4;  // of a block, beside up to 4 rows: 16 sums, added up together
+constexpr long GROUP = 8;  // rows whose inputs the first cache has room for
 constexpr long FEW = 32;    // up to so many rows, rows are multiplied with rows as they are
 constexpr long FEW_INT8 = 16;
 
@@ -197,32 +198,29 @@ inline void single(const Rows& x, long row, long k, const Matrix& matrix, long o
 }
 
 // Outputs `from` to `to` of all rows. A group of rows and a piece of its inputs stay in the first cache while the
-// weights pass; for the next group they are in the second. One group asks for the weights of the outputs that follow.
-// Of several, the first alone would wait for memory: all of them ask, each for its part of as many weights at `next`.
+// weights pass; for the next group they are in the second. Meanwhile the rows ask, each 4 for their part, for as much
+// from `next` on: with several groups the first alone would wait for memory. Null: for the outputs that follow.
 template <typename Block>
 void few(const Rows& x, long rows, long k, const Matrix& matrix, long from, long to, float* y, long stride,
          const void* next) {
-    constexpr long GROUP = 8;
     typedef typename Block::Weight Weight;
     const Weight *here = static_cast<const Weight*>(matrix.data) + from * k, *after = static_cast<const Weight*>(next);
     long whole = from + (to - from) / OUTPUTS * OUTPUTS, piece = std::min(k, Block::PIECE), blocks = (rows + 3) / 4;
     long parts = blocks >= 8 ? 8 : blocks >= 4 ? 4 : blocks >= 2 ? 2 : 1;
     for (long start = 0; start < k; start += piece) {
-        long end = std::min(k, start + piece), pitch = rows > GROUP ? end - start : k;
+        long end = std::min(k, start + piece), pitch = next ? end - start : k, share = OUTPUTS * pitch / parts;
+        const Weight* ahead = next ? after + start * (whole - from) : here + start + OUTPUTS * k;
         for (long group = 0; group < rows; group += GROUP)
             for (long output = from; output < whole; output += OUTPUTS)
                 for (long row = group; row < std::min(rows, group + GROUP); row += 4) {
-                    long done = output - from, part = row / 4;
-                    const Weight* ahead = rows > GROUP ? after + start * (whole - from) + done * pitch
-                                                       : here + start + (done + OUTPUTS) * pitch;
-                    ahead += part * OUTPUTS / parts * pitch + (parts == 8 ? part % 2 * (end - start) / 2 : 0);
                     float* out = y + row * stride + output;
-                    auto with = [&](auto height, auto asked) {
-                        block<Block, decltype(height)::value, decltype(asked)::value>(
-                            x, row, k, matrix, output, start, end, out, stride, ahead, pitch, parts == 8);
+                    const Weight* asked = ahead + (output - from) * pitch + row / 4 * share;
+                    auto with = [&](auto height, auto count) {
+                        block<Block, decltype(height)::value, decltype(count)::value>(
+                            x, row, k, matrix, output, start, end, out, stride, asked, pitch, parts == 8);
                     };
                     of_height(std::min<long>(4, rows - row), [&](auto height) {
-                        if (part >= parts) return with(height, Constant<0>{});
+                        if (row / 4 >= parts) return with(height, Constant<0>{});
                         if (parts >= 4) return with(height, Constant<1>{});
                         if (parts == 2) return with(height, Constant<2>{});
                         with(height, Constant<4>{});
@@ -263,7 +261,7 @@ inline float quantise(const float* from, long k, long stride, uint8_t* to) {
 
 #else  // registers of 8 lanes
 
-constexpr long FEW = 10, FEW_INT8 = 0;
+constexpr long GROUP = 10, FEW = 10, FEW_INT8 = 0;
 
 inline long strip_width(long) { return 48; }
 

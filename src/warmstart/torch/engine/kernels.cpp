@@ -6,8 +6,6 @@
 // Shapes: r rows, k inputs, n outputs, or n new tokens, m key-value heads, g query heads for each, d head size,
 // c capacity (tokens that a cache slot holds), h hidden size.
 
-#include <omp.h>
-
 #include "dropped.h"
 #include "within.h"
 
@@ -108,10 +106,10 @@ void linear(const float* x, long rows, long k, const Matrix* matrices, long coun
         Strip next = strip_at(matrices, count, width, index % strips + threads);  // this thread's, most likely
         const Matrix& matrix = matrices[strip.which];
         const void* start = next.which < count ? matrices[next.which].data : after ? after : matrix.data;
+        const void* ahead = rows > GROUP ? static_cast<const char*>(start) + next.from * k * bytes : nullptr;
         long to = std::min<long>(strip.from + width, matrix.outputs);
         float* out = y + row * stride + strip.column;
-        product(inputs, row, here, is_many, k, matrix, type, strip.from, to, out, stride,
-                static_cast<const char*>(start) + next.from * k * bytes);
+        product(inputs, row, here, is_many, k, matrix, type, strip.from, to, out, stride, ahead);
         activate(out + strip.from, here, to - strip.from, stride, activation);
     }
 }
