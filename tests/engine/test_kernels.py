@@ -26,8 +26,8 @@ def kernels(request, monkeypatch):
     return request.param
 
 
-ROWS = [1, 2, 3, 4, 5, 8, 10, 11, 13, 32, 250, 270]
-SHAPES = [(8, 3), (24, 17), (31, 1), (260, 40), (768, 130)]
+ROWS = [1, 2, 3, 4, 5, 8, 10, 11, 13, 20, 32, 250, 270]
+SHAPES = [(8, 3), (24, 17), (31, 1), (260, 40), (768, 130), (2048, 37)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -56,10 +56,10 @@ Rows prepared(const float* x, [[maybe_unused]] long rows, long k, [[maybe_unused
 }
 
 void product(const Rows& x, long row, long rows, bool is_many, long k, const Matrix& matrix, int64_t type, long from,
-             long to, float* y, long stride, [[maybe_unused]] const void* next) {
+             long to, float* y, long stride, const void* next) {
     const float* floats = static_cast<const float*>(x.data) + row * k;
 #if defined(WARMSTART_INT8)
-    if (type == 2 && is_many) return many_int8(x, row, rows, k, matrix, from, to, y, stride);
+    if (type == 2 && is_many) return many_int8(x, row, rows, k, matrix, from, to, y, stride, next);
     if (type == 2) return few<Int8Block>({static_cast<const uint8_t*>(x.data) + row * x.stride, x.scales + row, x.stride},
                                          rows, k, matrix, from, to, y, stride, next);
 #endif
@@ -95,10 +95,11 @@ void linear(const float* x, long rows, long k, const Matrix* matrices, long coun
             float* y, char* scratch, const void* after) {
     Rows inputs = prepared(x, rows, k, type, scratch);
     bool is_many = type == 2 ? rows > FEW_INT8 && k % 4 == 0 : rows > FEW;
-    long width = is_many ? STRIP : strip_width(k), height = is_many ? BLOCK_ROWS : rows, stride = 0, strips = 0;
-    for (long i = 0; i < count; ++i)
-        stride += matrices[i].outputs, strips += (matrices[i].outputs + width - 1) / width;
-    long blocks = (rows + height - 1) / height, threads = omp_get_num_threads(), bytes = type == 0 ? 4 : type == 1 ? 2 : 1;
+    long height = is_many ? BLOCK_ROWS : rows, blocks = (rows + height - 1) / height, stride = 0, strips = 0;
+    for (long i = 0; i < count; ++i) stride += matrices[i].outputs;
+    long threads = omp_get_num_threads(), bytes = type == 0 ? 4 : type == 1 ? 2 : 1, width = strip_width(k);
+    if (is_many) width = stride * blocks < 2 * threads * STRIP ? STRIP / 2 : STRIP;  // no thread waits long for another
+    for (long i = 0; i < count; ++i) strips += (matrices[i].outputs + width - 1) / width;
 #pragma omp for schedule(dynamic, 1)
     for (long index = 0; index < strips * blocks; ++index) {
         long row = index / strips * height, here = std::min(height, rows - row);

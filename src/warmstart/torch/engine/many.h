@@ -41,7 +41,7 @@ inline void turn8(const T* weight, long k, float* panel) {  // 8 outputs x 8 inp
 }
 #endif
 
-template <typename T>
+template <bool ASKS = true, typename T>
 void turn(const T* weight, long k, long depth, long outputs, float* panel) {  // (outputs, depth) -> (depth, PANEL)
     long done = 0;
 #if defined(__AVX2__)
@@ -49,7 +49,7 @@ void turn(const T* weight, long k, long depth, long outputs, float* panel) {  //
         for (; done + 8 <= depth; done += 8)
             for (long j = 0; j < PANEL; j += 8) {
                 turn8(weight + j * k + done, k, panel + done * PANEL + j);
-                for (int i = 0; i < 8; ++i) __builtin_prefetch(weight + (PANEL + j + i) * k + done, 0, 2);
+                for (int i = 0; ASKS && i < 8; ++i) __builtin_prefetch(weight + (PANEL + j + i) * k + done, 0, 2);
             }
 #endif
     for (long at = done; at < depth; ++at)
@@ -145,15 +145,25 @@ void many(const float* x, long rows, long k, const Matrix& matrix, long strip, l
 
 #if defined(WARMSTART_INT8)
 
+// Weights that will be needed, for tiles to ask for with each of their inputs: 8 lines of the cache of each row, rows
+// `pitch` bytes apart. Turning a panel is short: if it were to wait for memory, memory would wait while tiles multiply.
+struct Ahead {
+    const char* from;
+    long pitch;
+    void ask(long at) const { __builtin_prefetch(from + at / 8 * pitch + at % 8 * 64, 0, 2); }
+};
+
 // The same over int8, four inputs in each number of a panel; sums stay whole numbers in y until the last.
 template <int ROWS>
-__attribute__((noinline)) void tile8(const int32_t* x, long width, long depth, const int32_t* panel, int32_t* sums) {
+__attribute__((noinline)) void tile8(const int32_t* x, long width, long depth, const int32_t* panel, int32_t* sums,
+                                     Ahead ahead) {
     __m512i low[ROWS], high[ROWS];
 #pragma GCC unroll 12
     for (int i = 0; i < ROWS; ++i) low[i] = high[i] = _mm512_setzero_si512();
 #pragma GCC unroll 2
     for (long at = 0; at < depth; ++at) {
         __m512i a = _mm512_loadu_si512(panel + at * PANEL), b = _mm512_loadu_si512(panel + at * PANEL + 16);
+        ahead.ask(at);
 #pragma GCC unroll 12
         for (int i = 0; i < ROWS; ++i) {
             __m512i value = _mm512_set1_epi32(x[i * width + at]);
@@ -169,19 +179,19 @@ __attribute__((noinline)) void tile8(const int32_t* x, long width, long depth, c
 }
 
 template <int ROWS>
-void sums8_of(long rows, const int32_t* x, long width, long depth, const int32_t* panel, int32_t* sums) {
+void sums8_of(long rows, const int32_t* x, long width, long depth, const int32_t* panel, int32_t* sums, Ahead ahead) {
     if constexpr (ROWS > 0) {
         if (rows == ROWS)
-            tile8<ROWS>(x, width, depth, panel, sums);
+            tile8<ROWS>(x, width, depth, panel, sums, ahead);
         else
-            sums8_of<ROWS - 1>(rows, x, width, depth, panel, sums);
+            sums8_of<ROWS - 1>(rows, x, width, depth, panel, sums, ahead);
     }
 }
 
 inline void tile8_of(long rows, const int32_t* x, long width, long depth, const int32_t* panel, const Edge& edge,
-                     const Matrix& matrix, long output, const float* scales) {
+                     const Matrix& matrix, long output, const float* scales, const Ahead& ahead) {
     alignas(64) int32_t sums[TILE_ROWS * PANEL];
-    sums8_of<TILE_ROWS>(rows, x, width, depth, panel, sums);
+    sums8_of<TILE_ROWS>(rows, x, width, depth, panel, sums, ahead);
     for (int half = 0; half < PANEL; half += 16) {
         __mmask16 mask = edge.outputs > half ? first(edge.outputs - half) : 0;
         __m512 scale = _mm512_maskz_loadu_ps(mask, matrix.scales + output + half);
@@ -203,7 +213,7 @@ inline void tile8_of(long rows, const int32_t* x, long width, long depth, const 
 }
 
 inline void many_int8(const Rows& x, long first_row, long rows, long k, const Matrix& matrix, long strip, long end,
-                      float* y, long stride) {
+                      float* y, long stride, const void* next) {
     const float* weight = reinterpret_cast<const float*>(static_cast<const int8_t*>(matrix.data)) + strip * (k / 4);
     long tiles = (rows + TILE_ROWS - 1) / TILE_ROWS, words = k / 4;
     alignas(64) int32_t panel[DEPTH * PANEL];
@@ -215,13 +225,19 @@ inline void many_int8(const Rows& x, long first_row, long rows, long k, const Ma
                         static_cast<const uint8_t*>(x.data) + (first_row + row) * x.stride + 4 * from, 4 * depth);
         for (long output = strip; output < end; output += PANEL) {
             long count = std::min<long>(PANEL, end - output);
+            const float* following = output + PANEL < end   ? weight + (output + PANEL - strip) * words + from
+                                     : from + depth < words ? weight + from + depth
+                                                            : static_cast<const float*>(next);
             // moved as floats are, bit by bit
-            turn(weight + (output - strip) * words + from, words, depth, count, reinterpret_cast<float*>(panel));
+            turn<false>(weight + (output - strip) * words + from, words, depth, count, reinterpret_cast<float*>(panel));
             for (long t = 0, row = 0; t < tiles; ++t) {
                 long height = rows / tiles + (t < rows % tiles);
                 Edge edge{y + row * stride + output, stride, count, from == 0, from + depth == words, nullptr};
+                // the first two ask for a panel, others for what is near
+                Ahead ahead = t < 2 ? Ahead{reinterpret_cast<const char*>(following + t * (PANEL / 2) * words), 4 * words}
+                                    : Ahead{reinterpret_cast<const char*>(panel), 0};
                 tile8_of(height, near + row * WIDTH, WIDTH, depth, panel, edge, matrix, output,
-                                    x.scales + first_row + row);
+                         x.scales + first_row + row, ahead);
                 row += height;
             }
         }
