@@ -217,6 +217,7 @@ class TestSettings:
         ("settings", "message"),
         [
             ({"num_beam": 4}, r"knows no argument 'num_beam'; did you mean 'num_beams'\?"),
+            ({"generation_config": GenerationConfig(num_beam=4)}, r"has 'num_beam', which.*did you mean 'num_beams'\?"),
             ({"num_return_sequences": 3, "num_beams": 2}, "num_return_sequences=3 is more than num_beams=2"),
             ({"num_return_sequences": 2}, "num_return_sequences=2 with num_beams=1 and do_sample=False"),
             ({"max_length": 1}, "max_length=1 leaves no room.*decoder_input_ids already holds 1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -80,8 +81,16 @@ def lay_over(
 
 
 def of_given(given: GenerationConfig | None) -> dict[str, Any]:
-    """What a call's `generation_config` says; None there says nothing."""
-    return {} if given is None else {name: x for name, x in given.explicit().items() if x is not None}
+    """What a call's `generation_config` says; None there says nothing.
+
+    Raises:
+        ValueError: it has a name that is nearly one of a setting; other names that are none are passed over.
+    """
+    found = {} if given is None else {name: x for name, x in given.explicit().items() if x is not None}
+    for name in found.keys() - GenerationConfig.DEFAULTS.keys():
+        if near := difflib.get_close_matches(name, GenerationConfig.DEFAULTS, n=1, cutoff=0.8):
+            raise ValueError(f"generation_config has {name!r}, which is no setting; did you mean {near[0]!r}?")
+    return found
 
 
 def laid(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
