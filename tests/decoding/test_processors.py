@@ -162,6 +162,20 @@ def test_processor_equals_the_one_of_transformers(name, zoo, as_array):
     check()
 
 
+@pytest.mark.parametrize("ages", [[1, 1], [1, 3], [2, 4], [3, 3], [4, 6]])
+def test_processors_that_cannot_act_are_left_out(ages, zoo):
+    xp = zoo.NumpyArrays()
+    windows = [(0, float("inf")), (0, 2), (0, 3), (2, 4), (3, float("inf")), (5, 6)]
+    chain = [only(tokens.forbid(xp, [token], 6), *window) for token, window in enumerate(windows)]
+    arguments = np.ones((2, 6), np.float32), np.zeros((2, 8), np.int64), np.array(ages)[:, None]
+    acting = processors.acting(chain, min(ages), max(ages))
+    np.testing.assert_array_equal(process(xp, acting, *arguments), process(xp, chain, *arguments))
+    assert len(acting) == sum(
+        any(first <= age < last for age in range(ages[0], ages[1] + 1)) for first, last in windows
+    )
+    assert acting[0].last == float("inf") and (ages != [1, 1] or all(own.first == 0 for own in acting))
+
+
 def test_window_of_a_processor(xp, as_array):
     one = Processor("one", lambda scores, ids, at: scores + 1, 2, 4)
     scores, ids = as_array(xp, np.zeros((1, 2), np.float32)), as_array(xp, np.zeros((1, 9), int))

@@ -192,3 +192,7 @@ def test_the_largest_of_many_are_torchs(width):
     wanted = torch.topk(x, 8)
     assert torch.equal(values, wanted[0]) and torch.equal(index[[0, 2]], wanted[1][[0, 2]])
     assert index[1, :3].tolist() == [70, width - 1, 5] and len(set(index[1].tolist())) == 8
+    x[2] = x[2].round()  # several are largest: the first of them
+    assert torch.equal(TorchArrays().argmax(x), x.argmax(1))
+    x[0, width // 2] = float("nan")
+    assert torch.equal(TorchArrays().argmax(x.repeat(2, 1)), x.argmax(1).repeat(2))

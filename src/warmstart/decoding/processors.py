@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 from warmstart.decoding import tokens, warpers
 from warmstart.decoding.arrays import Arrays
-from warmstart.decoding.scores import Processor, only, process
+from warmstart.decoding.scores import Processor, acting, only, process
 from warmstart.decoding.settings import Plan, token_ids
 from warmstart.generation_config import GenerationConfig
 
-__all__ = ["Processor", "process", "processors_for"]
+__all__ = ["Processor", "acting", "process", "processors_for"]
 
 
 def processors_for(

@@ -56,6 +56,14 @@ def process(
     return scores
 
 
+def acting(processors: Iterable[Processor], youngest: int, oldest: int) -> list[Processor]:
+    """The processors that act on some of the rows, which hold from `youngest` to `oldest` tokens; those that act on all
+    of them without a limit, so that `process` need not ask row by row.
+    """
+    found = [own for own in processors if own.first <= oldest and youngest < own.last]
+    return [only(own) if own.first <= youngest and oldest < own.last else own for own in found]
+
+
 def only(processor: Processor, first: int = 0, last: float = float("inf")) -> Processor:
     """The same processor, acting while ``first <= at < last``."""
     return processor._replace(first=first, last=last)

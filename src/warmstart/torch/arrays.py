@@ -52,7 +52,15 @@ class TorchArrays:
         return torch.amin(x) if axis is None else torch.amin(x, axis, keepdims)
 
     def argmax(self, x: Tensor) -> Tensor:
-        return torch.argmax(x, -1)
+        width, part = x.shape[-1], 64
+        if x.dim() != 2 or x.is_cuda or width < part or x.numel() < 16384:
+            return torch.argmax(x, -1)
+        # A maximum alone is several times as fast as where it stands: first of which part it is, then where in it.
+        whole = width // part * part
+        first = torch.argmax(x[:, :whole].unflatten(1, (-1, part)).amax(2), 1, keepdim=True) * part
+        first = first + torch.arange(part, device=x.device)
+        index = torch.cat([first, torch.arange(whole, width, device=x.device).expand(len(x), -1)], 1)
+        return torch.gather(index, 1, torch.argmax(torch.gather(x, 1, index), 1, keepdim=True))[:, 0]
 
     def top_k(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         width, part = x.shape[-1], 64

@@ -157,7 +157,7 @@ class _Turn:
         """Each row's token, and whether it is the drafted one."""
         call = self.call
         if not call.plan.sample:
-            new = scores.argmax(-1)
+            new = call.xp.argmax(scores)
         elif drafted is None or draft.probabilities is None:
             # a draft that was not drawn: a token drawn by the model's distribution is compared with it
             new = draw_rows(scores, call.generator)[:, 0]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from warmstart.decoding import beams, sampling
 from warmstart.decoding.arrays import repeat
-from warmstart.decoding.processors import process, processors_for
+from warmstart.decoding.processors import acting, process, processors_for
 from warmstart.decoding.settings import Plan, lay_over, resolve, start_ids
 from warmstart.decoding.stopping import stopping
 from warmstart.generation_config import GenerationConfig
@@ -119,10 +119,11 @@ class Refilled:
         plan, state = self.plan, self.state
         ids = state.ids.flatten(0, -2)
         at = repeat(self.xp, state.at, len(ids) // len(state.at))
-        longest = int(at.max())
+        shortest, longest = torch.stack(at.aminmax()).tolist()
         logits = self.rows.logits(ids.gather(1, at - 1), longest)
         scores = torch.log_softmax(logits, -1) if plan.beams > 1 else logits
-        scores = process(self.xp, self.processors, scores, ids[:, :longest], at)
+        processors = acting(self.processors, shortest, longest)
+        scores = process(self.xp, processors, scores, ids[:, :longest], at)
         failed = self._failed(scores, at)
         if plan.beams > 1:
             self.state = state = beams.step(self.xp, state, scores, self.settings, self._select, self.stop)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from warmstart.decoding import choice
-from warmstart.decoding.arrays import Position
-from warmstart.decoding.processors import Processor, process, processors_for
+from warmstart.decoding.arrays import Position, is_column
+from warmstart.decoding.processors import Processor, acting, process, processors_for
 from warmstart.decoding.settings import Plan
 from warmstart.generation_config import GenerationConfig
 from warmstart.torch.arrays import TorchArrays
@@ -68,7 +68,10 @@ class Scorer:
             self.processors = processors_for(self.xp, self.config, self.plan, scores.shape[-1], **self.own)
             self._check_source(scores.shape[-1])
         source = self.source if rows is None or self.source is None else self.source[rows]
-        return process(self.xp, self.processors, scores, ids, at, source, chosen)
+        processors = self.processors
+        if is_column(at):
+            processors = acting(processors, *torch.stack(at.aminmax()).tolist())
+        return process(self.xp, processors, scores, ids, at, source, chosen)
 
     def _check_source(self, vocabulary: int) -> None:
         names = {processor.name for processor in self.processors or () if processor.reads == "source"}
