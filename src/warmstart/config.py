@@ -43,7 +43,7 @@ COMMON: dict[str, Any] = {
 SHARED = frozenset(GenerationConfig.DEFAULTS) - {"use_cache", "output_attentions", "output_hidden_states"}
 TOKEN_IDS = ("decoder_start_token_id", "bos_token_id", "pad_token_id", "eos_token_id")
 # A configuration of texts with images -> that of its language model, which is in it and is what is read here.
-WITH_IMAGES = {"gemma3": "gemma3_text"}
+WITH_IMAGES = {"gemma3": ("text_config", "gemma3_text"), "vision-encoder-decoder": ("decoder", "trocr")}
 
 
 class PretrainedConfig:
@@ -263,11 +263,15 @@ def _of_text(values: dict[str, Any], path: Path) -> dict[str, Any]:
     name = values.get("model_type")
     if not isinstance(name, str) or name not in WITH_IMAGES:
         return values
-    if not isinstance(values.get("text_config"), dict):
-        raise ValueError(f"{path}: a {name} has its language model in text_config, which is missing; add it")
+    field, family = WITH_IMAGES[name]
+    if not isinstance(inner := values.get(field), dict):
+        raise ValueError(f"{path}: a {name} has its language model in {field}, which is missing; add it")
+    if inner.get("model_type", family) != family:
+        raise ValueError(
+            f"{path}: the {field} of this {name} is a {inner['model_type']}; only a {family} is read from it"
+        )
     above = (*TOKEN_IDS, "dtype", "torch_dtype", "quantization_config")
-    own = {field: values[field] for field in above if values.get(field) is not None}
-    return {"model_type": WITH_IMAGES[name], **values["text_config"], **own}
+    return {"model_type": family, **inner, **{name: values[name] for name in above if values.get(name) is not None}}
 
 
 def _heads_by_layer(value: Any) -> dict[int, list[int]]:

@@ -76,3 +76,27 @@ def test_without_a_language_model_it_is_refused(folder, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(fields))
     with quiet(), pytest.raises(ValueError, match="text_config, which is missing"):
         AutoModelForCausalLM.from_pretrained(tmp_path)
+
+
+@torch.no_grad()
+def test_a_trocr_opens_as_its_decoder(tmp_path):
+    """It was released as half of a model that reads images, and in no other way."""
+    torch.manual_seed(0)
+    text = transformers.TrOCRConfig(**{**TINY["trocr"], "tie_word_embeddings": False}, is_decoder=True)
+    text.add_cross_attention, text.cross_attention_hidden_size = True, 12
+    config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(
+        transformers.ViTConfig(**{**VISION, "hidden_size": 12}), text
+    )
+    with quiet():
+        theirs = randomise(transformers.VisionEncoderDecoderModel(config))
+    folder = saved(theirs, tmp_path / "there")
+    ours = AutoModelForCausalLM.from_pretrained(folder)
+    assert not ours.load_report.new and all(name.startswith("enc") for name in ours.load_report.left_out)
+    ids, source = torch.tensor([[8, 9, 10]]), torch.randn(1, 4, 12)
+    wanted = call(theirs.decoder, input_ids=ids, encoder_hidden_states=source).logits
+    assert_close(ours(ids, encoder_hidden_states=source).logits, wanted, "logits")
+    fields = json.loads((folder / "config.json").read_text())
+    fields["decoder"]["model_type"] = "gpt2"
+    (folder / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match="decoder of this vision-encoder-decoder is a gpt2; only a trocr is read"):
+        AutoModelForCausalLM.from_pretrained(folder)

@@ -160,11 +160,15 @@ FAMILIES = {
         model_type="trocr",
         config=TrOCRConfig,
         spec=trocr_spec,
-        names={**XGLM_NAMES, "head.output": "/output_projection"},
+        names={**XGLM_NAMES, "head.output": Stored("/output_projection", aliases=("/decoder.output_projection",))},
         head_prefix="model.decoder.",
         architectures={"causal": "TrOCRForCausalLM", "base": "TrOCRForCausalLM"},
-        prefixes=("", "model.decoder."),
-        left_out=(*BART_LEFT_OUT, r"(^|\.)embed_positions\._float_tensor$"),
+        prefixes=(
+            "",
+            "model.decoder.",
+            "decoder.model.decoder.",
+        ),  # the last where it is half of a model that reads images
+        left_out=(*BART_LEFT_OUT, r"(^|\.)embed_positions\._float_tensor$", r"^encoder\.", r"^enc_to_dec_proj\."),
         causal=True,
         encoder=False,
     ),
