@@ -70,6 +70,17 @@ class BaseModelOutput(ModelOutput):
     attentions: tuple[Any, ...] | None = None
 
 
+def as_encoded(given: Any) -> Any:
+    """What an encoder gave, as a record: as it is, or made of a tuple of its fields or of the states alone.
+
+    >>> as_encoded(("states", None)).last_hidden_state, as_encoded("states").last_hidden_state
+    ('states', 'states')
+    """
+    if hasattr(given, "last_hidden_state"):
+        return given
+    return BaseModelOutput(*(given if isinstance(given, (tuple, list)) else (given,)))
+
+
 @dataclass(eq=False)
 class BaseModelOutputWithPastAndCrossAttentions(ModelOutput):
     """A decoder stack's output: as `BaseModelOutput`, with the KV cache and `cross_attentions`, a tuple of layers

@@ -161,3 +161,14 @@ def test_labels_of_32_bits(folders):
     batch = tiny_models.batch()
     expected = model(**batch).loss
     assert torch.equal(model(**{name: value.int() for name, value in batch.items()}).loss, expected)
+
+
+def test_states_of_a_source_as_a_tuple_or_alone(folders):
+    model = EncoderDecoderModel.from_pretrained(folders / "pair")
+    ids, mask, labels = tiny_models.batch().values()
+    expected, tokens = model(ids, mask, labels=labels).loss, model.generate(ids, attention_mask=mask, max_new_tokens=4)
+    encoded = model.get_encoder()(ids, attention_mask=mask)
+    for given in (encoded, encoded.to_tuple()[:1], encoded.last_hidden_state):
+        assert torch.equal(model(encoder_outputs=given, attention_mask=mask, labels=labels).loss, expected)
+        found = model.generate(encoder_outputs=given, attention_mask=mask, max_new_tokens=4)
+        assert torch.equal(found, tokens)

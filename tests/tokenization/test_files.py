@@ -232,6 +232,15 @@ def test_sentence_piece_of_no_family_is_refused_with_what_to_say(tmp_path):
         AutoTokenizer.from_pretrained(tmp_path)
 
 
+def test_a_vocabulary_of_no_family_is_refused_with_what_to_say(folders, tmp_path):
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(folders["gpt2", "slow"] / name, tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no 'tokenizer.json' in .*say whose it is: tokenizer_type='gpt2'"):
+        AutoTokenizer.from_pretrained(tmp_path)
+    made = AutoTokenizer.from_pretrained(tmp_path, tokenizer_type="gpt2")
+    assert made("the mat").input_ids == GPT2Tokenizer.from_pretrained(tmp_path)("the mat").input_ids
+
+
 def test_missing_and_broken_files_are_named(folders, tmp_path):
     write(tmp_path, "config.json", {"model_type": "gpt2"})
     with pytest.raises(

@@ -55,7 +55,7 @@ def rows(examples):
     ]
 
 
-def trainer(examples, folder, size, parts):
+def trainer(examples, folder, size, parts, **saving):
     transformers = pytest.importorskip("transformers")
 
     def pad(features):
@@ -74,7 +74,7 @@ def trainer(examples, folder, size, parts):
         lr_scheduler_type="constant",
         max_steps=STEPS,
         logging_steps=1,
-        save_strategy="no",
+        **{"save_strategy": "no", **saving},
         predict_with_generate=True,
         report_to=[],
         use_cpu=True,
@@ -100,3 +100,14 @@ def test_seq2seq_trainer_trains_accumulates_and_generates(examples, tmp_path):
     whole.model.save_pretrained(tmp_path / "saved")
     loaded = type(whole.model).from_pretrained(tmp_path / "saved")
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in whole.model.state_dict().items())
+
+
+def test_seq2seq_trainer_goes_on_from_its_own_checkpoints(examples, tmp_path):
+    """Version 4 writes weights that are tied as `.bin`."""
+    saving = {"save_strategy": "steps", "save_steps": STEPS // 2, "save_safetensors": False}
+    through = trainer(examples, tmp_path, 8, 1, **saving)
+    through.train()
+    again = trainer(examples, tmp_path, 8, 1, **saving)
+    again.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{STEPS // 2}"))
+    expected = through.model.state_dict()
+    assert all(torch.allclose(value, expected[name]) for name, value in again.model.state_dict().items())

@@ -18,7 +18,7 @@ from warmstart.config import PretrainedConfig
 from warmstart.families.encoder_decoder import EncoderDecoderConfig
 from warmstart.fitting import Side
 from warmstart.inputs import check_sources, refuse_no_target
-from warmstart.outputs import BaseModelOutput
+from warmstart.outputs import as_encoded
 from warmstart.pairing import load_pair
 from warmstart.tf import surgery
 from warmstart.tf.cache import KeyValueCache
@@ -230,8 +230,7 @@ class TFEncoderDecoderModel(PreTrainedModel):
         if encoded is None:
             more = {"use_cache": False, "return_dict": True, **want, **encoder_kwargs}
             encoded = self.encoder(ids, attention_mask=mask, inputs_embeds=given["inputs_embeds"], **more)
-        elif not hasattr(encoded, "last_hidden_state"):
-            encoded = BaseModelOutput(*(encoded if isinstance(encoded, (tuple, list)) else (encoded,)))
+        encoded = as_encoded(encoded)
         inputs = {
             name.removeprefix("decoder_"): given[name]
             for name in ("decoder_input_ids", "decoder_attention_mask", "decoder_inputs_embeds")

@@ -219,6 +219,11 @@ def _explain_missing(cls: type[PreTrainedTokenizerFast], place: Any, options: Ma
     except FileNotFoundError as error:
         names = " and ".join(cls.vocab_files_names.values())
         more = f"; nor {names}, from which a {cls.__name__} can be built" if names else ""
+        if not names and any(find_file(place, name, required=False, **options) for name in VOCABULARIES):
+            more = (
+                "; to build a tokenizer from its vocabulary, say whose it is: tokenizer_type='gpt2', or another "
+                "model_type, in AutoTokenizer.from_pretrained, or the class of that family"
+            )
         raise FileNotFoundError(f"{error}{more}") from error
 
 

@@ -17,7 +17,7 @@ from warmstart.config import PretrainedConfig
 from warmstart.families.encoder_decoder import EncoderDecoderConfig
 from warmstart.fitting import Side
 from warmstart.inputs import check_sources, refuse_no_target
-from warmstart.outputs import BaseModelOutput, Seq2SeqLMOutput
+from warmstart.outputs import Seq2SeqLMOutput, as_encoded
 from warmstart.pairing import load_pair
 from warmstart.torch import surgery
 from warmstart.torch.attention_maps import plot_cross_attention
@@ -221,9 +221,10 @@ class EncoderDecoderModel(PreTrainedModel):
 
         With `labels` (b, t) alone the decoder's inputs are made from them, shifted once; -100 is ignored by the loss.
         Without `attention_mask` (b, s) the source's padding is masked by the encoder's padding id. `encoder_outputs`,
-        what the encoder returned or a tuple, saves running it; its b sources may serve r = b * k target rows, row i
-        belonging to source i // k. `decoder_attention_mask` is (r, p + t). `num_items_in_batch` is the count of labels
-        over all parts of an accumulated batch. Other keywords go to the encoder, with `decoder_` to the decoder.
+        what the encoder returned, a tuple or the states alone, saves running it; its b sources may serve r = b * k
+        target rows, row i belonging to source i // k. `decoder_attention_mask` is (r, p + t). `num_items_in_batch` is
+        the count of labels over all parts of an accumulated batch. Other keywords go to the encoder, with `decoder_` to
+        the decoder.
 
         Raises:
             ValueError: ids outside the vocabulary, more tokens than positions, no start id, unshifted labels ...
@@ -247,8 +248,7 @@ class EncoderDecoderModel(PreTrainedModel):
                 **want,
                 **kwargs,
             )
-        elif isinstance(encoder_outputs, (tuple, list)):
-            encoder_outputs = BaseModelOutput(*encoder_outputs)
+        encoder_outputs = as_encoded(encoder_outputs)
         if labels is not None:
             if decoder_input_ids is not None:
                 refuse_unshifted(decoder_input_ids, labels, config.decoder_start_token_id)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from warmstart.generation_config import GenerationConfig
-from warmstart.outputs import BaseModelOutput
+from warmstart.outputs import BaseModelOutput, as_encoded
 from warmstart.torch.engine.encoder import encode
 from warmstart.torch.engine.graphs import FixedRows, FixedRunner, can_record
 from warmstart.torch.engine.plain import is_plain, knows
@@ -201,6 +201,4 @@ def encode_source(model: Any, arguments: dict[str, Any], wants: Iterable[str]) -
             states = encode(model.encoder, ids, mask, embeds, more.get("token_type_ids"), more.get("position_ids"))
             return {"encoder_outputs": BaseModelOutput(states.to(model.dtype)), "attention_mask": mask}
         outputs = model.encode(input_ids=ids, attention_mask=mask, inputs_embeds=embeds, **more)
-    elif not hasattr(outputs, "last_hidden_state"):
-        outputs = BaseModelOutput(*(outputs if isinstance(outputs, (tuple, list)) else (outputs,)))
-    return {"encoder_outputs": outputs, "attention_mask": mask}
+    return {"encoder_outputs": as_encoded(outputs), "attention_mask": mask}

@@ -26,6 +26,7 @@ from warmstart.decoding.inputs import (
 )
 from warmstart.decoding.settings import start_ids
 from warmstart.generation_config import GenerationConfig
+from warmstart.outputs import as_encoded
 from warmstart.spec import BESIDE
 
 ENCODER_ARGUMENTS = ("token_type_ids", "position_ids", "global_attention_mask", *BESIDE.values())
@@ -122,7 +123,7 @@ def _count_sources(arguments: dict[str, Any]) -> int:
     name = source_name(arguments)
     given = arguments[name]
     if name == "encoder_outputs":
-        return len(given[0] if isinstance(given, (tuple, list)) else given.last_hidden_state)
+        return len(as_encoded(given).last_hidden_state)
     if name == "inputs_embeds":
         check_vectors(tuple(given.shape))
     else:
