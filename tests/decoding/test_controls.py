@@ -160,6 +160,7 @@ class TestBadInput:
             ({}, "all tokens are forbidden in row 0 at position 1"),
             ({"do_sample": True}, "all tokens are forbidden in row 0 at position 1"),
             ({"penalty_alpha": 0.5, "top_k": 3}, "all tokens are forbidden in row 0 at position 1"),
+            ({"prompt_lookup_num_tokens": 3}, "all tokens are forbidden in row 0 at position 1:"),
             ({"num_beams": 2}, "no sequence is possible for source 0"),
             ({"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 1.0}, "no sequence is possible for source 0"),
             ({"num_beams": 2, "force_words_ids": [[5]]}, "no sequence is possible for source 0"),

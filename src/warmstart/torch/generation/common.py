@@ -67,7 +67,8 @@ def settings_of_batch(settings: Mapping[str, Any], places: Sequence[int]) -> dic
     """The same for the inputs at these places: the prompt for each, and what depends on which input it is."""
     own = dict(settings)
     prompt, starts = settings.get("decoder_input_ids"), settings.get("decoder_start_token_id")
-    starts = starts.tolist() if hasattr(starts, "tolist") else starts
+    if isinstance(starts, Tensor):
+        starts = starts.tolist()
     allowed = settings.get("prefix_allowed_tokens_fn")
     if prompt is not None:
         own["decoder_input_ids"] = prompt.expand(len(places), -1)

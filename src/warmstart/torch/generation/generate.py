@@ -80,6 +80,7 @@ def generate(
         logits_processor: functions `(ids (rows, length), scores (rows, vocabulary)) -> scores`, applied after those of
             the settings and before temperature, top_k and the like.
         stopping_criteria: functions `(ids (rows, length), scores so far or None) -> ended`, booleans `(rows,)` or one.
+            With groups of beams and constraints, these and `stop_strings` end a search once they end all rows.
         prefix_allowed_tokens_fn: `(source, ids (length,)) -> the token ids that may follow`.
         streamer: has `put(ids)` and `end()`; gets the prompt and then each new token, see `TextStreamer`. Not with
             beams.
@@ -168,7 +169,7 @@ def _generated(
     else:
         passes = config if stepwise else GenerationConfig(use_cache=True)
         runner = runner_for(model, source, passes, rows=plan.rows, length=plan.max_length, mask=mask)
-    own = {
+    own: dict[str, Any] = {
         "prefix": None if functions["prefix"] is None else prefix_processor(functions["prefix"], plan),
         "custom": [own_processor(function, plan) for function in listed("logits_processor", functions["processors"])],
         "guidance": None,

@@ -114,7 +114,7 @@ def draw_rows(
 
 
 def check_choice(scores: Tensor, rows: Tensor, at: Any) -> None:
-    """Refuse a step in which a row that goes on has no token left to choose.
+    """Refuse a step in which a row that goes on has no token left to choose; `at` is its position, or each row's.
 
     Raises:
         ValueError: all tokens are forbidden in a row, or the model's logits are no numbers.
@@ -123,4 +123,5 @@ def check_choice(scores: Tensor, rows: Tensor, at: Any) -> None:
     if not bool(stuck.any()):
         return
     row = int(stuck.int().argmax())
-    choice.check_choice(choice.UNDEFINED if bool(scores[row].isnan().any()) else choice.FORBIDDEN, row, at)
+    kind = choice.UNDEFINED if bool(scores[row].isnan().any()) else choice.FORBIDDEN
+    choice.check_choice(kind, row, at[row] if isinstance(at, list) else at)
