@@ -23,8 +23,8 @@ from parity.tiny import (
     source_batch,
     target_batch,
 )
-from warmstart import AutoModelForSeq2SeqLM, EncoderDecoderModel, T5ForConditionalGeneration
-from warmstart.cli.engine import check_settings
+from warmstart import AutoModelForSeq2SeqLM, BertTokenizer, EncoderDecoderModel, T5ForConditionalGeneration
+from warmstart.cli.engine import check_settings, load_tokenizers
 from warmstart.cli.facts import facts_of
 
 pytestmark = pytest.mark.v5
@@ -151,6 +151,9 @@ def test_the_commands_know_a_whole(family, tmp_path):
     assert [stack["causal"] for stack in facts["stacks"].values()] == [False, True]
     assert facts["weights"]["parameters"] == EncoderDecoderModel.from_pretrained(folder).num_parameters()
     assert check_settings(str(folder), {}, {"max_new_tokens": 3}) is None
+    BertTokenizer(vocab={"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4}).save_pretrained(folder)
+    reads, writes = load_tokenizers(str(folder), {}, None, None)
+    assert reads is writes and len(reads) == 5
 
 
 @torch.no_grad()

@@ -124,3 +124,15 @@ def test_report_counts_duplicates(load, tmp_path):
     assert said["duplicates"] == 3
     assert said["validation"]["in_training"] == 2 and said["validation"]["sources_in_training"] == 3
     assert said["source_tokens"]["longest"] == training.lengths("source").max()
+
+
+def test_targets_are_written_as_the_tokenizer_writes(load, writes, tmp_path, monkeypatch):
+    """Marian's tokenizer has other pieces for what it writes than for what it reads."""
+    monkeypatch.setattr(
+        type(writes),
+        "_encode_target",
+        lambda self, text, pair, options: self.encode_plus(["w9"] * len(text), **options),
+    )
+    examples = load(Data(write_json_lines(tmp_path / "p.jsonl", [("w0 w1", "w3 w4")])))
+    assert examples.labels(0).tolist() == [14, END]
+    assert examples.source(0).tolist() == [1, 5, 6, 2]

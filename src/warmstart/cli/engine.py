@@ -130,7 +130,7 @@ def load_tokenizers(place: str, hub: Mapping[str, Any], source: str | None, targ
         return reads, AutoTokenizer.from_pretrained(target)
     writes = read_tokenizer(place, TARGET_TOKENIZER, hub)
     if writes is None:
-        config = AutoConfig.from_pretrained(place, **hub)
+        config = pair_of(AutoConfig.from_pretrained(place, **hub))[0]
         sizes = config.encoder.vocab_size, config.decoder.vocab_size
         if sizes[0] != sizes[1]:
             say(

@@ -67,7 +67,7 @@ class _LanguageTokenizer(PreTrainedTokenizerFast):
 
     def _encode_target(self, text: Any, pair: Any, options: dict[str, Any]) -> Any:
         language = self.settings["tgt_lang"]
-        if language is None and self.first_language is not None:
+        if language is None and self.first_language is not None and options.get("add_special_tokens", True):
             raise ValueError("text_target needs the language it is in; set tokenizer.tgt_lang, such as 'ro_RO', first")
         with self._lock:
             self._put_language("tgt_lang", language)

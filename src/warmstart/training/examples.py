@@ -331,7 +331,7 @@ def _tokenized(asked: Asked, counts: Counts, first: int = 0) -> Iterator[dict[st
 def _batch(tokenizer: Any, written: list[str], limit: int, framed: bool) -> Any:
     """Texts as a tokenizer gives them, no longer than a limit."""
     return tokenizer(
-        written,
+        **{"text" if framed else "text_target": written},  # Marian writes in other pieces than it reads
         add_special_tokens=framed,
         truncation=True,
         max_length=limit,
