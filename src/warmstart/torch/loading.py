@@ -133,7 +133,7 @@ def values(model: nn.Module, given: Mapping[str, Tensor] | None = None) -> dict[
     own = {name: parameter.detach() for name, parameter in model.named_parameters(remove_duplicate=False)}
     if given is None:
         return own
-    found = {}
+    found: dict[str, Tensor] = {}
     for names in shared_names(model).values():
         held = next((given[name] for name in names if name in given), None)
         if held is None or held.shape != own[names[0]].shape:
