@@ -4,8 +4,8 @@ The same base-size bert2bert, the same pairs (random ids; lengths as CNN/DailyMa
 dropout 0.1, padding as batches need it: ours by token budget, theirs by groups of like length and dynamic padding.
 Each contender has a process of its own, and they alternate. Speed is target tokens per second over one epoch, so that
 both read the same sources for them, the first step included; memory is the highest that was resident in it, beyond what
-the process had before the model. The last line is
-of both on the same batches of a smaller pair without dropout: how far their loss curves are apart.
+the process had before the model. The last lines, one for each precision, are of both on the same batches of a smaller pair
+without dropout: how far their loss curves are apart.
 """
 
 from __future__ import annotations
@@ -281,7 +281,8 @@ def main() -> None:
     if arguments.curve_steps:
         shape = {"size": arguments.curve_size, "steps": arguments.curve_steps, "rows": 4, "dropout": 0.0, "rate": 3e-4}
         shape["clock"] = arguments.clock
-        curves(shape | {"kind": "xsum", "precision": "fp32", "curves": True}, environment)
+        for precision in arguments.precisions:
+            curves(shape | {"kind": "xsum", "precision": precision, "curves": True}, environment)
 
 
 def curves(given: dict[str, Any], environment: dict[str, str]) -> None:
@@ -290,7 +291,7 @@ def curves(given: dict[str, Any], environment: dict[str, str]) -> None:
     apart = max(abs(a - b) for a, b in zip(one, other, strict=True))
     print(
         f"\nThe same batches, no dropout, {given['size']} size, {given['precision']}, {len(one)} steps: the losses "
-        f"fall from {one[0]:.3f} to {one[-1]:.3f} and are {apart:.1e} apart at most."
+        f"go from {one[0]:.3f} to {one[-1]:.3f} and are {apart:.1e} apart at most."
     )
 
 

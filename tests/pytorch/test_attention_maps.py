@@ -37,3 +37,10 @@ def test_the_figure_shows_the_weights_each_token_was_chosen_by():
         model.plot_cross_attention(batch["input_ids"])
     with pytest.raises(ValueError, match="layer 2: the decoder has 2"):
         model.plot_cross_attention(source, target, layer=2)
+
+
+def test_all_that_a_decoder_has_positions_for_is_shown():
+    pytest.importorskip("matplotlib")
+    target = torch.tensor([[1, *[7] * tiny_models.POSITIONS]])  # the last token needs no position
+    figure = tiny_models.pair().plot_cross_attention(tiny_models.batch()["input_ids"][:1], target)
+    assert figure.axes[0].images[0].get_array().shape[0] == tiny_models.POSITIONS

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -77,6 +78,20 @@ def test_fit_refuses_labels_of_another_kind(labels, model):
         model.fit(tf.data.Dataset.from_tensor_slices(data).batch(3), verbose=0, shuffle=False)
 
 
+class Batches(keras.utils.PyDataset):
+    """One batch."""
+
+    def __init__(self, *arrays):
+        super().__init__()
+        self.batch = arrays if len(arrays) > 1 else arrays[0]
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return self.batch
+
+
 OUTSIDE = {
     "input_ids": "token id 99 at row 1, column 1 is outside the bert stack's vocabulary of 37; use the tokenizer that",
     "labels": "label 99 is neither -100 nor in the decoder's vocabulary of 37; tokenize the targets with",
@@ -90,6 +105,7 @@ def test_fit_refuses_ids_outside_the_vocabulary(name, compiled, model):
     before = [x.numpy() for x in model.trainable_variables]
     arrays = {key: x.astype("int32") for key, x in batch().items()}
     good = tf.data.Dataset.from_tensor_slices(arrays).batch(3)
+    well = arrays.copy()
     arrays[name] = np.where(np.arange(arrays[name].size).reshape(3, -1) == arrays[name].shape[1] + 1, 99, arrays[name])
     labels = arrays.pop("labels")
     bad = tf.data.Dataset.from_tensor_slices((arrays, labels)).batch(3)
@@ -98,6 +114,13 @@ def test_fit_refuses_ids_outside_the_vocabulary(name, compiled, model):
         lambda: model.fit(bad, verbose=0, shuffle=False),
         lambda: model.evaluate(bad, verbose=0),
         lambda: model.predict(bad, verbose=0),
+        lambda: model.fit((x for x in [({**arrays, "labels": labels},)]), verbose=0, shuffle=False),
+        lambda: model.evaluate((x for x in [{**arrays, "labels": labels}]), verbose=0),
+        lambda: model.fit(Batches(arrays, labels), verbose=0),
+        lambda: model.fit(good, validation_data=(arrays, labels), verbose=0, shuffle=False),
+        lambda: model.train_on_batch(arrays, labels),
+        lambda: model.test_on_batch({**arrays, "labels": labels}),
+        lambda: model.predict_on_batch({**arrays, "labels": labels}),
     ]
     for call in calls:
         with pytest.raises(ValueError, match=OUTSIDE[name]):
@@ -106,6 +129,13 @@ def test_fit_refuses_ids_outside_the_vocabulary(name, compiled, model):
     if not compiled:
         with pytest.raises(ValueError, match=OUTSIDE[name]):
             model.fit(good, validation_data=bad, verbose=0, shuffle=False)
+        with pytest.raises(ValueError, match=OUTSIDE[name]):
+            model.fit(good, validation_data=Batches(arrays, labels), verbose=0, shuffle=False)
+        loss = model.evaluate(good, verbose=0)
+        assert model.evaluate((x for x in [well]), steps=1, verbose=0) == pytest.approx(loss)
+        assert model.evaluate(Batches(well), verbose=0) == pytest.approx(loss)
+        with pytest.raises(ValueError, match="own loss takes no sample_weight or class_weight: give compile"):
+            model.evaluate(well, well.pop("labels"), sample_weight=np.ones(3), verbose=0)
 
 
 # What is allowed here: lists, and the old documentation's example.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from types import GeneratorType
 from typing import Any
 
 import keras
@@ -36,7 +37,7 @@ class Trained(keras.Model):
         return {}
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
-        """As Keras' own; ids that are in no vocabulary are refused, in arrays and in a `tf.data.Dataset`.
+        """As Keras' own; ids that are in no vocabulary are refused, in arrays and in whatever yields batches.
 
         Raises:
             ValueError: names the id, its place and the vocabulary; XLA would take another id's vector in its place.
@@ -50,6 +51,18 @@ class Trained(keras.Model):
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         """As Keras' own; ids are checked as in `fit`."""
         return _looked(super().predict, self.vocabularies(), args, kwargs)
+
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """As Keras' own; ids are checked as in `fit`."""
+        return _looked(super().train_on_batch, self.vocabularies(), args, kwargs)
+
+    def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """As Keras' own; ids are checked as in `fit`."""
+        return _looked(super().test_on_batch, self.vocabularies(), args, kwargs)
+
+    def predict_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """As Keras' own; ids are checked as in `fit`."""
+        return _looked(super().predict_on_batch, self.vocabularies(), args, kwargs)
 
     def train_step(self, data: Any) -> Any:
         return super().train_step(self._with_labels(data))
@@ -73,6 +86,11 @@ class Trained(keras.Model):
         logits = getattr(y_pred, "logits", y_pred)
         if self._compile_loss is not None:
             return super().compute_loss(x, y, logits, sample_weight, training)
+        if sample_weight is not None:
+            raise ValueError(
+                "the model's own loss takes no sample_weight or class_weight: give compile(loss=...), or leave labels out "
+                "with -100"
+            )
         if y is None or logits is None:
             raise ValueError("the batch has no labels: give a dict with `labels`, or pairs of inputs and labels")
         count = x.get("num_items_in_batch") if isinstance(x, dict) else None
@@ -102,21 +120,58 @@ def _as_dict(x: Any) -> dict[str, Any]:
     return dict(x) if isinstance(x, dict) else {"input_ids": x}
 
 
+class _LookedBatches(keras.utils.PyDataset):
+    """The batches of another `PyDataset`, each looked at."""
+
+    def __init__(self, batches: Any, look: Callable[[Any], Any]):
+        super().__init__(batches.workers, batches.use_multiprocessing, batches.max_queue_size)
+        self.batches, self.look = batches, look
+
+    @property
+    def num_batches(self) -> Any:
+        return self.batches.num_batches
+
+    def __getitem__(self, index: int) -> Any:
+        return self.look(self.batches[index])
+
+    def on_epoch_begin(self) -> None:
+        self.batches.on_epoch_begin()
+
+    def on_epoch_end(self) -> None:
+        self.batches.on_epoch_end()
+
+
 def _looked(method: Callable[..., Any], vocabularies: Vocabularies, args: tuple[Any, ...], kwargs: Any) -> Any:
-    """What Keras' method gives for data whose ids are looked at: arrays at once, a data set's batches as they come."""
+    """What Keras' method gives for data whose ids are looked at: arrays at once, other batches as they come."""
     given = dict(inspect.signature(method).bind(*args, **kwargs).arguments)
     given |= given.pop("kwargs", {})
     refused: list[ValueError] = []
 
+    def batch(element: Any) -> Any:
+        """A batch of arrays, as the tuple that Keras takes from a generator."""
+        whole = tuple(element) if isinstance(element, (tuple, list)) else (element,)
+        try:
+            look(*whole[:2])
+        except ValueError as error:
+            refused.append(error)
+            raise
+        return whole
+
     def look(x: Any, y: Any = None) -> Any:
         if isinstance(x, tf.data.Dataset):
             return x.map(lambda *element: _batch_looked(element, vocabularies, refused))
+        if isinstance(x, keras.utils.PyDataset):
+            return _LookedBatches(x, batch)
+        if isinstance(x, GeneratorType):  # Keras takes no other iterator
+            return (batch(element) for element in x)
         _look({**_as_dict(x), "labels": _labels_of(x, y)}, vocabularies)
         return x
 
     given["x"] = look(given.get("x"), given.get("y"))
-    if isinstance(given.get("validation_data"), tf.data.Dataset):
-        given["validation_data"] = look(given["validation_data"])
+    if isinstance(held_out := given.get("validation_data"), tuple):
+        look(*held_out[:2])
+    elif held_out is not None:
+        given["validation_data"] = look(held_out)
     try:
         return method(**given)
     except tf.errors.OpError as error:

@@ -71,7 +71,8 @@ def plot_cross_attention(
         raise ValueError(f"{len(input_ids)} sources are given; plot one at a time, such as input_ids[:1]")
     if decoder_input_ids is None:
         decoder_input_ids = model.generate(input_ids=input_ids, attention_mask=attention_mask, num_return_sequences=1)
-    weights = cross_attention(model, input_ids, decoder_input_ids, attention_mask)[:, 0]
+    read = decoder_input_ids[:, : max(1, decoder_input_ids.shape[1] - 1)]  # nothing is chosen after the last token
+    weights = cross_attention(model, input_ids, read, attention_mask)[:, 0]
     for name, chosen, count in (("layer", layer, weights.shape[0]), ("head", head, weights.shape[1])):
         if chosen is not None and not -count <= chosen < count:
             raise ValueError(f"{name} {chosen}: the decoder has {count}, counted from 0")

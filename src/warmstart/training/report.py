@@ -56,10 +56,10 @@ def attention_maps(model: Any, examples: Examples, tokenizers: tuple[Any, Any]) 
         batch = collate(examples, np.array([row]), 0 if pad is None else pad)
         source = source_of(model, batch)
         ids = model.generate(**source, num_return_sequences=1)
-        weights = cross_attention(model, decoder_input_ids=ids, **source)[:, 0].mean((0, 1))
         read = names(tokenizers[0], batch["input_ids"][0])[:_LONGEST_SOURCE]
         written = names(tokenizers[1], ids[0, 1:])
-        if written:
+        if written:  # the last token is not read: nothing is chosen after it
+            weights = cross_attention(model, decoder_input_ids=ids[:, :-1], **source)[:, 0].mean((0, 1))
             found.append(Map(weights[: len(written), : len(read)].float().cpu().numpy(), written, read))
     return found
 
