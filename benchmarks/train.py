@@ -4,8 +4,8 @@ The same base-size bert2bert, the same pairs (random ids; lengths as CNN/DailyMa
 dropout 0.1, padding as batches need it: ours by token budget, theirs by groups of like length and dynamic padding.
 Each contender has a process of its own, and they alternate. Speed is target tokens per second over one epoch, so that
 both read the same sources for them, the first step included; memory is the highest that was resident in it, beyond what
-the process had before the model. The last lines, one for each precision, are of both on the same batches of a smaller pair
-without dropout: how far their loss curves are apart.
+the process had before the model. The last lines, one for each precision, are of both on the same batches of a smaller
+pair without dropout: how far their loss curves are apart.
 """
 
 from __future__ import annotations

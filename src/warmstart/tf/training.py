@@ -88,8 +88,8 @@ class Trained(keras.Model):
             return super().compute_loss(x, y, logits, sample_weight, training)
         if sample_weight is not None:
             raise ValueError(
-                "the model's own loss takes no sample_weight or class_weight: give compile(loss=...), or leave labels out "
-                "with -100"
+                "the model's own loss takes no sample_weight or class_weight: give compile(loss=...), or leave labels "
+                "out with -100"
             )
         if y is None or logits is None:
             raise ValueError("the batch has no labels: give a dict with `labels`, or pairs of inputs and labels")
