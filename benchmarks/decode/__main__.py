@@ -128,6 +128,7 @@ def table(results: Results, size: Size, machine: dict[str, Any], given: argparse
     out.add_column("")
     for cell in given.cells:
         out.add_column(cell, justify="right")
+    out.add_column("loading", justify="right")
     speed = {
         name: {cell: CELLS[cell][0] * size.target / seconds(records, cell, given.cpu) for cell in given.cells}
         for name, records in results.items()
@@ -142,6 +143,7 @@ def table(results: Results, size: Size, machine: dict[str, Any], given: argparse
                 f"{peaks[cell]:.0f} MB"
                 for cell in given.cells
             ),
+            f"{median([next(iter(record.values()))['loading_mb'] for record in records]):.0f} MB",
         )
     for dtype in BYTES:
         out.add_row(f"limit {dtype}", *(f"{limit(cell, dtype, size, machine):.0f}" for cell in given.cells))

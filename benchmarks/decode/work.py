@@ -1,6 +1,7 @@
 """What one contender does in a process of its own: `python -m benchmarks.decode.work '{"contender": ..., ...}'`.
 
-The last line printed is JSON: for each cell seconds, CPU seconds, and the highest memory meanwhile.
+The last line printed is JSON: for each cell seconds, CPU seconds, the highest memory meanwhile, and that of the process
+before the first of them, loading included.
 """
 
 from __future__ import annotations
@@ -20,9 +21,13 @@ def main() -> None:
     given = json.loads(sys.argv[1])
     size = SIZES[given["size"]]
     model = load(given["contender"], given["folder"], size)
-    probes.trim()
+    loading = {"loading_mb": probes.memory()["peak_mb"]}
     count = given["documents"]
-    result = documents.work(model, given["contender"], count, size) if count else cells(model, given, size)
+    if count:
+        probes.trim()
+        result = documents.work(model, given["contender"], count, size)
+    else:
+        result = {name: figures | loading for name, figures in cells(model, given, size).items()}
     print(json.dumps(result))
 
 
@@ -38,6 +43,7 @@ def cells(model: Any, given: dict[str, Any], size: Size) -> dict[str, Any]:
         options = {"num_beams": beams, "do_sample": False}
         with torch.no_grad():
             model.generate(**inputs, **options, max_new_tokens=2, min_new_tokens=2)
+            probes.trim()  # else a small batch behind a large one would count what that one left free
             probes.reset_peak()
             probe = probes.Probe()
             tokens = model.generate(**inputs, **options, max_new_tokens=size.target, min_new_tokens=size.target)
