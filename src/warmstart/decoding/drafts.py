@@ -72,13 +72,15 @@ class Copying:
         return [], 0
 
     def learn(self, tried: int, right: int) -> None:
-        """So many tokens of a draft were tried, and so many right. If all were, doubt halves; if some were, it becomes
-        the mean with what this draft tells; if none was, it doubles, to 1 at least.
+        """So many tokens of a draft were tried, and so many right. If all were, little doubt is left; if some were, it
+        becomes the mean with what this draft tells; if none was, it doubles and more.
         """
         if not tried:
             return
-        tells = 0.0 if right == tried else 1 / max(right, 1)
-        self.doubt = max((self.doubt + tells) / 2, _LEAST) if right else max(1.0, 2 * self.doubt)
+        if right == tried:
+            self.doubt = max(self.doubt / 4, _LEAST)
+        else:
+            self.doubt = (self.doubt + 1 / right) / 2 if right else 2 * self.doubt + 1 / 4
 
 
 def patience(rows: int) -> float:
