@@ -293,7 +293,7 @@ def test_a_pipe_is_written_as_it_goes(run, pair, answer, tmp_path):
     [
         (["--num-beams", 0], "num_beams=0: it must be a whole number, 1 or more"),
         (["--num-return-sequences", 2], "num_return_sequences=2 with num_beams=1 and do_sample=False"),
-        (["--max-new-tokens", 24], "results of 25 tokens are more than the decoder's 24 positions"),
+        (["--max-new-tokens", 25], "results of 26 tokens are more than the decoder's 24 positions take"),
         (["--min-length", 9], "min_length is 9 tokens, more than max_new_tokens plus the prompt, 6"),
         (["--early-stopping", "maybe"], "'maybe' is not one of 'true', 'false', 'never'"),
         (["--set", "beams=2"], "--set beams=2: there is no setting 'beams'"),
