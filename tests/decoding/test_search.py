@@ -303,7 +303,7 @@ def test_a_rule_of_the_callers_ends_a_row(xp, zoo):
 
 
 def test_decoding_imports_no_framework():
-    known = {"__future__", "collections", "dataclasses", "difflib", "typing", "warnings", "warmstart"}
+    known = {"__future__", "collections", "dataclasses", "difflib", "math", "typing", "warnings", "warmstart"}
     for path in pathlib.Path(warmstart.decoding.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, (ast.Import, ast.ImportFrom)):

@@ -12,9 +12,8 @@ from collections.abc import Iterable
 
 from warmstart.decoding.arrays import Array, Arrays
 
-LINES = (
-    16  # a pass takes as long as so many tokens in it: its weights are read once (11 to 16 with one thread, measured)
-)
+# A pass takes as long as so many tokens in it: its weights are read once (11 to 16 with one thread, measured).
+LINES = 16
 _FADE = 0.96  # of a doubt at each pass that leaves a row alone: from twice the bound to it in 17 passes
 _LEAST = 1 / 16
 
