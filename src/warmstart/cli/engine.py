@@ -183,7 +183,7 @@ def answer(
     read = {row: {name: batch[name][place] for name in names} for place, row in enumerate(full)}
     cut = sum(bool(encoding.overflowing) for encoding in batch.encodings)
     order = sorted((row for row in full if read[row]["input_ids"]), key=lambda row: -len(read[row]["input_ids"]))
-    done([row for row in range(len(texts)) if row not in set(order)])
+    done(sorted(set(range(len(texts))) - set(order)))
     run = _streamed if hasattr(model, "generate_stream") else _batched
     for place, found in run(model, tokenizers, [read[row] for row in order], batch_size, sequences, call):
         results[order[place]] = [text.strip() for text in found]
