@@ -46,8 +46,7 @@ inline V sums_of_16(const V* v, Add add) {
 
 constexpr int OUTPUTS = 4;  // of a block, beside up to 4 rows: 16 sums, added up together
 constexpr long GROUP = 8;  // rows whose inputs the first cache has room for
-constexpr long FEW = 32;    // up to so many rows, rows are multiplied with rows as they are
-constexpr long FEW_INT8 = 16;
+constexpr long FEW = 20;   // up to so many rows, rows are multiplied with rows as they are
 
 inline __mmask16 first(long count) { return count >= 16 ? 0xffff : (1u << count) - 1; }
 
@@ -151,9 +150,6 @@ inline void finish(__m512i sums, int rows, const Rows& x, long row, const Matrix
     }
 }
 
-template <int N>
-using Constant = std::integral_constant<int, N>;
-
 // The function for so many rows, 1 to 4.
 template <typename Function>
 inline void of_height(long rows, Function function) {
@@ -163,11 +159,11 @@ inline void of_height(long rows, Function function) {
     function(Constant<1>{});
 }
 
-// Up to 4 rows from `row` on times OUTPUTS outputs, inputs `from` to `to`. Meanwhile it asks for other weights: as many
-// inputs, or half as many where `slow` is 1, of ASKED rows from `next` on, each `pitch` from the last.
+// Up to 4 rows from `row` on times OUTPUTS outputs, inputs `from` to `to`. Meanwhile it asks for as many inputs of other
+// weights: of ASKED rows from `next` on, each `pitch` from the last.
 template <typename Block, int ROWS, int ASKED>
 inline void block(const Rows& x, long row, long k, const Matrix& matrix, long output, long from, long to, float* y,
-                  long stride, const typename Block::Weight* next, long pitch, int slow) {
+                  long stride, const typename Block::Weight* next, long pitch) {
     typedef typename Block::Sum Sum;
     const auto* inputs = static_cast<const typename Block::Input*>(x.data) + row * x.stride;
     const auto* weights = static_cast<const typename Block::Weight*>(matrix.data) + output * k;
@@ -176,7 +172,7 @@ inline void block(const Rows& x, long row, long k, const Matrix& matrix, long ou
         for (int j = 0; j < OUTPUTS; ++j) sums[i][j] = Sum{};
     long at = from;
     for (; at + Block::STEP <= to; at += Block::STEP) {
-        for (int i = 0; i < ASKED; ++i) __builtin_prefetch(next + i * pitch + ((at - from) >> slow), 0, 2);
+        for (int i = 0; i < ASKED; ++i) __builtin_prefetch(next + i * pitch + at - from, 0, 2);
         Block::template step<ROWS>(inputs + at, x.stride, weights + at, k, Block::STEP, sums);
     }
     if (at < to) Block::template step<ROWS>(inputs + at, x.stride, weights + at, k, to - at, sums);
@@ -206,7 +202,7 @@ void few(const Rows& x, long rows, long k, const Matrix& matrix, long from, long
     typedef typename Block::Weight Weight;
     const Weight *here = static_cast<const Weight*>(matrix.data) + from * k, *after = static_cast<const Weight*>(next);
     long whole = from + (to - from) / OUTPUTS * OUTPUTS, piece = std::min(k, Block::PIECE), blocks = (rows + 3) / 4;
-    long parts = blocks >= 8 ? 8 : blocks >= 4 ? 4 : blocks >= 2 ? 2 : 1;
+    long parts = blocks >= 4 ? 4 : blocks >= 2 ? 2 : 1;
     for (long start = 0; start < k; start += piece) {
         long end = std::min(k, start + piece), pitch = next ? end - start : k, share = OUTPUTS * pitch / parts;
         const Weight* ahead = next ? after + start * (whole - from) : here + start + OUTPUTS * k;
@@ -217,11 +213,11 @@ void few(const Rows& x, long rows, long k, const Matrix& matrix, long from, long
                     const Weight* asked = ahead + (output - from) * pitch + row / 4 * share;
                     auto with = [&](auto height, auto count) {
                         block<Block, decltype(height)::value, decltype(count)::value>(
-                            x, row, k, matrix, output, start, end, out, stride, asked, pitch, parts == 8);
+                            x, row, k, matrix, output, start, end, out, stride, asked, pitch);
                     };
                     of_height(std::min<long>(4, rows - row), [&](auto height) {
                         if (row / 4 >= parts) return with(height, Constant<0>{});
-                        if (parts >= 4) return with(height, Constant<1>{});
+                        if (parts == 4) return with(height, Constant<1>{});
                         if (parts == 2) return with(height, Constant<2>{});
                         with(height, Constant<4>{});
                     });
@@ -261,7 +257,7 @@ inline float quantise(const float* from, long k, long stride, uint8_t* to) {
 
 #else  // registers of 8 lanes
 
-constexpr long GROUP = 10, FEW = 10, FEW_INT8 = 0;
+constexpr long GROUP = 10, FEW = 10;
 
 inline long strip_width(long) { return 48; }
 
@@ -300,8 +296,18 @@ void few_of(const float* x, long rows, long k, const T* weight, const float* bia
     if (rows - row == 1) dots<T, 1, OUTPUTS>(x, k, weight, bias, y, stride);
 }
 
-template <typename T>
-void few(const float* x, long rows, long k, const Matrix& matrix, long from, long to, float* y, long stride, const void*) {
+struct FloatBlock {
+    typedef float Weight;
+};
+struct BrainBlock {
+    typedef Brain Weight;
+};
+
+template <typename Block>
+void few(const Rows& inputs, long rows, long k, const Matrix& matrix, long from, long to, float* y, long stride,
+         const void*) {
+    typedef typename Block::Weight T;
+    const float* x = static_cast<const float*>(inputs.data);
     const T* weight = static_cast<const T*>(matrix.data) + from * k;
     const float* bias = matrix.bias ? matrix.bias + from : nullptr;
     long output = from;

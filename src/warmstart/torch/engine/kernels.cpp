@@ -7,6 +7,7 @@
 // c capacity (tokens that a cache slot holds), h hidden size.
 
 #include "dropped.h"
+#include "turned.h"
 #include "within.h"
 
 namespace {
@@ -19,59 +20,66 @@ long apart(long k) {
     return stride % 1024 ? stride : stride + 32;
 }
 
-long scratch_bytes([[maybe_unused]] long rows, [[maybe_unused]] long k, [[maybe_unused]] int64_t type) {
-#if defined(WARMSTART_WIDE)
-    if (type < 2 && rows <= FEW) return rows * apart(k) * 4;
-    if (type == 2) return rows * ((k + 63) / 64 * 64) + rows * 4;
-#endif
-    return 0;
+bool is_turned(long rows, long k, int64_t type) { return rows > FEW && (type != 2 || k % 4 == 0); }
+
+long whole_lines(long bytes) { return (bytes + 63) / 64 * 64; }
+
+long scratch_bytes(long rows, long k, int64_t type) {
+    rows = std::min(rows, together(type == 2 ? k / 4 : k));
+    long units = (rows + LANES - 1) / LANES, bytes = type == 2 ? 1 : 4;
+    long panels = rows > FEW ? whole_lines(units * LANES * k * bytes) : 0;
+    long lines = type == 2 ? rows * whole_lines(k) : std::min(rows, FEW) * apart(k) * 4;
+    return whole_lines(units * LANES * 4) + panels + lines;
 }
 
-// Inputs as the products of their type take them, written to the scratch where they are others than floats.
-Rows prepared(const float* x, [[maybe_unused]] long rows, long k, [[maybe_unused]] int64_t type,
-              [[maybe_unused]] char* scratch) {
+struct Scratch {  // room from the start of a line of the cache on
+    std::unique_ptr<char[]> held;
+    explicit Scratch(long bytes) : held(new char[bytes + 64]) {}
+    char* start() const { return held.get() + (64 - reinterpret_cast<uintptr_t>(held.get()) % 64) % 64; }
+};
+
+// Inputs as the products of their type take them, written to the scratch where they are others than floats as they lie.
+Rows prepared(const float* x, long rows, long k, int64_t type, char* scratch) {
+    auto* scales = reinterpret_cast<float*>(scratch);
+    scratch += whole_lines((rows + LANES - 1) / LANES * LANES * 4);
+    auto* panels = reinterpret_cast<float*>(scratch);
+    if (type < 2 && rows > FEW) {
+        turn_rows(x, rows, k, k, panels);
+        return {panels, scales, k};
+    }
 #if defined(WARMSTART_WIDE)
-    if (rows <= FEW && (type == 1 || (type == 0 && rows > 4 && k % 1024 == 0))) {
+    if (type == 1 || (type == 0 && rows > 4 && k % 1024 == 0)) {
         long stride = apart(k);
-        auto* to = reinterpret_cast<float*>(scratch);
 #pragma omp for schedule(static)
         for (long row = 0; row < rows; ++row) {
             if (type == 1)
-                part(x + row * k, k, (k + 31) / 32 * 32, to + row * stride);
+                part(x + row * k, k, (k + 31) / 32 * 32, panels + row * stride);
             else
-                std::memcpy(to + row * stride, x + row * k, 4 * k);
+                std::memcpy(panels + row * stride, x + row * k, 4 * k);
         }
-        return {to, nullptr, stride};
+        return {panels, nullptr, stride};
     }
     if (type == 2) {
-        long stride = (k + 63) / 64 * 64;
-        auto* scales = reinterpret_cast<float*>(scratch);
-        auto* to = reinterpret_cast<uint8_t*>(scratch + rows * 4);
+        long stride = whole_lines(k);
+        auto* to = reinterpret_cast<uint8_t*>(scratch);
 #pragma omp for schedule(static)
         for (long row = 0; row < rows; ++row) scales[row] = quantise(x + row * k, k, stride, to + row * stride);
-        return {to, scales, stride};
+        if (!is_turned(rows, k, type)) return {to, scales, stride};
+        panels = reinterpret_cast<float*>(scratch + rows * stride);
+        turn_rows(reinterpret_cast<const float*>(to), rows, k / 4, stride / 4, panels);  // moved bit by bit
+        return {panels, scales, k / 4};
     }
 #endif
     return {x, nullptr, k};
 }
 
-void product(const Rows& x, long row, long rows, bool is_many, long k, const Matrix& matrix, int64_t type, long from,
-             long to, float* y, long stride, const void* next) {
-    const float* floats = static_cast<const float*>(x.data) + row * k;
-#if defined(WARMSTART_INT8)
-    if (type == 2 && is_many) return many_int8(x, row, rows, k, matrix, from, to, y, stride, next);
-    if (type == 2) return few<Int8Block>({static_cast<const uint8_t*>(x.data) + row * x.stride, x.scales + row, x.stride},
-                                         rows, k, matrix, from, to, y, stride, next);
-#endif
-    if (is_many) return type == 0 ? many<float>(floats, rows, k, matrix, from, to, y, stride)
-                                  : many<Brain>(floats, rows, k, matrix, from, to, y, stride);
-#if defined(WARMSTART_WIDE)
-    return type == 0 ? few<FloatBlock>(x, rows, k, matrix, from, to, y, stride, next)
-                     : few<BrainBlock>(x, rows, k, matrix, from, to, y, stride, next);
-#else
-    return type == 0 ? few<float>(floats, rows, k, matrix, from, to, y, stride, next)
-                     : few<Brain>(floats, rows, k, matrix, from, to, y, stride, next);
-#endif
+// The activation of outputs `from` to `to` of a matrix, to y.
+template <typename T, typename Block>
+void product(const Rows& x, long rows, long k, bool turns, const Matrix& matrix, long from, long to, int64_t activation,
+             float* y, long stride, const void* next) {
+    if (turns) return turned<T>(x, rows, k, matrix, from, to, activation, y, stride, next);
+    few<Block>(x, rows, k, matrix, from, to, y, stride, rows > GROUP ? next : nullptr);
+    activate(y + from, rows, to - from, stride, activation);
 }
 
 struct Strip {  // outputs of one of several matrices: which one, from which on, its column among all of them
@@ -91,28 +99,44 @@ Strip strip_at(const Matrix* matrices, long count, long width, long index) {
 
 // y (r, all n) = the activation of x (r, k) times each matrix, side by side. Types: 0 float, 1 bfloat16, 2 int8.
 // `after`: the weights that are multiplied with after these, or null.
-void linear(const float* x, long rows, long k, const Matrix* matrices, long count, int64_t type, int64_t activation,
-            float* y, char* scratch, const void* after) {
+void linear_together(const float* x, long rows, long k, const Matrix* matrices, long count, int64_t type,
+                     int64_t activation, float* y, char* scratch, const void* after) {
     Rows inputs = prepared(x, rows, k, type, scratch);
-    bool is_many = type == 2 ? rows > FEW_INT8 && k % 4 == 0 : rows > FEW;
-    long height = is_many ? BLOCK_ROWS : rows, blocks = (rows + height - 1) / height, stride = 0, strips = 0;
+    bool turns = is_turned(rows, k, type);
+    long stride = 0, strips = 0, threads = omp_get_num_threads(), bytes = type == 0 ? 4 : type == 1 ? 2 : 1;
     for (long i = 0; i < count; ++i) stride += matrices[i].outputs;
-    long threads = omp_get_num_threads(), bytes = type == 0 ? 4 : type == 1 ? 2 : 1, width = strip_width(k);
-    if (is_many) width = stride * blocks < 2 * threads * STRIP ? STRIP / 2 : STRIP;  // no thread waits long for another
+    long width = strip_width(k);
+    if (turns) width = stride < 12 * threads * WIDE_STRIP ? WIDE_STRIP / 2 : WIDE_STRIP;  // no thread waits for another
     for (long i = 0; i < count; ++i) strips += (matrices[i].outputs + width - 1) / width;
 #pragma omp for schedule(dynamic, 1)
-    for (long index = 0; index < strips * blocks; ++index) {
-        long row = index / strips * height, here = std::min(height, rows - row);
-        Strip strip = strip_at(matrices, count, width, index % strips);
-        Strip next = strip_at(matrices, count, width, index % strips + threads);  // this thread's, most likely
+    for (long index = 0; index < strips; ++index) {
+        Strip strip = strip_at(matrices, count, width, index);
+        Strip next = strip_at(matrices, count, width, index + threads);  // this thread's, most likely
         const Matrix& matrix = matrices[strip.which];
         const void* start = next.which < count ? matrices[next.which].data : after ? after : matrix.data;
-        const void* ahead = rows > GROUP ? static_cast<const char*>(start) + next.from * k * bytes : nullptr;
+        const void* ahead = static_cast<const char*>(start) + next.from * k * bytes;
         long to = std::min<long>(strip.from + width, matrix.outputs);
-        float* out = y + row * stride + strip.column;
-        product(inputs, row, here, is_many, k, matrix, type, strip.from, to, out, stride, ahead);
-        activate(out + strip.from, here, to - strip.from, stride, activation);
+        float* out = y + strip.column;
+        auto of = [&](auto type_of, auto block) {
+            product<decltype(type_of), decltype(block)>(inputs, rows, k, turns, matrix, strip.from, to, activation, out,
+                                                        stride, ahead);
+        };
+#if defined(WARMSTART_INT8)
+        if (type == 2) of(int8_t{}, Int8Block{});
+#endif
+        if (type == 1) of(Brain{}, BrainBlock{});
+        if (type == 0) of(float{}, FloatBlock{});
     }
+}
+
+void linear(const float* x, long rows, long k, const Matrix* matrices, long count, int64_t type, int64_t activation,
+            float* y, char* scratch, const void* after) {
+    long stride = 0;
+    for (long i = 0; i < count; ++i) stride += matrices[i].outputs;
+    long most = together(type == 2 ? k / 4 : k);
+    for (long row = 0; row < rows; row += most)
+        linear_together(x + row * k, std::min(most, rows - row), k, matrices, count, type, activation,
+                        y + row * stride, scratch, after);
 }
 
 // out (r, n) = the activation of the left half of x (r, 2 * n), times the right.
@@ -219,16 +243,16 @@ void warmstart_run(const Op* ops, int64_t count, int64_t rows, const Held* held,
     long bytes = 0;
     for (long i = 0; i < count; ++i)
         if (ops[i].kind == PRODUCT) bytes = std::max(bytes, scratch_bytes(rows, ops[i].inputs, ops[i].type));
-    std::unique_ptr<char[]> scratch(new char[bytes + 64]);
+    Scratch scratch(bytes);
 #pragma omp parallel
-    for (long i = 0; i < count; ++i) run(ops[i], rows, held, arena, scratch.get(), next_weights(ops + i, ops + count));
+    for (long i = 0; i < count; ++i) run(ops[i], rows, held, arena, scratch.start(), next_weights(ops + i, ops + count));
 }
 
 void warmstart_linear(const float* x, int64_t rows, int64_t k, const Matrix* matrices, int64_t count, int64_t type,
                       int64_t activation, float* y) {
-    std::unique_ptr<char[]> scratch(new char[scratch_bytes(rows, k, type) + 64]);
+    Scratch scratch(scratch_bytes(rows, k, type));
 #pragma omp parallel
-    linear(x, rows, k, matrices, count, type, activation, y, scratch.get(), nullptr);
+    linear(x, rows, k, matrices, count, type, activation, y, scratch.start(), nullptr);
 }
 
 // out (r, k) = each row of x over its largest number, which goes to scales (r,): what int8 products take.

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <type_traits>
 #include <vector>
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -61,6 +62,77 @@ inline float sum(Vector x) {  // by halves: one after another, each addition wou
     return lanes[0];
 #endif
 }
+
+// LANES rows of LANES numbers, moved bit by bit: to[j][i] = from[i][j].
+inline void turn_square(const float* from, long stride, float* to, long pitch) {
+#if defined(__AVX512F__)
+    __m512 a[16], b[16];
+    for (int i = 0; i < 16; ++i) a[i] = _mm512_loadu_ps(from + i * stride);
+    for (int i = 0; i < 16; i += 2) {
+        b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
+        b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4)
+        for (int j = 0; j < 2; ++j) {
+            a[i + 2 * j] = _mm512_shuffle_ps(b[i + j], b[i + j + 2], 0x44);
+            a[i + 2 * j + 1] = _mm512_shuffle_ps(b[i + j], b[i + j + 2], 0xee);
+        }
+    for (int j = 0; j < 4; ++j) {  // in a[i + j], each fourth column from j on, of rows i to i + 3
+        __m512 even = _mm512_shuffle_f32x4(a[j], a[4 + j], 0x88), odd = _mm512_shuffle_f32x4(a[j], a[4 + j], 0xdd);
+        __m512 even2 = _mm512_shuffle_f32x4(a[8 + j], a[12 + j], 0x88);
+        __m512 odd2 = _mm512_shuffle_f32x4(a[8 + j], a[12 + j], 0xdd);
+        _mm512_storeu_ps(to + j * pitch, _mm512_shuffle_f32x4(even, even2, 0x88));
+        _mm512_storeu_ps(to + (j + 4) * pitch, _mm512_shuffle_f32x4(odd, odd2, 0x88));
+        _mm512_storeu_ps(to + (j + 8) * pitch, _mm512_shuffle_f32x4(even, even2, 0xdd));
+        _mm512_storeu_ps(to + (j + 12) * pitch, _mm512_shuffle_f32x4(odd, odd2, 0xdd));
+    }
+#elif defined(__AVX2__)
+    __m256 a[8], b[8];
+    for (int i = 0; i < 8; ++i) a[i] = _mm256_loadu_ps(from + i * stride);
+    for (int i = 0; i < 8; i += 2) {
+        b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
+        b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int j = 0; j < 2; ++j) {
+            a[i + 2 * j] = _mm256_shuffle_ps(b[i + j], b[i + j + 2], 0x44);
+            a[i + 2 * j + 1] = _mm256_shuffle_ps(b[i + j], b[i + j + 2], 0xee);
+        }
+    for (int i = 0; i < 4; ++i) {
+        _mm256_storeu_ps(to + i * pitch, _mm256_permute2f128_ps(a[i], a[i + 4], 0x20));
+        _mm256_storeu_ps(to + (i + 4) * pitch, _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
+    }
+#else
+    for (int i = 0; i < LANES; ++i)
+        for (int j = 0; j < LANES; ++j) to[j * pitch + i] = from[i * stride + j];
+#endif
+}
+
+// The same with other numbers of rows and columns.
+inline void turn_any(const float* from, long stride, long rows, long columns, float* to, long pitch) {
+    for (long i = 0; i < rows; i += LANES)
+        for (long j = 0; j < columns; j += LANES) {
+            if (i + LANES <= rows && j + LANES <= columns) {
+                turn_square(from + i * stride + j, stride, to + j * pitch + i, pitch);
+                continue;
+            }
+            for (long row = i; row < std::min(rows, i + LANES); ++row)
+                for (long column = j; column < std::min(columns, j + LANES); ++column)
+                    to[column * pitch + row] = from[row * stride + column];
+        }
+}
+
+// Weights as they are multiplied.
+inline void widen(const float* from, long count, float* to) { std::memcpy(to, from, 4 * count); }
+inline void widen(const int8_t* from, long count, int32_t* to) { std::memcpy(to, from, count); }
+inline void widen(const Brain* from, long count, float* to) {
+    long at = 0;
+    for (; at + LANES <= count; at += LANES) *reinterpret_cast<Vector*>(to + at) = load(from + at);
+    for (; at < count; ++at) to[at] = number(from[at]);
+}
+
+template <int N>
+using Constant = std::integral_constant<int, N>;
 
 // e to the power of x <= 0: 2^n times a polynomial, the coefficients of Cephes' expf (Moshier 1992).
 inline Vector power_of_e(Vector x) {

@@ -4,9 +4,63 @@
 #pragma once
 
 #include "attention.h"
-#include "many.h"
 
 namespace {
+
+#if defined(__AVX512F__)
+constexpr int TILE_ROWS = 12;  // 24 of 32 registers hold sums
+#else
+constexpr int TILE_ROWS = 6;  // 12 of 16
+#endif
+constexpr int PANEL = 2 * LANES;   // outputs of a tile
+
+// (outputs, depth), rows `stride` apart, to a panel (depth, PANEL), those that are not there 0.
+inline void turn(const float* x, long stride, long depth, long outputs, float* panel) {
+    if (outputs < PANEL) std::fill_n(panel, depth * PANEL, 0.0f);
+    turn_any(x, stride, outputs, depth, panel, PANEL);
+}
+
+// Sums of a tile's rows, each of PANEL outputs. They are put down here first: where sums go and what is done to them on
+// the way is much code, beside which they would not stay in registers.
+template <int ROWS>
+__attribute__((noinline)) void tile(const float* x, long width, long depth, const float* panel, float* sums) {
+    Vector low[ROWS], high[ROWS];
+#pragma GCC unroll 12
+    for (int i = 0; i < ROWS; ++i) low[i] = high[i] = Vector{};
+#pragma GCC unroll 2
+    for (long at = 0; at < depth; ++at) {
+        Vector a = load(panel + at * PANEL), b = load(panel + at * PANEL + LANES);
+#pragma GCC unroll 12
+        for (int i = 0; i < ROWS; ++i) {
+            float value = x[i * width + at];
+            low[i] += value * a;
+            high[i] += value * b;
+        }
+    }
+#pragma GCC unroll 12
+    for (int i = 0; i < ROWS; ++i) {
+        *reinterpret_cast<Vector*>(sums + i * PANEL) = low[i];
+        *reinterpret_cast<Vector*>(sums + i * PANEL + LANES) = high[i];
+    }
+}
+
+template <int ROWS>
+void sums_of(long rows, const float* x, long width, long depth, const float* panel, float* sums) {
+    if constexpr (ROWS > 0) {
+        if (rows == ROWS)
+            tile<ROWS>(x, width, depth, panel, sums);
+        else
+            sums_of<ROWS - 1>(rows, x, width, depth, panel, sums);
+    }
+}
+
+// A tile of up to TILE_ROWS rows, its `outputs` to y.
+inline void tile_of(long rows, const float* x, long width, long depth, const float* panel, float* y, long stride,
+                    long outputs) {
+    alignas(64) float sums[TILE_ROWS * PANEL];
+    sums_of<TILE_ROWS>(rows, x, width, depth, panel, sums);
+    for (long i = 0; i < rows; ++i) std::memcpy(y + i * stride, sums + i * PANEL, 4 * outputs);
+}
 
 // A row of scores (length, room for a multiple of PANEL) as weights that add up to 1.
 inline void weights_of(float* row, long length, float scale) {
@@ -45,7 +99,8 @@ void attend_within(const float* query, const float* key, const float* value, lon
         kept.resize(width * size + parts * length * PANEL + TILE_ROWS * width);
         float *keys = kept.data(), *values = keys + width * size, *scores = values + parts * length * PANEL;
         for (long t = 0; t < length; t += PANEL)
-            turn(key + (start + t) * stride + head * size, stride, size, std::min<long>(PANEL, length - t), keys + t * size);
+            turn(key + (start + t) * stride + head * size, stride, size, std::min<long>(PANEL, length - t),
+                 keys + t * size);
         for (long part = 0; part < parts; ++part) {
             long count = std::min<long>(PANEL, size - part * PANEL);
             for (long t = 0; t < length; ++t) {
@@ -59,13 +114,12 @@ void attend_within(const float* query, const float* key, const float* value, lon
                 long height = std::min<long>(TILE_ROWS, length - row), column = (head * group + g) * size;
                 const float* from = query + (start + row) * stride + column;
                 for (long t = 0; t < length; t += PANEL)
-                    tile_of(height, from, stride, size, keys + t * size,
-                                       {scores + t, width, PANEL, true, true, nullptr});
+                    tile_of(height, from, stride, size, keys + t * size, scores + t, width, PANEL);
                 for (long i = 0; i < height; ++i) weights_of(scores + i * width, length, of.scale);
                 for (long part = 0; part < parts; ++part)
                     tile_of(height, scores, width, length, values + part * length * PANEL,
-                                       {out + (start + row) * wide + column + part * PANEL, wide,
-                                        std::min<long>(PANEL, size - part * PANEL), true, true, nullptr});
+                            out + (start + row) * wide + column + part * PANEL, wide,
+                            std::min<long>(PANEL, size - part * PANEL));
             }
     }
 }

@@ -1,0 +1,188 @@
+// Products with more rows than few: inputs are turned, so that the lanes of a vector are rows, and weights are read as
+// they lie, each once for all rows of a block.
+//
+// Shapes: r rows, k inputs, n outputs. A word is an input or a weight as it is multiplied: a float, or four bytes. A unit
+// is LANES rows; a block is up to MOST units; a tile is some outputs of a block.
+#pragma once
+
+#include "few.h"
+
+namespace {
+
+constexpr int MOST = LANES == 16 ? 4 : 3;
+constexpr long WIDE_STRIP = 48;
+
+// Outputs of a tile: its sums, the inputs of one step and one weight fill the registers.
+constexpr int tile_height(int units) { return (LANES == 16 ? 24 : 12) / units; }
+
+// Words of a tile: the inputs of so many stay in the first cache while the weights of a strip pass.
+constexpr long tile_depth(int units) { return 512 / units / 16 * 16; }
+
+// Rows that are turned at once: what a second cache has room for beside a strip's weights.
+inline long together(long words) { return std::max(1L, (6L << 16) / (words * LANES * MOST)) * LANES * MOST; }
+
+// Rows as blocks of like size; the place of a block is that of its first unit.
+struct Blocks {
+    long units, count;
+    explicit Blocks(long rows) : units((rows + LANES - 1) / LANES), count((units + MOST - 1) / MOST) {}
+    long place(long block) const { return block * (units / count) + std::min(block, units % count); }
+};
+
+// How weights of a type are multiplied, and what is done to the sums (width,) of an output afterwards.
+template <typename T>
+struct Way {
+    typedef float Word;
+    typedef Vector Sum;
+    static constexpr long EACH = 1;  // weights of a word
+    static inline Sum add(Sum sum, Word weight, Sum inputs) { return sum + weight * inputs; }
+    static inline Word first(const Matrix& matrix, long output) { return matrix.bias ? matrix.bias[output] : 0.0f; }
+    static inline void finish(const Matrix&, long, const float*, long, Word*) {}
+};
+#if defined(WARMSTART_INT8)
+template <>
+struct Way<int8_t> {
+    typedef int32_t Word;
+    typedef int32_t Sum __attribute__((vector_size(64), aligned(4), may_alias));
+    static constexpr long EACH = 4;
+    static inline Sum add(Sum sum, Word weight, Sum inputs) {
+        return (Sum)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)inputs, _mm512_set1_epi32(weight));
+    }
+    static inline Word first(const Matrix& matrix, long output) { return -128 * matrix.sums[output]; }
+    static inline void finish(const Matrix& matrix, long output, const float* scales, long width, Word* sums) {
+        __m512 scale = _mm512_set1_ps(matrix.scales[output]);
+        __m512 bias = _mm512_set1_ps(matrix.bias ? matrix.bias[output] : 0.0f);
+        for (long at = 0; at < width; at += LANES) {
+            __m512 value = _mm512_cvtepi32_ps(_mm512_loadu_si512(sums + at));
+            value = _mm512_fmadd_ps(value, _mm512_mul_ps(scale, _mm512_loadu_ps(scales + at)), bias);
+            _mm512_storeu_ps(sums + at, value);
+        }
+    }
+};
+#endif
+
+// Rows (r, words), `stride` apart, to panels: blocks one behind the other, each (words, its rows), rows that are not there
+// 0. All threads of a team do it.
+inline void turn_rows(const float* x, long rows, long words, long stride, float* panels) {
+    constexpr long PART = 256;
+    Blocks blocks(rows);
+    long parts = (words + PART - 1) / PART;
+#pragma omp for schedule(static)
+    for (long task = 0; task < blocks.units * parts; ++task) {
+        long unit = task / parts, block = 0, from = task % parts * PART, count = std::min(PART, words - from);
+        while (blocks.place(block + 1) <= unit) ++block;
+        long place = blocks.place(block), width = (blocks.place(block + 1) - place) * LANES;
+        long row = unit * LANES, here = std::min<long>(LANES, rows - row);
+        float* to = panels + place * LANES * words + from * width + (unit - place) * LANES;
+        for (long at = 0; here < LANES && at < count; ++at) std::fill_n(to + at * width, LANES, 0.0f);
+        turn_any(x + row * stride + from, stride, here, count, to, width);
+    }
+}
+
+// Sums of a tile over `depth` words, added to `sums` (outputs, UNITS * LANES). Meanwhile it asks for as many weights at
+// `next`, whose rows are `next_pitch` bytes apart.
+template <typename T, int UNITS>
+__attribute__((noinline)) void turned_tile(const typename Way<T>::Word* weights, long pitch, long depth,
+                                           const typename Way<T>::Word* panel, typename Way<T>::Word* sums,
+                                           const char* next, long next_pitch) {
+    typedef Way<T> Of;
+    typedef typename Of::Sum Sum;
+    constexpr int HEIGHT = tile_height(UNITS);
+    Sum totals[HEIGHT][UNITS];
+#pragma GCC unroll 24
+    for (int i = 0; i < HEIGHT; ++i)
+#pragma GCC unroll 4
+        for (int j = 0; j < UNITS; ++j) totals[i][j] = Sum{};
+    auto step = [&](long at) __attribute__((always_inline)) {
+        Sum inputs[UNITS];
+#pragma GCC unroll 4
+        for (int j = 0; j < UNITS; ++j) inputs[j] = *reinterpret_cast<const Sum*>(panel + (at * UNITS + j) * LANES);
+#pragma GCC unroll 24
+        for (int i = 0; i < HEIGHT; ++i) {
+            typename Of::Word weight = weights[i * pitch + at];
+#pragma GCC unroll 4
+            for (int j = 0; j < UNITS; ++j) totals[i][j] = Of::add(totals[i][j], weight, inputs[j]);
+        }
+    };
+    long at = 0;
+    for (; at + 16 <= depth; at += 16) {
+        const char* ask = next + at * Of::EACH * static_cast<long>(sizeof(T));
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; ++i) {
+            if (i < HEIGHT) __builtin_prefetch(ask + i * next_pitch, 0, 2);
+            step(at + i);
+        }
+    }
+    for (; at < depth; ++at) step(at);
+#pragma GCC unroll 24
+    for (int i = 0; i < HEIGHT; ++i)
+#pragma GCC unroll 4
+        for (int j = 0; j < UNITS; ++j) *reinterpret_cast<Sum*>(sums + (i * UNITS + j) * LANES) += totals[i][j];
+}
+
+// Outputs `from` to `to` of one block, a panel (words, UNITS * LANES), to sums (to - from, UNITS * LANES).
+template <typename T, int UNITS>
+void turned_block(const typename Way<T>::Word* panel, const float* scales, long k, const Matrix& matrix, long from,
+                  long to, typename Way<T>::Word* sums, const T* next) {
+    typedef Way<T> Of;
+    typedef typename Of::Word Word;
+    constexpr int HEIGHT = tile_height(UNITS);
+    constexpr long DEPTH = tile_depth(UNITS), WIDTH = UNITS * LANES, PITCH = DEPTH + LANES;
+    alignas(64) Word near[HEIGHT * PITCH] = {};  // weights that are no words yet, or fewer than a tile's
+    const T* all = static_cast<const T*>(matrix.data);
+    long words = k / Of::EACH;
+    for (long output = from; output < to; ++output)
+        std::fill_n(sums + (output - from) * WIDTH, WIDTH, Of::first(matrix, output));
+    for (long start = 0; start < words; start += DEPTH) {
+        long depth = std::min(DEPTH, words - start);
+        for (long output = from; output < to; output += HEIGHT) {
+            const T *weights = all + output * k + start * Of::EACH, *after = next;
+            long count = std::min<long>(HEIGHT, to - output), pitch = words;
+            if (output + HEIGHT < to)
+                after = weights + HEIGHT * k;
+            else if (start + DEPTH < words)
+                after = all + from * k + (start + DEPTH) * Of::EACH;
+            auto* tile = reinterpret_cast<const Word*>(weights);
+            if (std::is_same_v<T, Brain> || count < HEIGHT) {
+                for (long i = 0; i < count; ++i) widen(weights + i * k, depth * Of::EACH, near + i * PITCH);
+                tile = near, pitch = PITCH;
+            }
+            turned_tile<T, UNITS>(tile, pitch, depth, panel + start * WIDTH, sums + (output - from) * WIDTH,
+                                  reinterpret_cast<const char*>(after), k * static_cast<long>(sizeof(T)));
+        }
+    }
+    for (long output = from; output < to; ++output)
+        Of::finish(matrix, output, scales, WIDTH, sums + (output - from) * WIDTH);
+}
+
+// The activation of outputs `from` to `to` of all rows, which lie in panels, to y. `next`: weights that come afterwards.
+template <typename T>
+void turned(const Rows& x, long rows, long k, const Matrix& matrix, long from, long to, int64_t activation, float* y,
+            long stride, const void* next) {
+    typedef typename Way<T>::Word Word;
+    alignas(64) Word sums[(WIDE_STRIP + tile_height(1)) * MOST * LANES];
+    Blocks blocks(rows);
+    for (long block = 0; block < blocks.count; ++block) {
+        long place = blocks.place(block), units = blocks.place(block + 1) - place, width = units * LANES;
+        const Word* panel = static_cast<const Word*>(x.data) + place * LANES * (k / Way<T>::EACH);
+        const float* scales = x.scales + place * LANES;
+        const T* after = static_cast<const T*>(block + 1 < blocks.count ? matrix.data : next);
+        if (block + 1 < blocks.count) after += from * k;
+        auto of = [&](auto count) {
+            turned_block<T, decltype(count)::value>(panel, scales, k, matrix, from, to, sums, after);
+        };
+        if (units == 1) of(Constant<1>{});
+        if (units == 2) of(Constant<2>{});
+        if (units == 3) of(Constant<3>{});
+        if constexpr (MOST > 3)
+            if (units == 4) of(Constant<4>{});
+        auto* numbers = reinterpret_cast<float*>(sums);
+        activate(numbers, to - from, width, width, activation);
+        for (long unit = 0; unit < units; ++unit) {
+            long row = (place + unit) * LANES;
+            float* out = y + row * stride + from;
+            turn_any(numbers + unit * LANES, width, to - from, std::min<long>(LANES, rows - row), out, stride);
+        }
+    }
+}
+
+}  // namespace
