@@ -1,88 +1,48 @@
 // Attention of all tokens of a source over each other, as an encoder has it: tiles of queries over panels of keys.
 //
-// Shapes: n tokens of b sources, one source behind the other, m key-value heads, g query heads for each, d head size.
+// Shapes: n tokens of b sources, one source behind the other, m key-value heads, g query heads for each, d head size. A
+// panel is PANEL tokens or PANEL numbers of a head; GROUP_ROWS queries pass over each while it is in the first cache.
 #pragma once
 
 #include "attention.h"
+#include "turned.h"
 
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int TILE_ROWS = 12;  // 24 of 32 registers hold sums
-#else
-constexpr int TILE_ROWS = 6;  // 12 of 16
-#endif
-constexpr int PANEL = 2 * LANES;   // outputs of a tile
+constexpr int WITHIN_UNITS = LANES == 16 ? 4 : 2, PANEL = WITHIN_UNITS * LANES;
+constexpr long GROUP_ROWS = 4 * tile_height(WITHIN_UNITS);
 
-// (outputs, depth), rows `stride` apart, to a panel (depth, PANEL), those that are not there 0.
-inline void turn(const float* x, long stride, long depth, long outputs, float* panel) {
-    if (outputs < PANEL) std::fill_n(panel, depth * PANEL, 0.0f);
-    turn_any(x, stride, outputs, depth, panel, PANEL);
+// Rows x (GROUP_ROWS, depth) times a panel (depth, PANEL), added to sums (GROUP_ROWS, PANEL), of which `rows` are wanted.
+inline void add_products(const float* x, long rows, long depth, long pitch, const float* panel, float* sums) {
+    constexpr int HEIGHT = tile_height(WITHIN_UNITS);
+    for (long row = 0; row < rows; row += HEIGHT)
+        turned_tile<float, WITHIN_UNITS>(x + row * pitch, pitch, depth, panel, sums + row * PANEL,
+                                         reinterpret_cast<const char*>(panel), 0);
 }
 
-// Sums of a tile's rows, each of PANEL outputs. They are put down here first: where sums go and what is done to them on
-// the way is much code, beside which they would not stay in registers.
-template <int ROWS>
-__attribute__((noinline)) void tile(const float* x, long width, long depth, const float* panel, float* sums) {
-    Vector low[ROWS], high[ROWS];
-#pragma GCC unroll 12
-    for (int i = 0; i < ROWS; ++i) low[i] = high[i] = Vector{};
-#pragma GCC unroll 2
-    for (long at = 0; at < depth; ++at) {
-        Vector a = load(panel + at * PANEL), b = load(panel + at * PANEL + LANES);
-#pragma GCC unroll 12
-        for (int i = 0; i < ROWS; ++i) {
-            float value = x[i * width + at];
-            low[i] += value * a;
-            high[i] += value * b;
-        }
-    }
-#pragma GCC unroll 12
-    for (int i = 0; i < ROWS; ++i) {
-        *reinterpret_cast<Vector*>(sums + i * PANEL) = low[i];
-        *reinterpret_cast<Vector*>(sums + i * PANEL + LANES) = high[i];
-    }
-}
-
-template <int ROWS>
-void sums_of(long rows, const float* x, long width, long depth, const float* panel, float* sums) {
-    if constexpr (ROWS > 0) {
-        if (rows == ROWS)
-            tile<ROWS>(x, width, depth, panel, sums);
-        else
-            sums_of<ROWS - 1>(rows, x, width, depth, panel, sums);
-    }
-}
-
-// A tile of up to TILE_ROWS rows, its `outputs` to y.
-inline void tile_of(long rows, const float* x, long width, long depth, const float* panel, float* y, long stride,
-                    long outputs) {
-    alignas(64) float sums[TILE_ROWS * PANEL];
-    sums_of<TILE_ROWS>(rows, x, width, depth, panel, sums);
-    for (long i = 0; i < rows; ++i) std::memcpy(y + i * stride, sums + i * PANEL, 4 * outputs);
-}
-
-// A row of scores (length, room for a multiple of PANEL) as weights that add up to 1.
-inline void weights_of(float* row, long length, float scale) {
-    long width = (length + LANES - 1) / LANES * LANES;
-    for (long t = length; t < width; ++t) row[t] = row[0];
-    Vector most = load(row);
-    for (long t = LANES; t < width; t += LANES) {
-        Vector other = load(row + t);
-        most = most > other ? most : other;
-    }
+// Scores of a query, PANEL here and PANEL each `apart` numbers further on, as weights that add up to 1; `length` in all.
+inline void weights_of(float* scores, long apart, long length, float scale) {
+    Vector most = Vector{} + scores[0], total = Vector{};
+    auto each = [&](auto does) {
+        for (long from = 0; from < length; from += PANEL)
+            for (long at = 0; at < std::min<long>(PANEL, length - from); at += LANES)
+                does(scores + from / PANEL * apart + at, length - from - at);
+    };
+    each([&](float* at, long count) {
+        for (long lane = count; lane < LANES; ++lane) at[lane] = at[0];
+        most = most > load(at) ? most : load(at);
+    });
     float top = most[0];
     for (int lane = 1; lane < LANES; ++lane) top = std::max(top, most[lane]);
-    Vector total = Vector{}, shift = Vector{} + top * scale;
-    for (long t = 0; t < width; t += LANES) {
-        Vector weight = power_of_e(load(row + t) * scale - shift);
-        *reinterpret_cast<Vector*>(row + t) = weight;
-        if (t + LANES <= length) total += weight;
-    }
-    float all = sum(total);
-    for (long t = length / LANES * LANES; t < length; ++t) all += row[t];
-    float inverse = 1.0f / all;
-    for (long t = 0; t < length; ++t) row[t] *= inverse;
+    Vector shift = Vector{} + top * scale;
+    each([&](float* at, long count) {
+        Vector weight = power_of_e(load(at) * scale - shift);
+        *reinterpret_cast<Vector*>(at) = weight;
+        for (long lane = count; lane < LANES; ++lane) at[lane] = 0;
+        total += load(at);
+    });
+    Vector inverse = Vector{} + 1.0f / sum(total);
+    each([&](float* at, long) { *reinterpret_cast<Vector*>(at) = load(at) * inverse; });
 }
 
 // query (n, m * g * d), key and value (n, m * d), `stride` from token to token; source i has the tokens from starts[i]
@@ -95,31 +55,36 @@ void attend_within(const float* query, const float* key, const float* value, lon
     for (long task = 0; task < sources * heads; ++task) {
         static thread_local std::vector<float> kept;
         long start = starts[task / heads], length = starts[task / heads + 1] - start, head = task % heads;
-        long width = (length + PANEL - 1) / PANEL * PANEL;
-        kept.resize(width * size + parts * length * PANEL + TILE_ROWS * width);
+        long panels = (length + PANEL - 1) / PANEL, width = panels * PANEL;
+        kept.assign(width * size + parts * length * PANEL + GROUP_ROWS * (width + size + PANEL), 0.0f);
         float *keys = kept.data(), *values = keys + width * size, *scores = values + parts * length * PANEL;
+        float *queries = scores + GROUP_ROWS * width, *sums = queries + GROUP_ROWS * size;
         for (long t = 0; t < length; t += PANEL)
-            turn(key + (start + t) * stride + head * size, stride, size, std::min<long>(PANEL, length - t),
-                 keys + t * size);
-        for (long part = 0; part < parts; ++part) {
-            long count = std::min<long>(PANEL, size - part * PANEL);
-            for (long t = 0; t < length; ++t) {
-                float* to = values + (part * length + t) * PANEL;
-                std::memcpy(to, value + (start + t) * stride + head * size + part * PANEL, 4 * count);
-                std::fill(to + count, to + PANEL, 0.0f);
-            }
-        }
+            turn_any(key + (start + t) * stride + head * size, stride, std::min<long>(PANEL, length - t), size,
+                     keys + t * size, PANEL);
+        for (long part = 0; part < parts; ++part)
+            for (long t = 0; t < length; ++t)
+                std::memcpy(values + (part * length + t) * PANEL, value + (start + t) * stride + head * size + part * PANEL,
+                            4 * std::min<long>(PANEL, size - part * PANEL));
         for (long g = 0; g < group; ++g)
-            for (long row = 0; row < length; row += TILE_ROWS) {
-                long height = std::min<long>(TILE_ROWS, length - row), column = (head * group + g) * size;
-                const float* from = query + (start + row) * stride + column;
-                for (long t = 0; t < length; t += PANEL)
-                    tile_of(height, from, stride, size, keys + t * size, scores + t, width, PANEL);
-                for (long i = 0; i < height; ++i) weights_of(scores + i * width, length, of.scale);
-                for (long part = 0; part < parts; ++part)
-                    tile_of(height, scores, width, length, values + part * length * PANEL,
-                            out + (start + row) * wide + column + part * PANEL, wide,
-                            std::min<long>(PANEL, size - part * PANEL));
+            for (long row = 0; row < length; row += GROUP_ROWS) {
+                long rows = std::min(GROUP_ROWS, length - row), column = (head * group + g) * size;
+                for (long i = 0; i < rows; ++i)
+                    std::memcpy(queries + i * size, query + (start + row + i) * stride + column, 4 * size);
+                std::fill_n(scores, GROUP_ROWS * width, 0.0f);
+                for (long t = 0; t < panels; ++t)
+                    add_products(queries, rows, size, size, keys + t * PANEL * size, scores + t * GROUP_ROWS * PANEL);
+                for (long i = 0; i < rows; ++i)
+                    weights_of(scores + i * PANEL, GROUP_ROWS * PANEL, length, of.scale);
+                for (long part = 0; part < parts; ++part) {
+                    std::fill_n(sums, GROUP_ROWS * PANEL, 0.0f);
+                    for (long t = 0; t < length; t += PANEL)
+                        add_products(scores + t * GROUP_ROWS, rows, std::min<long>(PANEL, length - t), PANEL,
+                                     values + (part * length + t) * PANEL, sums);
+                    for (long i = 0; i < rows; ++i)
+                        std::memcpy(out + (start + row + i) * wide + column + part * PANEL, sums + i * PANEL,
+                                    4 * std::min<long>(PANEL, size - part * PANEL));
+                }
             }
     }
 }
