@@ -11,11 +11,10 @@ from warmstart.torch.engine import encoder, native, program
 
 @pytest.fixture(params=["native", "x86-64-v3"])
 def kernels(request, monkeypatch):
-    """The kernels for this processor, and those for one with AVX2 and no more; nothing is left to torch's products."""
+    """The kernels for this processor, and those for one with AVX2 and no more."""
     if platform.machine() not in ("x86_64", "AMD64") or (library := native.load(request.param)) is None:
         pytest.skip("no compiler here")
     monkeypatch.setattr(native, "library", lambda: library)
-    monkeypatch.setattr(native, "has_fast_library", lambda: False)
 
 
 @pytest.mark.parametrize("size", [4, 20, 64])

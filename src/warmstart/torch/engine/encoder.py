@@ -13,7 +13,7 @@ from torch import Tensor
 
 from warmstart.torch.attention import Mask, attend
 from warmstart.torch.engine import native
-from warmstart.torch.engine.products import add_norm, has_faster_products, norm, product
+from warmstart.torch.engine.products import add_norm, norm, product
 from warmstart.torch.engine.program import LayerParts, StackProgram, can_program
 from warmstart.torch.engine.step import by_heads, feed_forward, qkv
 from warmstart.torch.loading import straighten
@@ -36,7 +36,7 @@ def encode(
         position_ids = position_rows(ids, mask, (rows, length), 0, spec.causal, spec.embedding)
     x = tables(ids, vectors, position_ids, token_type_ids).float()
     library = native.library()
-    if library is not None and can_program(encoder, encodes=True) and not has_faster_products(encoder):
+    if library is not None and can_program(encoder, encodes=True):
         return _programmed(library, encoder, x, mask)
     rotations = encoder._rotations(x, position_ids, mask, (rows, length), 0)
     masks = {

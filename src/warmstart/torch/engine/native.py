@@ -125,18 +125,12 @@ def load(processor: str) -> ctypes.CDLL | None:
 
 
 @functools.cache
-def has_fast_library() -> bool:
-    """Whether torch's float32 products come from a library that the processor's maker made for it."""
-    return torch.backends.mkl.is_available() and "Intel" in _processor()
-
-
-@functools.cache
 def has_fast_bf16() -> bool:
     """Whether torch multiplies bf16 faster than float32: where there are units for whole products of it (AMX, ARM), or
     instructions for it and no fast library for float32. Beside one, those of AVX-512 are half as fast.
     """
-    words = set(_processor().split())
-    return bool(words & {"amx_bf16", "bf16"}) or ("avx512_bf16" in words and not has_fast_library())
+    words, has_library = set(_processor().split()), torch.backends.mkl.is_available() and "Intel" in _processor()
+    return bool(words & {"amx_bf16", "bf16"}) or ("avx512_bf16" in words and not has_library)
 
 
 def _place(processor: str) -> Path:

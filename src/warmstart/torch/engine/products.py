@@ -19,7 +19,6 @@ from warmstart.torch.engine.int8 import NARROW, Int8Linear, packed
 
 Product = Callable[[Tensor], Tensor]
 """Rows (r, k) in float32 to all outputs side by side (r, n), in float32."""
-_MANY = 256  # from so many rows on torch's own float32 products are faster, if they are made for the processor
 NormParts = tuple[Tensor, Tensor | None, float, bool]
 """A norm's weight, bias, epsilon, and whether it is one of root mean squares."""
 
@@ -66,26 +65,14 @@ class Weights:
 
 def _native_product(library: ctypes.CDLL, layers: Sequence[Any], activation: str) -> Product:
     of, which = Weights(layers), native.ACTIVATIONS[activation]
-    large = _library_product(layers, of.outputs) if _in_library(layers[0].weight.dtype) else None
 
     def multiply(x: Tensor) -> Tensor:
-        if large is not None and len(x) >= _MANY:
-            return ACTIVATIONS[activation](large(x))
         y = torch.empty(len(x), of.outputs)
         x = x.contiguous()
         library.warmstart_linear(x.data_ptr(), len(x), of.inputs, of.matrices, of.count, of.type, which, y.data_ptr())
         return y
 
     return multiply
-
-
-def has_faster_products(stack: Any) -> bool:
-    """Whether torch's own products with many rows are faster than the compiled ones for the weights of a stack."""
-    return len(stack.layers) > 0 and _in_library(stack.layers[0].attention.query.weight.dtype)
-
-
-def _in_library(dtype: torch.dtype) -> bool:
-    return dtype is torch.float32 and native.has_fast_library()
 
 
 def _pointer(tensor: Tensor | None) -> int | None:
@@ -115,21 +102,6 @@ def _int8_product(layers: Sequence[Int8Linear]) -> Product:
 
 def _scales_and_biases(layers: Sequence[Int8Linear]) -> list[tuple[Tensor, Tensor | None]]:
     return [(layer.scale, layer.bias) for layer in layers]
-
-
-def _library_product(layers: Sequence[Any], outputs: int) -> Product:
-    def multiply(x: Tensor) -> Tensor:
-        y = torch.empty(len(x), outputs)
-        parts = y.split([len(layer.weight) for layer in layers], 1)
-        for layer, part in zip(layers, parts, strict=True):
-            turned = layer.weight.detach().T
-            if layer.bias is None:
-                torch.mm(x, turned, out=part)
-            else:
-                torch.addmm(layer.bias.detach(), x, turned, out=part)
-        return y
-
-    return multiply
 
 
 def _torch_product(layers: Sequence[Any]) -> Product:
