@@ -63,6 +63,23 @@ inline float sum(Vector x) {  // by halves: one after another, each addition wou
 #endif
 }
 
+inline Vector larger(Vector a, Vector b) {
+#if defined(__AVX512F__)
+    return (Vector)_mm512_max_ps((__m512)a, (__m512)b);
+#else
+    return a > b ? a : b;
+#endif
+}
+inline float largest(Vector x) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_ps((__m512)x);
+#else
+    float most = x[0];
+    for (int lane = 1; lane < LANES; ++lane) most = std::max(most, x[lane]);
+    return most;
+#endif
+}
+
 // LANES rows of LANES numbers, moved bit by bit: to[j][i] = from[i][j].
 inline void turn_square(const float* from, long stride, float* to, long pitch) {
 #if defined(__AVX512F__)
@@ -136,7 +153,7 @@ using Constant = std::integral_constant<int, N>;
 
 // e to the power of x <= 0: 2^n times a polynomial, the coefficients of Cephes' expf (Moshier 1992).
 inline Vector power_of_e(Vector x) {
-    x = x > -87.0f ? x : Vector{} - 87.0f;
+    x = larger(x, Vector{} - 87.0f);
     Vector scaled = x * 1.44269504f - 0.5f;
     typedef int32_t Integers __attribute__((vector_size(4 * LANES)));
     Integers whole = __builtin_convertvector(scaled, Integers);  // towards zero: the nearest, for x <= 0

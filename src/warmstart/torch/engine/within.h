@@ -20,29 +20,26 @@ inline void add_products(const float* x, long rows, long depth, long pitch, cons
                                          reinterpret_cast<const char*>(panel), 0);
 }
 
-// Scores of a query, PANEL here and PANEL each `apart` numbers further on, as weights that add up to 1; `length` in all.
-inline void weights_of(float* scores, long apart, long length, float scale) {
-    Vector most = Vector{} + scores[0], total = Vector{};
-    auto each = [&](auto does) {
-        for (long from = 0; from < length; from += PANEL)
-            for (long at = 0; at < std::min<long>(PANEL, length - from); at += LANES)
-                does(scores + from / PANEL * apart + at, length - from - at);
-    };
-    each([&](float* at, long count) {
-        for (long lane = count; lane < LANES; ++lane) at[lane] = at[0];
-        most = most > load(at) ? most : load(at);
-    });
-    float top = most[0];
-    for (int lane = 1; lane < LANES; ++lane) top = std::max(top, most[lane]);
-    Vector shift = Vector{} + top * scale;
-    each([&](float* at, long count) {
-        Vector weight = power_of_e(load(at) * scale - shift);
-        *reinterpret_cast<Vector*>(at) = weight;
-        for (long lane = count; lane < LANES; ++lane) at[lane] = 0;
-        total += load(at);
-    });
-    Vector inverse = Vector{} + 1.0f / sum(total);
-    each([&](float* at, long) { *reinterpret_cast<Vector*>(at) = load(at) * inverse; });
+// Scores of a query, PANEL here and PANEL each `apart` numbers further on, `length` in all, as weights; gives what their sum
+// has to be multiplied with to be 1.
+inline float weights_of(float* scores, long apart, long length, float scale) {
+    long panels = (length + PANEL - 1) / PANEL;
+    float* end = scores + (panels - 1) * apart;
+    std::fill(end + length - (panels - 1) * PANEL, end + PANEL, -1e30f);  // no weight to speak of
+    Vector most[WITHIN_UNITS], total = Vector{};
+    for (int i = 0; i < WITHIN_UNITS; ++i) most[i] = load(scores + i * LANES);
+    for (long t = 1; t < panels; ++t)
+        for (int i = 0; i < WITHIN_UNITS; ++i) most[i] = larger(most[i], load(scores + t * apart + i * LANES));
+    for (int i = 1; i < WITHIN_UNITS; ++i) most[0] = larger(most[0], most[i]);
+    Vector shift = Vector{} + largest(most[0]) * scale;
+    for (long t = 0; t < panels; ++t)
+        for (int i = 0; i < WITHIN_UNITS; ++i) {
+            float* at = scores + t * apart + i * LANES;
+            Vector weight = power_of_e(load(at) * scale - shift);
+            *reinterpret_cast<Vector*>(at) = weight;
+            total += weight;
+        }
+    return 1.0f / sum(total);
 }
 
 // query (n, m * g * d), key and value (n, m * d), `stride` from token to token; source i has the tokens from starts[i]
@@ -74,16 +71,19 @@ void attend_within(const float* query, const float* key, const float* value, lon
                 std::fill_n(scores, GROUP_ROWS * width, 0.0f);
                 for (long t = 0; t < panels; ++t)
                     add_products(queries, rows, size, size, keys + t * PANEL * size, scores + t * GROUP_ROWS * PANEL);
+                float factors[GROUP_ROWS];
                 for (long i = 0; i < rows; ++i)
-                    weights_of(scores + i * PANEL, GROUP_ROWS * PANEL, length, of.scale);
+                    factors[i] = weights_of(scores + i * PANEL, GROUP_ROWS * PANEL, length, of.scale);
                 for (long part = 0; part < parts; ++part) {
                     std::fill_n(sums, GROUP_ROWS * PANEL, 0.0f);
                     for (long t = 0; t < length; t += PANEL)
                         add_products(scores + t * GROUP_ROWS, rows, std::min<long>(PANEL, length - t), PANEL,
                                      values + (part * length + t) * PANEL, sums);
-                    for (long i = 0; i < rows; ++i)
-                        std::memcpy(out + (start + row + i) * wide + column + part * PANEL, sums + i * PANEL,
-                                    4 * std::min<long>(PANEL, size - part * PANEL));
+                    for (long i = 0; i < rows; ++i) {
+                        float* to = out + (start + row + i) * wide + column + part * PANEL;
+                        for (long at = 0; at < std::min<long>(PANEL, size - part * PANEL); ++at)
+                            to[at] = sums[i * PANEL + at] * factors[i];
+                    }
                 }
             }
     }
