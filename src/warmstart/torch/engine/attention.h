@@ -247,6 +247,13 @@ void attend_own(const float* query, const float* key, const float* value, long q
                 }
             }
         }
+        // No processor guesses pieces as short as these: values are asked for before keys are read, and the next head's keys.
+        long bytes = kind == 0 ? 4 : 2, further = head + 1 < heads ? capacity * size * bytes : 0;
+        for (long t = window > 0 ? std::max<long>(first[row], before[row] - window) : first[row]; t < before[row]; ++t)
+            for (long at = 0; at < size * bytes; at += 64) {
+                __builtin_prefetch(static_cast<const char*>(values) + offsets[t] * bytes + at);
+                __builtin_prefetch(static_cast<const char*>(keys) + offsets[t] * bytes + further + at);
+            }
         queries.clear();
         for (long j = 0; j < tokens; ++j) {
             long position = before[row] + j, from = std::min<long>(first[row], position);
