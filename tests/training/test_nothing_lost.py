@@ -221,7 +221,9 @@ def test_processes_that_would_train_apart_are_refused(fit, monkeypatch):
         fit()
 
 
-def test_a_second_signal_ends_at_once_but_not_the_launchers():
+def test_a_second_signal_ends_at_once_but_not_the_launchers(request):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in a shell's background it is ignored
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with pytest.raises(KeyboardInterrupt), asked_to_stop() as wanted:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)  # the same, handed on
