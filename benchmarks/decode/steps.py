@@ -66,8 +66,9 @@ def measure(model: Any, size: Any, given: argparse.Namespace) -> dict[str, tuple
             return whole(ops, count, here, held, arena)
         seconds: Counter[str] = Counter()
         counted: Counter[str] = Counter()
+        where = "head: " if not any(op.kind > 2 for op in ops) else ""
         for op in ops:
-            name = NAMES[op.kind] + (f" {op.inputs} x {op.outputs}" if op.kind == 0 else "")
+            name = where + NAMES[op.kind] + (f" {op.inputs} x {op.outputs}" if op.kind == 0 else "")
             start = time.perf_counter()
             whole(ctypes.byref(op), 1, here, held, arena)
             seconds[name] += time.perf_counter() - start
