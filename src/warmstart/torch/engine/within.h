@@ -2,6 +2,7 @@
 //
 // Shapes: n tokens of b sources, one source behind the other, m key-value heads, g query heads for each, d head size. A
 // panel is PANEL tokens or PANEL numbers of a head; GROUP_ROWS queries pass over each while it is in the first cache.
+// What pads a panel is whatever lay there: nothing that comes of it is kept.
 #pragma once
 
 #include "attention.h"
@@ -53,7 +54,7 @@ void attend_within(const float* query, const float* key, const float* value, lon
         static thread_local std::vector<float> kept;
         long start = starts[task / heads], length = starts[task / heads + 1] - start, head = task % heads;
         long panels = (length + PANEL - 1) / PANEL, width = panels * PANEL;
-        kept.assign(width * size + parts * length * PANEL + GROUP_ROWS * (width + size + PANEL), 0.0f);
+        kept.resize(width * size + parts * length * PANEL + GROUP_ROWS * (width + size + PANEL));
         float *keys = kept.data(), *values = keys + width * size, *scores = values + parts * length * PANEL;
         float *queries = scores + GROUP_ROWS * width, *sums = queries + GROUP_ROWS * size;
         for (long t = 0; t < length; t += PANEL)
