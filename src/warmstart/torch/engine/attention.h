@@ -144,7 +144,7 @@ void attend_all(const Query* queries, long count, const T* keys, const T* values
             std::memcpy(inputs + q * size, queries[q].from, 4 * size);
     }
     few<Block>({inputs, nullptr, size}, count, size, {keys, nullptr, length, nullptr, nullptr}, 0, length, scores, width,
-               values);
+               values, true);
     for (long q = 0; q < count; ++q) {
         float* row = scores + q * width;
         for (long t = length; t < width; ++t) row[t] = row[0];

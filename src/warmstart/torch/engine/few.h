@@ -194,23 +194,29 @@ inline void single(const Rows& x, long row, long k, const Matrix& matrix, long o
 }
 
 // Outputs `from` to `to` of all rows. A group of rows and a piece of its inputs stay in the first cache while the
-// weights pass; for the next group they are in the second. Meanwhile the rows ask, each 4 for their part, for as much
-// from `next` on: with several groups the first alone would wait for memory. Null: for the outputs that follow.
+// weights pass; for the next group they are in the second. Meanwhile the rows ask, each 4 for their part, for as many
+// other weights: those that follow and, behind the last, `next`; or, `far`, as many from `next` on as pass here.
 template <typename Block>
 void few(const Rows& x, long rows, long k, const Matrix& matrix, long from, long to, float* y, long stride,
-         const void* next) {
+         const void* next, bool far) {
     typedef typename Block::Weight Weight;
     const Weight *here = static_cast<const Weight*>(matrix.data) + from * k, *after = static_cast<const Weight*>(next);
     long whole = from + (to - from) / OUTPUTS * OUTPUTS, piece = std::min(k, Block::PIECE), blocks = (rows + 3) / 4;
     long parts = blocks >= 4 ? 4 : blocks >= 2 ? 2 : 1;
     for (long start = 0; start < k; start += piece) {
-        long end = std::min(k, start + piece), pitch = next ? end - start : k, share = OUTPUTS * pitch / parts;
-        const Weight* ahead = next ? after + start * (whole - from) : here + start + OUTPUTS * k;
+        long end = std::min(k, start + piece), pitch = far ? end - start : k, share = OUTPUTS * pitch / parts;
         for (long group = 0; group < rows; group += GROUP)
-            for (long output = from; output < whole; output += OUTPUTS)
+            for (long output = from; output < whole; output += OUTPUTS) {
+                const Weight* ahead = after;
+                if (far)
+                    ahead += start * (whole - from) + (output - from) * pitch;
+                else if (output + OUTPUTS < whole)
+                    ahead = here + (output + OUTPUTS - from) * k + start;
+                else if (end < k)
+                    ahead = here + end;
                 for (long row = group; row < std::min(rows, group + GROUP); row += 4) {
                     float* out = y + row * stride + output;
-                    const Weight* asked = ahead + (output - from) * pitch + row / 4 * share;
+                    const Weight* asked = ahead + row / 4 * share;
                     auto with = [&](auto height, auto count) {
                         block<Block, decltype(height)::value, decltype(count)::value>(
                             x, row, k, matrix, output, start, end, out, stride, asked, pitch);
@@ -222,6 +228,7 @@ void few(const Rows& x, long rows, long k, const Matrix& matrix, long from, long
                         with(height, Constant<4>{});
                     });
                 }
+            }
     }
     for (long output = whole; output < to; ++output)
         for (long row = 0; row < rows; ++row) single<Block>(x, row, k, matrix, output, y + row * stride + output);
@@ -305,7 +312,7 @@ struct BrainBlock {
 
 template <typename Block>
 void few(const Rows& inputs, long rows, long k, const Matrix& matrix, long from, long to, float* y, long stride,
-         const void*) {
+         const void*, bool) {
     typedef typename Block::Weight T;
     const float* x = static_cast<const float*>(inputs.data);
     const T* weight = static_cast<const T*>(matrix.data) + from * k;

@@ -78,7 +78,7 @@ template <typename T, typename Block>
 void product(const Rows& x, long rows, long k, bool turns, const Matrix& matrix, long from, long to, int64_t activation,
              float* y, long stride, const void* next) {
     if (turns) return turned<T>(x, rows, k, matrix, from, to, activation, y, stride, next);
-    few<Block>(x, rows, k, matrix, from, to, y, stride, rows > GROUP ? next : nullptr);
+    few<Block>(x, rows, k, matrix, from, to, y, stride, next, rows > GROUP);  // of several, the first would wait
     activate(y + from, rows, to - from, stride, activation);
 }
 
