@@ -20,7 +20,7 @@ def kernels(request, monkeypatch):
 @pytest.mark.parametrize("size", [4, 20, 64])
 @pytest.mark.parametrize("together", [1, 100, 1000])
 def test_sources_of_any_length(size, together, kernels, monkeypatch):
-    monkeypatch.setattr(program, "_TOGETHER", together)
+    monkeypatch.setattr(encoder, "_TOGETHER", together)
     torch.manual_seed(0)
     shape = {"hidden_size": 2 * size, "num_attention_heads": 2, "intermediate_size": 24, "num_hidden_layers": 2}
     model = AutoModel(BertConfig(vocab_size=50, max_position_embeddings=80, initializer_range=0.2, **shape)).eval()

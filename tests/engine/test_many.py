@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tiny_models import END, FIRST, VOCABULARY, pair
-from warmstart import GenerationConfig
+from warmstart import AutoModelForCausalLM, BertConfig, GenerationConfig
 from warmstart.torch.generation import many, refill
 from warmstart.torch.generation.refill import can_refill, trimmed
 
@@ -140,6 +140,12 @@ def test_texts_in_and_out():
     assert answer.texts == [" ".join(map(str, alone(model, [6, 7, 8], max_length=4)[0]))]
 
 
+def stranger():
+    """A model with a vocabulary of its own."""
+    size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    return AutoModelForCausalLM(BertConfig(vocab_size=99, is_decoder=True, **size))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -153,6 +159,8 @@ def test_texts_in_and_out():
         ({"max_length": 99}, "max_length=99 makes sequences of 99 tokens"),
         ({"bad_words_ids": [[99]], "prompt_lookup_num_tokens": 2}, r"outside the vocabulary: \[99\]"),
         ({"guidance_scale": 2.0, "prompt_lookup_num_tokens": 2}, "guidance_scale and drafts"),
+        ({"assistant_model": 3}, "assistant_model is a int"),
+        ({"assistant_model": stranger()}, "assistant_model has a decoder vocabulary of 99"),
         ({"stop_strings": "a"}, "pass the decoder's tokenizer"),
         ({"logits_processor": [3]}, "logits_processor holds 3"),
         ({"attention_mask": torch.ones(1, 1)}, "attention_mask belongs to one batch"),
@@ -172,6 +180,15 @@ def test_bad_options_are_named_before_an_input_is_read(options, message):
 
     with pytest.raises(ValueError, match=message):
         pair("bert", "bert").generate_stream(**{"inputs": unread(), **options})
+
+
+@pytest.mark.parametrize(("dtype", "together"), [(torch.float32, 2), (torch.bfloat16, 4)])
+def test_narrower_keys_and_values_make_room_for_more_sources(dtype, together, monkeypatch):
+    monkeypatch.setattr(many, "TOKENS", 10)
+    joined, add = [], refill.Refilled.add
+    monkeypatch.setattr(refill.Refilled, "add", lambda self, new: (joined.append(len(new)), add(self, new))[1])
+    pair("bert", "bert").to(dtype).generate_many([[7, 8, 9, 10, 11]] * 8, max_length=3, min_length=3)
+    assert set(joined) - {0} == {together}
 
 
 def test_settings_of_a_generation_config_lie_under_those_of_the_call():

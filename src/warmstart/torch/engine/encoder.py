@@ -6,6 +6,7 @@ Shapes: b sources, s source length, n tokens that are no padding, h hidden size.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,11 +14,16 @@ from torch import Tensor
 
 from warmstart.torch.attention import Mask, attend
 from warmstart.torch.engine import native
+from warmstart.torch.engine.pages import fresh
 from warmstart.torch.engine.products import add_norm, norm, product
 from warmstart.torch.engine.program import LayerParts, StackProgram, can_program
 from warmstart.torch.engine.step import by_heads, feed_forward, qkv
 from warmstart.torch.loading import straighten
 from warmstart.torch.masks import position_rows, self_mask
+
+# Tokens of sources that go through all layers together: enough for the products, and few enough for what lies between
+# them to stay near and small.
+_TOGETHER = 512
 
 
 def encode(
@@ -34,10 +40,10 @@ def encode(
     rows, length = encoder._check(ids, vectors, mask, None)
     if position_ids is None and tables.position is not None:
         position_ids = position_rows(ids, mask, (rows, length), 0, spec.causal, spec.embedding)
-    x = tables(ids, vectors, position_ids, token_type_ids).float()
-    library = native.library()
+    given, library = (ids, vectors, position_ids, token_type_ids), native.library()
     if library is not None and can_program(encoder, encodes=True):
-        return _programmed(library, encoder, x, mask)
+        return _programmed(library, encoder, given, mask, (rows, length))
+    x = tables(*given).float()
     rotations = encoder._rotations(x, position_ids, mask, (rows, length), 0)
     masks = {
         window: self_mask(mask, length, 0, spec.causal, window, x.device)
@@ -53,15 +59,37 @@ def encode(
     return _spread(x, shape).view(rows, length, -1)
 
 
-def _programmed(library: ctypes.CDLL, encoder: Any, x: Tensor, mask: Tensor | None) -> Tensor:
-    """Embedded sources (b, s, h) to states, by the compiled kernels, in one call for all layers."""
+def _programmed(
+    library: ctypes.CDLL, encoder: Any, given: Sequence[Tensor | None], mask: Tensor | None, shape: tuple[int, int]
+) -> Tensor:
+    """What the tables read of sources, (b, s) each or (1, s) for all, to states (b, s, h), by the compiled kernels: one
+    call for all layers of some sources.
+    """
     layers = [LayerParts(layer, encoder.spec, index) for index, layer in enumerate(encoder.layers_in_order())]
     program = StackProgram(encoder, layers, norm(encoder.final_norm), encodes=True)
-    if mask is None or bool(mask.all()):
-        return program.encoded(library, x.flatten(0, 1), [x.shape[1]] * len(x)).view(x.shape)
-    kept = mask.reshape(-1).nonzero()[:, 0]
-    states = program.encoded(library, x.flatten(0, 1)[kept], mask.bool().sum(1).tolist())
-    return _spread(states, (*x.shape[:2], kept)).view(x.shape)
+    counts = _counts(mask, shape)
+    states = torch.zeros(*shape, program.size)
+    for some in _parts(counts):
+        x = encoder.embeddings(*(of if of is None or len(of) == 1 else of[some] for of in given)).float().flatten(0, 1)
+        kept = slice(None) if mask is None else mask[some].reshape(-1).bool()
+        states[some].flatten(0, 1)[kept] = program.encoded(library, x[kept], counts[some])
+    return states
+
+
+def _counts(mask: Tensor | None, shape: Sequence[int]) -> list[int]:
+    """How many tokens of each source (b, s) are no padding."""
+    return [shape[1]] * shape[0] if mask is None else [int(count) for count in mask.bool().sum(1)]
+
+
+def _parts(counts: Sequence[int]) -> Iterator[slice]:
+    """Sources with about `_TOGETHER` tokens, one run of them after the other."""
+    start = tokens = 0
+    for index, count in enumerate(counts):
+        if index > start and tokens + count > _TOGETHER:
+            yield slice(start, index)
+            start, tokens = index, 0
+        tokens += count
+    yield slice(start, len(counts))
 
 
 _Shape = tuple[int, int, Tensor | None]
@@ -108,22 +136,18 @@ def _spread(x: Tensor, shape: _Shape) -> Tensor:
 def source_pairs(decoder: Any, states: Tensor, mask: Tensor | None, dtype: torch.dtype) -> list[Tensor]:
     """The keys and values of each source (layers, 2, m, its length, d) from the states (b, s, h), padding left out."""
     spec = decoder.spec.cross_attention
-    if mask is None:
-        counts = [states.shape[1]] * len(states)
-        x = states.float().flatten(0, 1)
-    else:
-        counts = [int(count) for count in mask.bool().sum(1)]
-        x = states.float()[mask.bool()]
-    pairs = [
-        torch.empty(decoder.spec.layers, 2, spec.key_value_heads, count, spec.head_size, dtype=dtype)
-        for count in counts
-    ]
+    counts = _counts(mask, states.shape)
+    shapes = [(decoder.spec.layers, 2, spec.key_value_heads, count, spec.head_size) for count in counts]
+    pairs = [fresh(shape, dtype) for shape in shapes]
     width = spec.key_value_heads * spec.head_size
-    for index, layer in enumerate(decoder.layers):
-        module = layer.cross_attention
-        both = product(module.key, module.value)(x)
-        key = by_heads(both[:, :width], norm(module.key_norm), spec.head_size, None)
-        for place, part in enumerate((key, both[:, width:])):
-            for pair, own in zip(pairs, part.split(counts), strict=True):
-                pair[index, place] = own.view(len(own), -1, spec.head_size).transpose(0, 1)
+    modules = [layer.cross_attention for layer in decoder.layers]
+    products = [product(module.key, module.value) for module in modules]
+    for some in _parts(counts):
+        x = states[some].float().flatten(0, 1) if mask is None else states[some].float()[mask[some].bool()]
+        for index, module in enumerate(modules):
+            both = products[index](x)
+            key = by_heads(both[:, :width], norm(module.key_norm), spec.head_size, None)
+            for place, part in enumerate((key, both[:, width:])):
+                for pair, own in zip(pairs[some], part.split(counts[some]), strict=True):
+                    pair[index, place] = own.view(len(own), -1, spec.head_size).transpose(0, 1)
     return pairs

@@ -21,6 +21,7 @@ from torch import Tensor
 from warmstart.spec import StackSpec
 from warmstart.torch.cache import KeyValueCache
 from warmstart.torch.engine import native
+from warmstart.torch.engine.pages import fresh, give_back
 
 
 @dataclass(frozen=True)
@@ -143,8 +144,7 @@ class NativeMemory:
         self.own_heads = [own_heads(spec, layer) for layer in range(spec.layers)]
         self.cross_heads = [cross_heads(spec, layer) for layer in range(spec.layers)]
         self.keys, self.values = (
-            [torch.empty(slots, heads.count, capacity, heads.size, dtype=dtype) for heads in self.own_heads]
-            for _ in range(2)
+            [fresh((slots, heads.count, capacity, heads.size), dtype) for heads in self.own_heads] for _ in range(2)
         )
         self.free = list(range(slots))[::-1]
         self.table = torch.empty(0, capacity, dtype=torch.int32)  # the slot in which each token of a row lies
@@ -219,7 +219,7 @@ class NativeMemory:
             kept = sources.tolist()
             for index, group in enumerate(self.groups):
                 if index not in kept:
-                    self.free += group
+                    self._free(group)
             self.groups = [self.groups[index] for index in kept]
             if self.pairs:
                 self.pairs = [self.pairs[index] for index in kept]
@@ -252,6 +252,12 @@ class NativeMemory:
                     _padded([pair[index, 1] for pair in self.pairs]),
                 )
         return cache
+
+    def _free(self, slots: Sequence[int]) -> None:
+        self.free += slots
+        for layer in self.keys + self.values:
+            for slot in slots:
+                give_back(layer[slot])
 
     def _assign_slots(self) -> None:
         self.slots = _integers([slot for group in self.groups for slot in group])

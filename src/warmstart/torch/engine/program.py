@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,6 @@ from warmstart.torch.engine.memory import NativeMemory, cross_heads, own_heads
 from warmstart.torch.engine.products import NormParts, Weights, can_native, norm
 
 _NONE = -1
-_TOGETHER = 512  # tokens of an encoder that go through all layers together
 _PRODUCT, _GATE, _NORM, _OWN, _SOURCE, _WITHIN = range(6)
 
 
@@ -149,39 +148,19 @@ class StackProgram:
 
     def states(self, x: Tensor, memory: NativeMemory) -> Tensor:
         """Embedded rows (r, h) to states (r, h)."""
-        return self._run(memory.library, x, memory.held())
+        return self._run(memory.library, x, memory.held()).clone()
 
     def encoded(self, library: ctypes.CDLL, x: Tensor, counts: Sequence[int]) -> Tensor:
-        """Embedded tokens (n, h) of sources, one behind the other, each of so many, to their states (n, h).
-
-        Whole sources go through all layers together, about `_TOGETHER` tokens at a time: enough for the products, and
-        few enough for what lies between them to stay near and small.
+        """Embedded tokens (n, h) of sources, one behind the other, each of so many, to their states (n, h), which last
+        until the next call.
         """
-        out, begin = torch.empty_like(x), 0
-        for part in _parts(counts):
-            starts = torch.tensor([0, *itertools.accumulate(part)])
-            held = native.Held(sources=len(part), starts=starts.data_ptr())
-            end = begin + sum(part)
-            out[begin:end] = self._run(library, x[begin:end], held)
-            begin = end
-        return out
+        starts = torch.tensor([0, *itertools.accumulate(counts)])
+        return self._run(library, x, native.Held(sources=len(counts), starts=starts.data_ptr()))
 
     def _run(self, library: ctypes.CDLL, x: Tensor, held: Any) -> Tensor:
         if len(self.arena) < len(x) * self.program.width:  # a new one each time would cost as many new pages
             self.arena = torch.empty(len(x) * self.program.width)
-        return self.program.run(library, x, self.x, (self.h, self.size), held, self.arena).clone()
-
-
-def _parts(counts: Sequence[int]) -> Iterator[list[int]]:
-    """The counts in runs of about `_TOGETHER` tokens."""
-    part: list[int] = []
-    for count in counts:
-        if part and sum(part) + count > _TOGETHER:
-            yield part
-            part = []
-        part.append(count)
-    if part:
-        yield part
+        return self.program.run(library, x, self.x, (self.h, self.size), held, self.arena)
 
 
 class HeadProgram:

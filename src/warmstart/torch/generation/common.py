@@ -16,6 +16,7 @@ from warmstart.decoding.rules import completed
 from warmstart.decoding.settings import laid, lay_over, of_given
 from warmstart.generation_config import GenerationConfig
 from warmstart.torch.arrays import TorchArrays
+from warmstart.torch.generation.drafters import check_drafter
 from warmstart.torch.generation.generate import plan_of
 from warmstart.torch.generation.inputs import ENCODER_ARGUMENTS, check_arguments, decoder_prompt, listed
 
@@ -29,8 +30,8 @@ def checked_settings(
     """The keywords of each call of `generate`: `settings` over those `given`, with what the tokenizers are needed for.
 
     Raises:
-        ValueError: settings are unknown, contradict each other, hold ids outside the vocabulary, or belong to one
-            batch.
+        ValueError: settings are unknown, contradict each other, hold ids outside the vocabulary, belong to one batch,
+            or ask for drafts that do not fit the model.
     """
     settings = laid(of_given(given), settings)
     config, arguments = lay_over(model.generation_config, None, settings)
@@ -58,6 +59,8 @@ def checked_settings(
         settings.setdefault("tokenizer", target or source)
         if target is not None and target is not source:
             settings.setdefault("encoder_tokenizer", source)
+    if config.prompt_lookup_num_tokens is not None or settings.get("assistant_model") is not None:
+        check_drafter(model, settings)
     if config.stop_strings is not None:
         completed(config.stop_strings, settings["tokenizer"])
     return settings

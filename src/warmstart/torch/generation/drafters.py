@@ -17,6 +17,26 @@ from warmstart.torch.generation.loops import Call
 from warmstart.torch.runner import ModuleRunner, encode_source, runner_for
 
 
+def check_drafter(model: Any, arguments: dict[str, Any]) -> None:
+    """Refuse a draft model that does not fit, or drafts from a source whose ids mean other things than the decoder's.
+
+    Raises:
+        ValueError: says what does not fit, and what would.
+    """
+    assistant = arguments.get("assistant_model")
+    if assistant is None:
+        _check_source(model, arguments)
+        return
+    if not hasattr(assistant, "generation_config") or not callable(getattr(assistant, "forward", None)):
+        raise ValueError(f"assistant_model is a {type(assistant).__name__}; give a model that can generate")
+    if arguments.get("assistant_tokenizer") is not None:
+        raise ValueError(
+            "assistant_tokenizer: a draft model must have the model's own tokenizer, for what it writes is compared "
+            "token by token; leave assistant_tokenizer out if it has, else set prompt_lookup_num_tokens in its place"
+        )
+    _check_vocabularies(model, assistant)
+
+
 def drafter_for(call: Call, model: Any, arguments: dict[str, Any], prompt_mask: Tensor | None) -> Drafter:
     """What guesses the tokens of this call.
 
@@ -25,6 +45,7 @@ def drafter_for(call: Call, model: Any, arguments: dict[str, Any], prompt_mask: 
     """
     assistant = arguments.get("assistant_model")
     if assistant is not None:
+        check_drafter(model, arguments)
         return _assistant(call, model, assistant, arguments, prompt_mask)
     size = call.config.max_matching_ngram_size or 2
     texts: list[Text | None] = [None] * len(call.prompt)
@@ -40,10 +61,21 @@ def _decoder_sources(call: Call, model: Any, arguments: dict[str, Any]) -> list[
     if call.scorer.source is None or not hasattr(model, "encode"):
         return None  # without an encoder the prompt is looked up with what was written
     sources = [row[row >= 0].tolist() for row in call.scorer.source[:: call.plan.rows]]
-    ours, theirs = arguments.get("tokenizer"), arguments.get("encoder_tokenizer")
-    if ours is not None and theirs is not None:
+    if _is_read_again(arguments):
+        ours, theirs = arguments["tokenizer"], arguments["encoder_tokenizer"]
         texts = [theirs.decode(ids, skip_special_tokens=True) for ids in sources]
         return [ours(text, add_special_tokens=False)["input_ids"] for text in texts]
+    _check_source(model, arguments)
+    return sources
+
+
+def _is_read_again(arguments: dict[str, Any]) -> bool:
+    return arguments.get("tokenizer") is not None and arguments.get("encoder_tokenizer") is not None
+
+
+def _check_source(model: Any, arguments: dict[str, Any]) -> None:
+    if not hasattr(model, "encode") or _is_read_again(arguments):
+        return
     sizes = model.config.encoder.vocab_size, model.config.decoder.vocab_size
     if sizes[0] != sizes[1]:
         raise ValueError(
@@ -51,20 +83,11 @@ def _decoder_sources(call: Call, model: Any, arguments: dict[str, Any]) -> list[
             f"decoder's of {sizes[1]}: pass tokenizer=... (the decoder's) and encoder_tokenizer=..., so that the "
             "source is encoded again, or set prompt_lookup_num_tokens=None"
         )
-    return sources
 
 
 def _assistant(
     call: Call, model: Any, assistant: Any, arguments: dict[str, Any], prompt_mask: Tensor | None
 ) -> Assistant:
-    if not hasattr(assistant, "generation_config") or not callable(getattr(assistant, "forward", None)):
-        raise ValueError(f"assistant_model is a {type(assistant).__name__}; give a model that can generate")
-    if arguments.get("assistant_tokenizer") is not None:
-        raise ValueError(
-            "assistant_tokenizer: a draft model must have the model's own tokenizer, for what it writes is compared "
-            "token by token; leave assistant_tokenizer out if it has, else set prompt_lookup_num_tokens in its place"
-        )
-    _check_vocabularies(model, assistant)
     config, plan = call.config, call.plan
     source: dict[str, Any] = {}
     if hasattr(assistant, "encode"):

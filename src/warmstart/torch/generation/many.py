@@ -16,11 +16,13 @@ from torch import Tensor
 
 from warmstart.decoding.settings import lay_over
 from warmstart.generation_config import GenerationConfig
+from warmstart.torch.engine.runner import memory_type
 from warmstart.torch.generation.common import check_inputs, checked_settings, settings_of_batch
 from warmstart.torch.generation.generate import generator_of
 from warmstart.torch.generation.refill import Refilled, can_refill, padded, trimmed
 
 ROWS = 64  # decoder rows at work at once: beyond, another row costs as much as in a batch of its own
+TOKENS = 5120  # of sources at work at once, with keys and values in float32: in a base size they take 377 MB
 SHARE = 8  # of the places of a batch, one in so many is free before sources join: encoders like many tokens at once
 
 
@@ -56,7 +58,7 @@ def generate_stream(
     decoder_tokenizer: Any = None,
     max_source_length: int | None = None,
     batch_size: int | None = None,
-    batch_tokens: int = 8192,
+    batch_tokens: int | None = None,
     window: int = 256,
     in_order: bool = True,
     progress: Callable[[int], Any] | None = None,
@@ -79,7 +81,8 @@ def generate_stream(
         decoder_tokenizer: the results' tokenizer, where it is another.
         max_source_length: how many tokens of an input are read; the encoder's positions if None.
         batch_size: sources at work at once; if None as many as 64 rows hold, a row for each beam.
-        batch_tokens: source tokens at work at once. Their keys and values take 2 * layers * width numbers each.
+        batch_tokens: source tokens at work at once. Their keys and values take 2 * layers * width numbers each; if None
+            5120 where these are float32, 10240 where they are half as wide.
         window: how many inputs are ordered together, and read ahead.
         in_order: answer in the inputs' order; otherwise as they are finished.
         progress: called with the number of answers so far.
@@ -111,6 +114,7 @@ def generate_stream(
     settings = checked_settings(model, generation_config, settings, (tokenizer, decoder_tokenizer))
     generator = generator_of(model, generator, seed)
     reader = _Reader(model, inputs, tokenizer, max_source_length)
+    batch_tokens = batch_tokens or TOKENS * 4 // memory_type(model.decoder).itemsize
     work = _work(model, reader, batch_size, batch_tokens, window, generator, settings)
     decode = decoder_tokenizer or tokenizer
     return _answered(work, decode, in_order, progress)
