@@ -538,6 +538,10 @@ BAD_BATCHES = {
     "labels that are no whole numbers": (PLAIN | {"labels": LABELS.float()}, r"not \(3, 2\) of torch\.float32"),
     "labels in a list": (PLAIN | {"labels": LABELS.tolist()}, "labels must be a tensor of token ids.*not list"),
     "labels without a batch": (PLAIN | {"labels": LABELS[0]}, r"labels must be .*\(batch, target_length\), not \(2,\)"),
+    "no label in all parts": (
+        PLAIN | {"labels": LABELS, "num_items_in_batch": 0},
+        "num_items_in_batch=0: give the number",
+    ),
     "no label": (PLAIN | {"labels": LABELS[:, :0]}, r"labels of shape \(3, 0\) are empty"),
     "fewer labels than sources": (PLAIN | {"labels": LABELS[:2]}, "the decoder has 2 rows for 3 sources"),
     "labels for other positions": (

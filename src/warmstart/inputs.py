@@ -142,6 +142,21 @@ def refuse_nothing() -> NoReturn:
     raise ValueError("there is nothing to predict: the labels are empty, or a prompt of one token has no next one")
 
 
+def check_count(count: object) -> None:
+    """Refuse a count of labels that a loss cannot be divided by, where it is a plain number.
+
+    Raises:
+        ValueError: it is below 1.
+
+    >>> check_count(12)
+    """
+    if isinstance(count, int) and count < 1:
+        raise ValueError(
+            f"num_items_in_batch={count}: give the number of labels that are not -100 in the whole batch, at least 1; "
+            "leave a batch without any out"
+        )
+
+
 def refuse_label(wrong: int, vocabulary: int) -> NoReturn:
     """Raise the error of a label that is neither -100 nor from 0 to v - 1."""
     raise ValueError(

@@ -160,6 +160,8 @@ def test_loss_is_that_of_torch(smoothing, assert_close):
     count = int((labels != -100).sum())
     parts = [cross_entropy(jnp.asarray(logits[i : i + 1]), labels[i : i + 1], count) for i in range(3)]
     assert_close(sum(parts), cross_entropy(jnp.asarray(logits), labels), "parts")
+    with pytest.raises(ValueError, match="num_items_in_batch=0: give the number"):
+        cross_entropy(jnp.asarray(logits), labels, 0)
 
 
 def test_loss_over_a_named_axis_is_that_of_all_tokens(assert_close):

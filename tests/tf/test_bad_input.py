@@ -58,6 +58,13 @@ def test_bad_calls(case, model):
     assert "call()" not in str(refused.value)  # Keras' own words around it
 
 
+def test_a_loss_is_divided_by_a_count():
+    from warmstart.tf.loss import mean_loss
+
+    with pytest.raises(ValueError, match="num_items_in_batch=-1: give the number"):
+        mean_loss(tf.zeros([1, 2, 3]), tf.constant([[1, 2]]), -1)
+
+
 def test_wrong_types_are_refused_before_a_trace(model):
     traced = []
 

@@ -15,6 +15,7 @@ from jax import Array
 from warmstart.flax.masks import eager
 from warmstart.inputs import (
     IGNORED,
+    check_count,
     check_labels_shape,
     needed,
     refuse_label,
@@ -76,6 +77,7 @@ def cross_entropy(
     """
     if tuple(labels.shape) != tuple(logits.shape[:-1]):
         refuse_places(tuple(labels.shape), tuple(logits.shape[:-1]))
+    check_count(num_items_in_batch)
     check_labels(labels, logits.shape[-1])
     counted = labels != IGNORED
     scores = jax.nn.log_softmax(logits.astype(jnp.float32), -1)

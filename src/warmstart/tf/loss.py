@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from warmstart.inputs import (
     IGNORED,
+    check_count,
     check_labels_shape,
     needed,
     refuse_label,
@@ -90,6 +91,7 @@ def mean_loss(logits: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
 
     With `num_items_in_batch`, the count of such labels in a whole accumulated batch, the sum is divided by that.
     """
+    check_count(num_items_in_batch)
     losses = token_losses(logits, labels)
     count = num_items_in_batch
     if count is None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from warmstart.inputs import (
     IGNORED,
+    check_count,
     check_labels_shape,
     needed,
     refuse_label,
@@ -81,6 +82,7 @@ def cross_entropy(
     """
     if eager(labels) and labels.shape != logits.shape[:-1]:
         refuse_places(tuple(labels.shape), tuple(logits.shape[:-1]))
+    check_count(num_items_in_batch)
     check_labels(labels, logits.shape[-1])
     logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
     labels = labels.to(logits.device, torch.long).reshape(-1)
