@@ -5,7 +5,7 @@ import platform
 import pytest
 import torch
 
-from warmstart import AutoModel, BertConfig, GPT2Config
+from warmstart import AutoModel, AutoModelForCausalLM, BertConfig, GPT2Config
 from warmstart.torch.engine import encoder, native, program
 
 
@@ -43,3 +43,26 @@ def test_sources_of_any_length(size, together, kernels, monkeypatch):
 def test_an_encoder_that_looks_back_alone_is_no_programme():
     model = AutoModel(GPT2Config(vocab_size=50, n_embd=8, n_head=2, n_layer=1, n_positions=16))
     assert not program.can_program(model, encodes=True)
+
+
+@pytest.mark.parametrize("size", [4, 20, 64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_keys_and_values_stay_where_each_source_has_them(size, dtype, kernels, monkeypatch):
+    monkeypatch.setattr(encoder, "_TOGETHER", 20)
+    shape = {"hidden_size": 2 * size, "num_attention_heads": 2, "intermediate_size": 24, "num_hidden_layers": 2}
+    config = BertConfig(vocab_size=50, is_decoder=True, add_cross_attention=True, initializer_range=0.2, **shape)
+    decoder = AutoModelForCausalLM(config).eval()
+    states, mask = torch.randn(4, 15, 2 * size), torch.ones(4, 15)
+    mask[1, 4:], mask[2, :9], mask[3, 1:] = 0, 0, 0
+    with torch.no_grad():
+        for seen in (mask, None):
+            pairs = encoder.source_pairs(decoder, states, seen, dtype)
+            assert [pair.shape for pair in pairs] == [
+                (2, 2, 2, n, size) for n in ([15, 4, 6, 1] if seen is mask else [15] * 4)
+            ]
+            for pair, own, of in zip(pairs, states, mask if seen is mask else torch.ones_like(mask), strict=True):
+                for layer, module in enumerate(decoder.layers):
+                    for place, linear in enumerate((module.cross_attention.key, module.cross_attention.value)):
+                        wanted = linear(own[of.bool()]).view(-1, 2, size).transpose(0, 1)
+                        error = (pair[layer, place].float() - wanted).abs().max()
+                        assert error <= (1e-5 if dtype is torch.float32 else 0.01 * wanted.abs().max())

@@ -6,6 +6,7 @@ Shapes: b sources, s source length, n tokens that are no padding, h hidden size.
 from __future__ import annotations
 
 import ctypes
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from warmstart.torch.attention import Mask, attend
 from warmstart.torch.engine import native
+from warmstart.torch.engine.memory import places
 from warmstart.torch.engine.pages import fresh
 from warmstart.torch.engine.products import add_norm, norm, product
 from warmstart.torch.engine.program import LayerParts, StackProgram, can_program
@@ -148,6 +150,25 @@ def source_pairs(decoder: Any, states: Tensor, mask: Tensor | None, dtype: torch
             both = products[index](x)
             key = by_heads(both[:, :width], norm(module.key_norm), spec.head_size, None)
             for place, part in enumerate((key, both[:, width:])):
-                for pair, own in zip(pairs[some], part.split(counts[some]), strict=True):
-                    pair[index, place] = own.view(len(own), -1, spec.head_size).transpose(0, 1)
+                _keep(part, [pair[index, place] for pair in pairs[some]])
     return pairs
+
+
+def _keep(x: Tensor, parts: Sequence[Tensor]) -> None:
+    """Keys or values (n, m * d) of sources, one behind the other, to what each keeps (m, its length, d)."""
+    heads, counts, size = parts[0].shape[0], [part.shape[1] for part in parts], parts[0].shape[2]
+    if (library := native.library()) is None:
+        for part, own in zip(parts, x.split(counts), strict=True):
+            part.copy_(own.view(len(own), heads, size).transpose(0, 1))
+        return
+    starts = torch.tensor([0, *itertools.accumulate(counts)])
+    library.warmstart_keep(
+        x.data_ptr(),
+        x.stride(0),
+        heads,
+        size,
+        len(parts),
+        starts.data_ptr(),
+        native.TYPES[parts[0].dtype],
+        places(parts),
+    )

@@ -181,6 +181,20 @@ void add_norm(const float* x, const float* y, long rows, long h, const Norm& nor
     }
 }
 
+// Keys or values x (n, m * d), `stride` from token to token, of sources whose tokens begin at starts (b + 1,), to the
+// (m, its length, d) of each.
+template <typename To>
+void keep(const float* x, long stride, long heads, long size, long sources, const int64_t* starts, To* const* kept) {
+#pragma omp for schedule(static)
+    for (long task = 0; task < sources * heads; ++task) {
+        long source = task / heads, head = task % heads, length = starts[source + 1] - starts[source];
+        const float* from = x + starts[source] * stride + head * size;
+        To* to = kept[source] + head * length * size;
+        for (long t = 0; t < length; ++t, from += stride, to += size)
+            each(from, size, 0.0f, [&](long at, Vector numbers, int count) { store(to + at, numbers, count); });
+    }
+}
+
 // Programmes -----------------------------------------------------------------------------------------------------------
 
 enum Kind : int64_t { PRODUCT, GATE, NORM, OWN, SOURCE, WITHIN };
@@ -287,6 +301,15 @@ void warmstart_attend_source(const float* query, int64_t query_stride, const Hea
                              const Held* held, float* out) {
 #pragma omp parallel
     attend_source(query, query_stride, *heads, layer, *held, out);
+}
+
+void warmstart_keep(const float* x, int64_t stride, int64_t heads, int64_t size, int64_t sources, const int64_t* starts,
+                    int64_t type, void* const* kept) {
+#pragma omp parallel
+    if (type == 0)
+        keep(x, stride, heads, size, sources, starts, reinterpret_cast<float* const*>(kept));
+    else
+        keep(x, stride, heads, size, sources, starts, reinterpret_cast<Brain* const*>(kept));
 }
 
 void warmstart_norm(const float* x, const float* y, int64_t rows, int64_t h, const Norm* norm, float* total, float* out) {

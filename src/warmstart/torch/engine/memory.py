@@ -152,8 +152,8 @@ class NativeMemory:
         self.groups: list[list[int]] = []  # the slots of each source's rows
         self.pairs: list[Tensor] = []
         self.each = 1  # rows of each source
-        self.places = [_places(kind) for kind in (self.keys, self.values)]
-        self.source_places = [_places([]), _places([])]
+        self.places = [places(kind) for kind in (self.keys, self.values)]
+        self.source_places = [places([]), places([])]
         self.lengths = torch.empty(0, dtype=torch.int64)
 
     def expect(self, counts: Tensor) -> Lines:
@@ -267,11 +267,12 @@ class NativeMemory:
         self.lengths = torch.tensor([pair.shape[3] for pair in self.pairs], dtype=torch.int64)
         layers = range(len(self.own_heads))
         self.source_places = [
-            _places([pair[layer, kind] for layer in layers for pair in self.pairs]) for kind in range(2)
+            places([pair[layer, kind] for layer in layers for pair in self.pairs]) for kind in range(2)
         ]
 
 
-def _places(tensors: Sequence[Tensor]) -> Any:
+def places(tensors: Sequence[Tensor]) -> Any:
+    """Where tensors lie, as the kernels are told it."""
     return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
 
 
