@@ -46,7 +46,7 @@ inline V sums_of_16(const V* v, Add add) {
 
 constexpr int OUTPUTS = 4;  // of a block, beside up to 4 rows: 16 sums, added up together
 constexpr long GROUP = 8;  // rows whose inputs the first cache has room for
-constexpr long FEW = 20;   // up to so many rows, rows are multiplied with rows as they are
+constexpr long FEW[] = {20, 28, 20};  // of float, bfloat16, int8: so many rows are multiplied with rows as they are
 
 inline __mmask16 first(long count) { return count >= 16 ? 0xffff : (1u << count) - 1; }
 
@@ -264,7 +264,7 @@ inline float quantise(const float* from, long k, long stride, uint8_t* to) {
 
 #else  // registers of 8 lanes
 
-constexpr long GROUP = 10, FEW = 10;
+constexpr long GROUP = 10, FEW[] = {10, 10, 10};
 
 inline long strip_width(long) { return 48; }
 

@@ -20,15 +20,15 @@ long apart(long k) {
     return stride % 1024 ? stride : stride + 32;
 }
 
-bool is_turned(long rows, long k, int64_t type) { return rows > FEW && (type != 2 || k % 4 == 0); }
+bool is_turned(long rows, long k, int64_t type) { return rows > FEW[type] && (type != 2 || k % 4 == 0); }
 
 long whole_lines(long bytes) { return (bytes + 63) / 64 * 64; }
 
 long scratch_bytes(long rows, long k, int64_t type) {
     rows = std::min(rows, together(type == 2 ? k / 4 : k));
     long units = (rows + LANES - 1) / LANES, bytes = type == 2 ? 1 : 4;
-    long panels = rows > FEW ? whole_lines(units * LANES * k * bytes) : 0;
-    long lines = type == 2 ? rows * whole_lines(k) : std::min(rows, FEW) * apart(k) * 4;
+    long panels = rows > FEW[type] ? whole_lines(units * LANES * k * bytes) : 0;
+    long lines = type == 2 ? rows * whole_lines(k) : std::min(rows, FEW[type]) * apart(k) * 4;
     return whole_lines(units * LANES * 4) + panels + lines;
 }
 
@@ -43,7 +43,7 @@ Rows prepared(const float* x, long rows, long k, int64_t type, char* scratch) {
     auto* scales = reinterpret_cast<float*>(scratch);
     scratch += whole_lines((rows + LANES - 1) / LANES * LANES * 4);
     auto* panels = reinterpret_cast<float*>(scratch);
-    if (type < 2 && rows > FEW) {
+    if (type < 2 && is_turned(rows, k, type)) {
         turn_rows(x, rows, k, k, panels);
         return {panels, scales, k};
     }
