@@ -119,17 +119,24 @@ __attribute__((noinline)) void turned_tile(const typename Way<T>::Word* weights,
         for (int j = 0; j < UNITS; ++j) *reinterpret_cast<Sum*>(sums + (i * UNITS + j) * LANES) += totals[i][j];
 }
 
-// Outputs `from` to `to` of one block, a panel (words, UNITS * LANES), to sums (to - from, UNITS * LANES).
+struct Results {  // where the outputs of a block go
+    float* to;
+    long rows, stride;
+};
+
+// Outputs `from` to `to` of one block, a panel (words, UNITS * LANES), to sums (to - from, UNITS * LANES). Each tile asks
+// for its share of the places where they go: these lie far apart, and stores would wait for one after the other.
 template <typename T, int UNITS>
 void turned_block(const typename Way<T>::Word* panel, const float* scales, long k, const Matrix& matrix, long from,
-                  long to, typename Way<T>::Word* sums, const T* next) {
+                  long to, typename Way<T>::Word* sums, const Results& results, const T* next) {
     typedef Way<T> Of;
     typedef typename Of::Word Word;
     constexpr int HEIGHT = tile_height(UNITS);
     constexpr long DEPTH = tile_depth(UNITS), WIDTH = UNITS * LANES, PITCH = DEPTH + LANES;
     alignas(64) Word near[HEIGHT * PITCH] = {};  // weights that are no words yet, or fewer than a tile's
     const T* all = static_cast<const T*>(matrix.data);
-    long words = k / Of::EACH;
+    long words = k / Of::EACH, row = 0;
+    long tiles = (words + DEPTH - 1) / DEPTH * ((to - from + HEIGHT - 1) / HEIGHT);
     for (long output = from; output < to; ++output)
         std::fill_n(sums + (output - from) * WIDTH, WIDTH, Of::first(matrix, output));
     for (long start = 0; start < words; start += DEPTH) {
@@ -141,6 +148,8 @@ void turned_block(const typename Way<T>::Word* panel, const float* scales, long 
                 after = weights + HEIGHT * k;
             else if (start + DEPTH < words)
                 after = all + from * k + (start + DEPTH) * Of::EACH;
+            for (long end = std::min(results.rows, row + (results.rows + tiles - 1) / tiles); row < end; ++row)
+                for (long at = 0; at < to - from; at += 16) __builtin_prefetch(results.to + row * results.stride + at, 1);
             auto* tile = reinterpret_cast<const Word*>(weights);
             if (std::is_same_v<T, Brain> || count < HEIGHT) {
                 for (long i = 0; i < count; ++i) widen(weights + i * k, depth * Of::EACH, near + i * PITCH);
@@ -167,8 +176,9 @@ void turned(const Rows& x, long rows, long k, const Matrix& matrix, long from, l
         const float* scales = x.scales + place * LANES;
         const T* after = static_cast<const T*>(block + 1 < blocks.count ? matrix.data : next);
         if (block + 1 < blocks.count) after += from * k;
+        Results results = {y + place * LANES * stride + from, std::min(width, rows - place * LANES), stride};
         auto of = [&](auto count) {
-            turned_block<T, decltype(count)::value>(panel, scales, k, matrix, from, to, sums, after);
+            turned_block<T, decltype(count)::value>(panel, scales, k, matrix, from, to, sums, results, after);
         };
         if (units == 1) of(Constant<1>{});
         if (units == 2) of(Constant<2>{});
@@ -178,9 +188,9 @@ void turned(const Rows& x, long rows, long k, const Matrix& matrix, long from, l
         auto* numbers = reinterpret_cast<float*>(sums);
         activate(numbers, to - from, width, width, activation);
         for (long unit = 0; unit < units; ++unit) {
-            long row = (place + unit) * LANES;
-            float* out = y + row * stride + from;
-            turn_any(numbers + unit * LANES, width, to - from, std::min<long>(LANES, rows - row), out, stride);
+            long row = unit * LANES;
+            turn_any(numbers + row, width, to - from, std::min<long>(LANES, results.rows - row),
+                     results.to + row * stride, stride);
         }
     }
 }
