@@ -538,10 +538,6 @@ BAD_BATCHES = {
     "labels that are no whole numbers": (PLAIN | {"labels": LABELS.float()}, r"not \(3, 2\) of torch\.float32"),
     "labels in a list": (PLAIN | {"labels": LABELS.tolist()}, "labels must be a tensor of token ids.*not list"),
     "labels without a batch": (PLAIN | {"labels": LABELS[0]}, r"labels must be .*\(batch, target_length\), not \(2,\)"),
-    "no label in all parts": (
-        PLAIN | {"labels": LABELS, "num_items_in_batch": 0},
-        "num_items_in_batch=0: give the number",
-    ),
     "no label": (PLAIN | {"labels": LABELS[:, :0]}, r"labels of shape \(3, 0\) are empty"),
     "fewer labels than sources": (PLAIN | {"labels": LABELS[:2]}, "the decoder has 2 rows for 3 sources"),
     "labels for other positions": (
@@ -642,6 +638,11 @@ def test_a_prompt_of_one_token_has_no_label():
         model(IDS[:, :1], labels=IDS[:, :1])
     with pytest.raises(ValueError, match="label 50 is neither -100 nor in the decoder's vocabulary of 37"):
         model(IDS, labels=IDS + 37)
+
+
+def test_a_loss_is_divided_by_a_count():
+    with pytest.raises(ValueError, match="num_items_in_batch=0: give the number of labels"):
+        AutoModelForCausalLM(tiny_models.config("gpt2"))(IDS, labels=IDS, num_items_in_batch=0)
 
 
 def test_limits_of_this_process_are_as_they_were():
