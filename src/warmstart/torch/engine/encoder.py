@@ -143,12 +143,12 @@ def source_pairs(decoder: Any, states: Tensor, mask: Tensor | None, dtype: torch
     pairs = [fresh(shape, dtype) for shape in shapes]
     width = spec.key_value_heads * spec.head_size
     modules = [layer.cross_attention for layer in decoder.layers]
-    products = [product(module.key, module.value) for module in modules]
+    ways = [(product(module.key, module.value), norm(module.key_norm)) for module in modules]
     for some in _parts(counts):
         x = states[some].float().flatten(0, 1) if mask is None else states[some].float()[mask[some].bool()]
-        for index, module in enumerate(modules):
-            both = products[index](x)
-            key = by_heads(both[:, :width], norm(module.key_norm), spec.head_size, None)
+        for index, (multiply, key_norm) in enumerate(ways):
+            both = multiply(x)
+            key = by_heads(both[:, :width], key_norm, spec.head_size, None)
             for place, part in enumerate((key, both[:, width:])):
                 _keep(part, [pair[index, place] for pair in pairs[some]])
     return pairs

@@ -1,7 +1,7 @@
 """Tensors in pages of their own, which the system has back as soon as they are given up.
 
 What malloc is given back it keeps where something newer lies behind it. Keys and values are large, of every size, and
-come and go with their sources: what it kept grew to as much again as was in use.
+come and go with their sources: of what was given up, it kept most.
 """
 
 from __future__ import annotations
