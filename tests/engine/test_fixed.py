@@ -300,7 +300,7 @@ def begun(model, each, capacity=20, source=7):
     space = Space(model.decoder, 2, each, capacity, source)
     shape = 2, heads.key_value_heads, source, heads.head_size
     pair = [torch.zeros(shape, dtype=weight.dtype, device=weight.device)] * 2
-    space.join([pair] * model.decoder.spec.layers, weight.new_ones(2, source, dtype=torch.bool), [source] * 2)
+    space.join([(slice(2), [pair] * model.decoder.spec.layers)], weight.new_ones(2, source, dtype=torch.bool), [source] * 2)
     space.ids[1] = weight.new_full((2 * each, 1), FIRST, dtype=torch.long)
     return space
 

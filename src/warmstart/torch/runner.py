@@ -14,6 +14,7 @@ from torch import Tensor
 from warmstart.generation_config import GenerationConfig
 from warmstart.outputs import BaseModelOutput, as_encoded
 from warmstart.torch.engine.encoder import encode
+from warmstart.torch.engine.fixed import parts_of
 from warmstart.torch.engine.graphs import FixedRows, FixedRunner, can_record
 from warmstart.torch.engine.plain import is_plain, knows
 from warmstart.torch.engine.runner import EngineRows, EngineRunner, can_run
@@ -21,7 +22,12 @@ from warmstart.torch.generation.inputs import ENCODER_ARGUMENTS
 
 
 class Runner(Protocol):
-    """A model, its source and its KV cache. A source's rows stand one after another, each source with as many."""
+    """A model, its source and its KV cache. A source's rows stand one after another, each source with as many.
+
+    `goes_ahead` says whether a step is work of a device alone, which may be asked for before it is sure to be needed.
+    """
+
+    goes_ahead: bool
 
     @property
     def length(self) -> int:
@@ -55,6 +61,8 @@ class ModuleRunner:
 
     `seen` holds, by their names in the outputs of `generate`, what each pass gave.
     """
+
+    goes_ahead = False
 
     def __init__(
         self,
@@ -200,5 +208,13 @@ def encode_source(model: Any, arguments: dict[str, Any], wants: Iterable[str]) -
         if not wants and usual and knows(model.encoder.spec) and is_plain(model):
             states = encode(model.encoder, ids, mask, embeds, more.get("token_type_ids"), more.get("position_ids"))
             return {"encoder_outputs": BaseModelOutput(states.to(model.dtype)), "attention_mask": mask}
+        some_tokens = [] if ids is None else list(parts_of(*ids.shape))
+        if not wants and usual and len(some_tokens) > 1 and is_plain(model, "cuda"):
+            given = {"input_ids": ids, "attention_mask": mask, **more}
+            parts = [
+                model.encode(**{name: x if x is None or len(x) == 1 else x[some] for name, x in given.items()})[0]
+                for some in some_tokens
+            ]
+            return {"encoder_outputs": BaseModelOutput(torch.cat(parts)), "attention_mask": mask}
         outputs = model.encode(input_ids=ids, attention_mask=mask, inputs_embeds=embeds, **more)
     return {"encoder_outputs": as_encoded(outputs), "attention_mask": mask}

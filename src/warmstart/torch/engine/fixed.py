@@ -10,7 +10,7 @@ tokens, l of it read, s source tokens read, m key-value heads, d head size, v vo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +22,11 @@ from warmstart.spec import StackSpec
 from warmstart.torch.attention import Mask, biased
 from warmstart.torch.cache import KeyValueCache, LayerCache, Pair
 from warmstart.torch.engine.memory import cross_heads, own_heads
+
+
+_TOGETHER = 16384  # tokens of sources that are computed together
+Part = tuple[slice, Iterable[Pair]]
+"""Some of the sources, and their keys and values (sources, m, s, d), layer by layer."""
 
 
 def can_fix(spec: StackSpec) -> bool:
@@ -49,6 +54,16 @@ def bucket(count: int) -> int:
     return size
 
 
+def room(count: int) -> int:
+    """A count rounded up by an eighth at most, so that calls of about a length share buffers.
+
+    >>> [room(count) for count in (1, 65, 130, 700)]
+    [16, 72, 144, 704]
+    """
+    step = max(16, 1 << (count - 1).bit_length()) // 16
+    return max(16, -(-count // step) * step)
+
+
 class Shape(NamedTuple):
     """What a step's shapes depend on."""
 
@@ -65,11 +80,14 @@ class Space:
     of them through a mask. `run` computes a step of a shape: by itself, or recorded.
     """
 
-    def __init__(self, decoder: Any, sources: int, each: int, capacity: int, source: int, run: Any = None):
+    def __init__(
+        self, decoder: Any, sources: int, each: int, capacity: int, source: int, run: Any = None, fused: Any = None
+    ):
         spec, weight = decoder.spec, decoder.embeddings.token.weight
         self.sources, self.each = sources, each
-        self.capacity, self.source_capacity = bucket(capacity), bucket(source)
+        self.capacity, self.source_capacity = bucket(capacity) if fused is None else room(capacity), bucket(source)
         self.run: Any = run or (lambda shape, step: step())
+        self.fused = fused  # a `GpuStep`, which computes in place of the modules
         self.device, self.dtype = weight.device, weight.dtype
         # the last place takes what lies behind a row's end, and no row reads it
         self.top = min(self.capacity, spec.positions or self.capacity) - 1
@@ -78,6 +96,7 @@ class Space:
         self.own = [self._pair(heads, self.capacity, each) for heads in own]  # (b, m, c, k, d)
         self.pairs = [self._pair(heads, self.source_capacity) for heads in cross]  # (b, m, s, d)
         self.bias = torch.zeros(sources, 1, 1, self.source_capacity, dtype=self.dtype, device=self.device)
+        self.ends = torch.ones(sources, dtype=torch.int32, device=self.device)  # behind each source's last token
         number = torch.arange(sources * each, device=self.device)
         self.place, self.slot = number[:, None] // each, number[:, None] % each  # (r, 1)
         self.before, self.first = torch.zeros_like(number), torch.zeros_like(number)  # (r,) as in `Memory`
@@ -100,25 +119,28 @@ class Space:
         places = torch.tensor(self.places, dtype=torch.long, device=self.device)
         self.rows = (places[:, None] * self.each + torch.arange(self.each, device=self.device)).flatten()  # (n,)
 
-    def join(self, pairs: Sequence[Pair], seen: Tensor, counts: Sequence[int]) -> None:
-        """Add sources, given by keys and values (sources, m, s, d) for each layer, what is `seen` of them (sources, s),
-        and how many tokens of each are; their rows are empty.
+    def join(self, parts: Iterable[Part], seen: Tensor, counts: Sequence[int]) -> None:
+        """Add sources of which so much is `seen` (sources, s), and which have so many tokens, with the keys and values
+        of each part of them; their rows are empty.
         """
         free = [place for place in range(self.sources) if place not in self.places][: len(counts)]
-        at, length = torch.tensor(free, device=self.device), seen.shape[1]
+        length, at = seen.shape[1], _places(free, self.device)
         self.places, self.lengths = self.places + free, [*self.lengths, *counts]
         self._number()
         rows = self.rows[-len(free) * self.each :]
         self.before[rows], self.first[rows], self.table[rows] = 0, 0, self.slot[rows]
-        for buffer in (x for pair in (*self.own, *self.pairs) for x in pair):
+        for buffer in (x for pair in self.own for x in pair):
             buffer[at] = 0  # what others left there may be no number
-        if not pairs:
-            return
+        numbers = torch.arange(1, length + 1, device=self.device)
+        self.ends[at] = (seen * numbers).amax(1).clamp_min(1).int() if length else 1
         self.bias[at] = torch.finfo(self.dtype).min
         self.bias[at, 0, 0, :length] = self.bias.new_zeros(seen.shape).masked_fill(~seen, torch.finfo(self.dtype).min)
-        for held, given in zip(self.pairs, pairs, strict=True):
-            for buffer, x in zip(held, given, strict=True):
-                buffer[at, :, :length] = x.to(self.dtype)
+        for some, pairs in parts:
+            at = _places(free[some], self.device)
+            for held, given in zip(self.pairs, pairs, strict=True):
+                for buffer, x in zip(held, given, strict=True):
+                    buffer[at, :, :length] = x.to(self.dtype)
+                    buffer[at, :, length:] = 0
 
     def widen(self, source: int) -> None:
         """Make room for longer sources: what was recorded reads the old places."""
@@ -140,24 +162,28 @@ class Space:
 
     def logits(self, decoder: Any, ids: Tensor, longest: int) -> Tensor:
         """The float32 logits (n, t, v) after new tokens (n, t), which the rows then hold, `longest` at most."""
-        shape = Shape(
-            self._width(),
-            ids.shape[1],
-            min(bucket(longest), self.capacity),
-            min(bucket(max(self.lengths)), self.source_capacity) if self.pairs and any(self.lengths) else 0,
-        )
+        length, source = self.capacity, self.source_capacity
+        if self.fused is None:  # else kernels read from the buffers how far they must go
+            length, source = min(bucket(longest), length), min(bucket(max(self.lengths, default=0)), source)
+        has_source = bool(self.pairs) and any(self.lengths)
+        shape = Shape(self._width(), ids.shape[1], length, source if has_source else 0)
         if shape.new not in self.ids:
             self.ids[shape.new] = torch.zeros(len(self.place), shape.new, dtype=torch.long, device=self.device)
-        self.ids[shape.new][self.rows] = ids
+        rows = slice(len(ids)) if self.places == list(range(len(self.places))) else self.rows  # copied faster than read
+        self.ids[shape.new][rows] = ids
+        out = self.run(shape, lambda: self.step(decoder, shape))
         # a copy, for the next step writes where this one did
-        return self.run(shape, lambda: self.step(decoder, shape))[self.rows]
+        return out[rows].clone() if isinstance(rows, slice) else out[rows]
 
     def step(self, decoder: Any, shape: Shape) -> Tensor:
         """The logits (r, t, v) of the rows of the first places, whose new tokens stand in `ids`."""
         spec, rows = decoder.spec, shape.sources * self.each
-        ids, before, first = self.ids[shape.new][:rows], self.before[:rows, None], self.first[:rows, None]
-        at = (before + torch.arange(shape.new, device=self.device)).clamp_max(self.top)  # (r, t)
-        positions = (at - first).clamp_min(0)
+        if self.fused is not None:
+            logits = self.fused.logits(self, shape).view(rows, shape.new, -1)
+            self.before[:rows].add_(shape.new)
+            return logits
+        ids, first, positions = self.ids[shape.new][:rows], self.first[:rows, None], self.positions(shape)
+        at = self._at(shape)
         if decoder.embeddings.position is not None:
             positions = positions + spec.embedding.position_offset
         x = decoder.embeddings(ids, None, positions, None)
@@ -173,6 +199,15 @@ class Space:
             x = layer(x, masks[spec.attention.window(index)], rotations[index], None, source_mask, cache)[0]
         self.before[:rows].add_(shape.new)
         return decoder.head(x if decoder.final_norm is None else decoder.final_norm(x)).float()
+
+    def _at(self, shape: Shape) -> Tensor:
+        """Where the new tokens (r, t) go."""
+        before = self.before[: shape.sources * self.each, None]
+        return (before + torch.arange(shape.new, device=self.device)).clamp_max(self.top)
+
+    def positions(self, shape: Shape) -> Tensor:
+        """The positions of the new tokens (r, t)."""
+        return (self._at(shape) - self.first[: shape.sources * self.each, None]).clamp_min(0)
 
     def _mask(self, at: Tensor, first: Tensor, window: int | None, shape: Shape) -> Mask:
         """Which tokens each row's new ones see: (b, 1, k * t, l * k), as `attend` folds the rows of a source."""
@@ -220,7 +255,7 @@ class Space:
     def _close_up(self) -> None:
         """Move the sources at work to the first places."""
         count, at = len(self.places), self.rows[:: self.each] // self.each
-        for x in (self.bias, *(x for pair in (*self.own, *self.pairs) for x in pair)):
+        for x in (self.bias, self.ends, *(x for pair in (*self.own, *self.pairs) for x in pair)):
             x[:count] = x[at]
         for x in (self.before, self.first, self.table):
             x[: len(self.rows)] = x[self.rows]
@@ -237,6 +272,20 @@ class Space:
                 at, read = rows[:: self.each] // self.each, max(self.lengths)
                 layer.source = tuple(buffer[at, :, :read] for buffer in self.pairs[index])  # type: ignore[assignment]
         return cache
+
+
+def parts_of(sources: int, length: int) -> Iterator[slice]:
+    """Sources whose tokens fill a GPU, one run of them after the other."""
+    step = max(1, _TOGETHER // max(1, length))
+    for start in range(0, sources, step):
+        yield slice(start, min(start + step, sources))
+
+
+def _places(numbers: list[int], device: torch.device) -> Any:
+    """Numbers as an index: a slice where they can be one, which is written at the rate of memory."""
+    if numbers == list(range(numbers[0], numbers[0] + len(numbers))):
+        return slice(numbers[0], numbers[0] + len(numbers))
+    return torch.tensor(numbers, device=device)
 
 
 class _Layer(LayerCache):

@@ -13,16 +13,17 @@ from __future__ import annotations
 import os
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from warmstart.torch.cache import KeyValueCache, Pair
-from warmstart.torch.engine.fixed import Shape, Space, can_fix
-from warmstart.torch.engine.plain import is_plain
+from warmstart.torch.cache import KeyValueCache
+from warmstart.torch.engine.fixed import Part, Shape, Space, can_fix, parts_of
+from warmstart.torch.engine.gpu_step import step_for
+from warmstart.torch.engine.plain import is_plain, tensors_of
 from warmstart.torch.engine.runner import decoder_of, is_padded_left
 
 Compute = Callable[[], Tensor]
@@ -94,7 +95,7 @@ def borrow(owner: Any, decoder: Any, sources: int, each: int, capacity: int, sou
     """Buffers for at least so many sources, rows of each, tokens of a row and of a source: those of an earlier call
     where they suffice. They are the owner's until it is gone.
     """
-    stamp = tuple((x.data_ptr(), x.dtype, x.shape) for x in (*decoder.parameters(), *decoder.buffers()))
+    stamp = tuple((x.data_ptr(), x.dtype, x.shape) for x in tensors_of(decoder))
     held, space = _idle.pop(decoder, (None, None))
     if held != stamp or space is None or space.each != each:
         space = None
@@ -105,7 +106,7 @@ def borrow(owner: Any, decoder: Any, sources: int, each: int, capacity: int, sou
             sizes, space = tuple(map(max, has, sizes)), None  # type: ignore[assignment]
     if space is None:
         sources, capacity, source = sizes
-        space = Space(decoder, sources, each, capacity, source, graphs_for(decoder.device))
+        space = Space(decoder, sources, each, capacity, source, graphs_for(decoder.device), step_for(decoder))
     space.clear()
     back = weakref.finalize(owner, _give_back, weakref.ref(decoder), stamp, space)
     back.atexit = False
@@ -124,6 +125,8 @@ def release(decoder: Any) -> None:
 
 class FixedRunner:
     """A `Runner` for models that `can_record` allows; a prompt's first pass is the modules'."""
+
+    goes_ahead = True
 
     def __init__(
         self, model: Any, source: dict[str, Any], prompt: Any, *, rows: int, length: int, mask: Tensor | None = None
@@ -160,17 +163,16 @@ class FixedRunner:
 
     def _begin(self, sources: int, held: KeyValueCache | None = None) -> Space:
         """Buffers with the sources, and with what the rows of each hold already."""
-        mask = self.source.get("attention_mask")
-        pairs: list[Pair] = []
-        if held is not None:
-            pairs = [layer.source for layer in held.layers if layer.source is not None]
+        mask, parts, length = self.source.get("attention_mask"), iter(()), 0
+        if held is not None and held.layers[0].source is not None:
+            length = held.layers[0].source[0].shape[2]
+            parts = iter([(slice(sources), [layer.source for layer in held.layers])])
         elif self.source:
-            pairs = source_pairs(self.model, self.source)
-        length = pairs[0][0].shape[2] if pairs else 0
+            length, parts = self.source["encoder_outputs"][0].shape[1], source_parts(self.model, self.source)
         self.space = borrow(self, self.decoder, sources, self.rows, self.capacity, length)
         if mask is None:
             mask = torch.ones(sources, length, dtype=torch.bool, device=self.space.device)
-        self.space.join(pairs, mask.bool(), [length] * sources)
+        self.space.join(parts, mask.bool(), [length] * sources)
         if held is not None:
             self.space.hold(held, self.first)
         self.source, self.prompt = {}, None
@@ -200,13 +202,13 @@ class FixedRows:
         self.space: Space | None = None
 
     def join(self, source: dict[str, Any], counts: list[int]) -> None:
-        pairs, length = source_pairs(self.model, source), max(counts)
+        length = max(counts)
         if self.space is None:
             self.space = borrow(self, self.model.decoder, *self.sizes, length)
         elif length > self.space.source_capacity:
             self.space.widen(length)
             self.space.run.made.clear()
-        self.space.join(pairs, source["attention_mask"].bool(), counts)
+        self.space.join(source_parts(self.model, source), source["attention_mask"].bool(), counts)
 
     def logits(self, ids: Tensor, longest: int) -> Tensor:
         assert self.space is not None
@@ -225,9 +227,11 @@ def can_record(model: Any, source: dict[str, Any], mask: Tensor | None) -> bool:
     return can_fix(decoder_of(model).spec) and is_plain(model, "cuda") and is_padded_left(mask)
 
 
-def source_pairs(model: Any, source: dict[str, Any]) -> list[Pair]:
-    """The keys and values (b, m, s, d) of a source for each layer."""
+def source_parts(model: Any, source: dict[str, Any]) -> Iterator[Part]:
+    """The keys and values of some sources after the other, so that what lies between stays small."""
     states = source["encoder_outputs"][0]
     if hasattr(model, "enc_to_dec_proj"):
         states = model.enc_to_dec_proj(states)
-    return [layer.cross_attention._source_pair(states, None) for layer in model.decoder.layers_in_order()]
+    for some in parts_of(*states.shape[:2]):
+        layers = model.decoder.layers_in_order()
+        yield some, (layer.cross_attention._source_pair(states[some], None) for layer in layers)

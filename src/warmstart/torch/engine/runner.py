@@ -24,6 +24,8 @@ from warmstart.torch.engine.step import Step
 class EngineRunner:
     """A `Runner` for models that `can_run` allows."""
 
+    goes_ahead = False
+
     def __init__(self, model: Any, source: dict[str, Any], *, rows: int, length: int, mask: Tensor | None = None):
         """See `ModuleRunner`; `length` is how many tokens a row may hold at most."""
         self.decoder = decoder_of(model)

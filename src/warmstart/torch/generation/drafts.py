@@ -63,7 +63,8 @@ def drafted(call: Call, drafter: Drafter) -> dict[str, Any]:
     shown = plan.prompt_length
     while True:
         ended = turn.done
-        sources = leaving(ended.reshape(-1, plan.rows).all(1)) if call.may_leave else None
+        gone = ended.reshape(-1, plan.rows).all(1)
+        sources = leaving(gone, int(gone.sum())) if call.may_leave else None
         over = bool(ended.all())
         if over or sources is not None or call.stream.streamer is not None:
             final[here], at[here] = turn.ids, turn.at

@@ -21,7 +21,7 @@ from warmstart.decoding.settings import Plan
 from warmstart.decoding.stopping import Stop, stopping
 from warmstart.generation_config import GenerationConfig
 from warmstart.torch.arrays import TorchArrays
-from warmstart.torch.generation.scores import Scorer, check_choice, draw_rows
+from warmstart.torch.generation.scores import Scorer, draw_rows, refuse_choice, without_choice
 from warmstart.torch.generation.streamers import Stream
 
 
@@ -44,14 +44,26 @@ class Call:
         """When rows end."""
         return stopping(self.xp, self.plan.eos, self.plan.max_length, self.rules)
 
+    def goes_ahead(self, at: int) -> bool:
+        """Whether a device may compute what follows `at` tokens before it is known whether anything must: it has then
+        work while the host reads that, and a last step is computed for nothing.
+        """
+        waits = self.rules or not self.may_leave or self.stream.streamer is not None or self.scorer.guidance is not None
+        return not waits and at < self.plan.max_length and self.scorer.runner.goes_ahead
 
-def leaving(done: Tensor) -> Tensor | None:
-    """The sources that go on, if enough of them (b,) are done that leaving them out pays; None if not.
+
+def leaving(done: Tensor, count: int) -> Tensor | None:
+    """The sources that go on, if the `count` that are done, of all (b,), are so many that leaving them out pays; None if
+    not.
 
     A change of the batch copies the cache once, so an eighth of the sources leaves at a time.
     """
-    count = int(done.sum())
     return (~done).nonzero()[:, 0] if 0 < count < len(done) and 8 * count >= len(done) else None
+
+
+def read(*numbers: Tensor) -> list[int]:
+    """Some numbers of a device, in one transfer: each waits for all that was asked of the device before."""
+    return torch.stack([number.long() for number in numbers]).tolist()
 
 
 def rows_of(sources: Tensor, each: int) -> Tensor:
@@ -71,26 +83,36 @@ def one_by_one(call: Call) -> dict[str, Any]:
     def draw(scores: Tensor) -> Tensor:
         return draw_rows(scores, call.generator, None if len(rows) == len(ids) else rows, len(ids))[:, 0]
 
+    scores = scorer.scores(state.ids[:, : state.at])
     while True:
-        scores = scorer.scores(state.ids[:, : state.at])
-        check_choice(scores, ~state.done, state.at)
-
+        stuck, at, before = without_choice(scores, ~state.done), state.at, scores
+        if plan.sample and read(stuck.any())[0]:  # what draws has no defined result
+            refuse_choice(before, stuck, at)
         state = sampling.step(xp, state, scores, draw if plan.sample else xp.argmax, stop, plan.pad)
-        if rows is not None and len(rows) < len(ids):
+        if len(rows) < len(ids):
             ids[rows, state.at - 1] = state.ids[:, state.at - 1]
         else:
             ids = state.ids
+        is_ahead = call.goes_ahead(state.at)
+        if is_ahead:
+            scores = scorer.scores(state.ids[:, : state.at])
+        done = state.done.reshape(-1, plan.rows).all(1)
+        is_stuck, ended = read(stuck.any(), done.sum())
+        if is_stuck:
+            refuse_choice(before, stuck, at)
         if call.stream.streamer is not None:  # which rows have ended is read back from a device
             call.stream.tokens(ids[:, state.at - 1], rows[state.done])
-        if state.at >= plan.max_length or (may_end and bool(state.done.all())):
+        if state.at >= plan.max_length or (may_end and ended == len(done)):
             break
-        if call.may_leave and may_end:
-            sources = leaving(state.done.reshape(-1, plan.rows).all(1))
-            if sources is not None:
-                kept = rows_of(sources, plan.rows)
-                ids = ids.clone() if len(rows) == len(ids) else ids
-                state, rows = sampling.Rows(state.at, state.ids[kept], state.done[kept]), rows[kept]
-                scorer.reorder(kept, same_sources=False)
+        sources = leaving(done, ended) if call.may_leave and may_end else None
+        if sources is not None:
+            kept = rows_of(sources, plan.rows)
+            ids = ids.clone() if len(rows) == len(ids) else ids
+            state, rows = sampling.Rows(state.at, state.ids[kept], state.done[kept]), rows[kept]
+            scorer.reorder(kept, same_sources=False)
+            scores = scores[kept] if is_ahead else scores
+        if not is_ahead:
+            scores = scorer.scores(state.ids[:, : state.at])
     return {"sequences": ids[:, : state.at]}
 
 
@@ -107,21 +129,30 @@ def beam_search(call: Call) -> dict[str, Any]:
         index = draw_rows(scores, call.generator, None if everyone is None else sources, total, count)
         return torch.gather(scores, 1, index), index
 
+    scores = scorer.scores(state.ids.flatten(0, 1)[:, : state.at])
     while True:
-        scores = scorer.scores(state.ids.flatten(0, 1)[:, : state.at])
         state = beams.step(xp, state, scores, settings, draw if plan.sample else xp.top_k, stop)
-        if not bool(state.going):
-            break
-        kept = leaving(state.done[:, 0]) if call.may_leave else None
-        if kept is None:
+        is_ahead = call.goes_ahead(state.at)
+        if is_ahead:
             scorer.reorder(state.rows)
-            continue
-        everyone = _put_back(everyone or state, state, sources)
-        moved = state.rows[rows_of(kept, plan.beams)]
-        fields = {name: x[kept] for name, x in state._asdict().items() if name not in ("at", "rows", "going")}
-        state = state._replace(**fields, rows=torch.arange(len(moved), device=moved.device))
-        sources = sources[kept]
-        scorer.reorder(moved, same_sources=False)
+            scores = scorer.scores(state.ids.flatten(0, 1)[:, : state.at])
+        is_going, ended = read(torch.as_tensor(state.going), state.done[:, 0].sum())
+        if not is_going:
+            break
+        kept = leaving(state.done[:, 0], ended) if call.may_leave else None
+        rows = state.rows
+        if kept is not None:
+            everyone = _put_back(everyone or state, state, sources)
+            chosen = rows_of(kept, plan.beams)
+            fields = {name: x[kept] for name, x in state._asdict().items() if name not in ("at", "rows", "going")}
+            state = state._replace(**fields, rows=torch.arange(len(chosen), device=chosen.device))
+            sources = sources[kept]
+            rows = chosen if is_ahead else rows[chosen]
+            scores = scores[chosen] if is_ahead else scores
+        if kept is not None or not is_ahead:
+            scorer.reorder(rows, same_sources=kept is None)
+        if not is_ahead:
+            scores = scorer.scores(state.ids.flatten(0, 1)[:, : state.at])
     if everyone is not None:
         state = _put_back(everyone, state, sources)
     return _found(call, *beams.finish(xp, state, plan.sequences))

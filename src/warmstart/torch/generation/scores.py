@@ -119,9 +119,18 @@ def check_choice(scores: Tensor, rows: Tensor, at: Any) -> None:
     Raises:
         ValueError: all tokens are forbidden in a row, or the model's logits are no numbers.
     """
-    stuck = rows & ~(scores.amax(-1) > float("-inf"))
-    if not bool(stuck.any()):
-        return
+    stuck = without_choice(scores, rows)
+    if bool(stuck.any()):
+        refuse_choice(scores, stuck, at)
+
+
+def without_choice(scores: Tensor, rows: Tensor) -> Tensor:
+    """Which of the rows (r,) that go on have no token left to choose."""
+    return rows & ~(scores.amax(-1) > float("-inf"))
+
+
+def refuse_choice(scores: Tensor, stuck: Tensor, at: Any) -> None:
+    """The error of `check_choice`."""
     row = int(stuck.int().argmax())
     kind = choice.UNDEFINED if bool(scores[row].isnan().any()) else choice.FORBIDDEN
     choice.check_choice(kind, row, at[row] if isinstance(at, list) else at)
