@@ -5,7 +5,7 @@ Shapes: b sources, k rows for each, r = b * k rows, n length so far, p prompt le
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import torch
@@ -24,10 +24,12 @@ from warmstart.torch.generation.inputs import ENCODER_ARGUMENTS
 class Runner(Protocol):
     """A model, its source and its KV cache. A source's rows stand one after another, each source with as many.
 
-    `goes_ahead` says whether a step is work of a device alone, which may be asked for before it is sure to be needed.
+    `is_alone` says whether a step is work of a device alone, which may be asked for before it is sure to be needed;
+    `record`, if it is not None, makes of some work of that device what replays it.
     """
 
-    goes_ahead: bool
+    is_alone: bool
+    record: Callable[[Callable[[], Tensor]], Callable[[], Tensor]] | None
 
     @property
     def length(self) -> int:
@@ -62,7 +64,7 @@ class ModuleRunner:
     `seen` holds, by their names in the outputs of `generate`, what each pass gave.
     """
 
-    goes_ahead = False
+    is_alone, record = False, None
 
     def __init__(
         self,

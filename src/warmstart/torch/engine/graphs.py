@@ -73,11 +73,15 @@ def graphs_for(device: torch.device) -> Graphs:
 
     def record(step: Compute) -> Compute:
         graph = torch.cuda.CUDAGraph()
-        with (
-            torch.cuda.device(device),
-            torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"),
-        ):
-            out = step()
+        side.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.device(device), torch.cuda.stream(side):
+            # not `torch.cuda.graph`, which gives back all memory that is free before it begins
+            graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+            try:
+                out = step()
+            finally:
+                graph.capture_end()
+        torch.cuda.current_stream(device).wait_stream(side)
 
         def replay() -> Tensor:
             graph.replay()
@@ -126,7 +130,7 @@ def release(decoder: Any) -> None:
 class FixedRunner:
     """A `Runner` for models that `can_record` allows; a prompt's first pass is the modules'."""
 
-    goes_ahead = True
+    is_alone = True
 
     def __init__(
         self, model: Any, source: dict[str, Any], prompt: Any, *, rows: int, length: int, mask: Tensor | None = None
@@ -177,6 +181,10 @@ class FixedRunner:
             self.space.hold(held, self.first)
         self.source, self.prompt = {}, None
         return self.space
+
+    @property
+    def record(self) -> Callable[[Compute], Compute] | None:
+        return None if self.space is None else self.space.run.record
 
     def reorder(self, rows: Tensor) -> None:
         if self.space is not None:

@@ -24,7 +24,7 @@ from warmstart.torch.engine.step import Step
 class EngineRunner:
     """A `Runner` for models that `can_run` allows."""
 
-    goes_ahead = False
+    is_alone, record = False, None
 
     def __init__(self, model: Any, source: dict[str, Any], *, rows: int, length: int, mask: Tensor | None = None):
         """See `ModuleRunner`; `length` is how many tokens a row may hold at most."""

@@ -6,7 +6,7 @@ Shapes: b sources, k rows for each, r = b * k rows, p prompt length, n length so
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from warmstart.decoding import beams, constrained, groups, sampling
-from warmstart.decoding.choice import check_found
+from warmstart.decoding.choice import check_choice, check_found
 from warmstart.decoding.constraints import constraints_of
 from warmstart.decoding.rules import check_constraints
 from warmstart.decoding.settings import Plan
 from warmstart.decoding.stopping import Stop, stopping
 from warmstart.generation_config import GenerationConfig
 from warmstart.torch.arrays import TorchArrays
-from warmstart.torch.generation.scores import Scorer, draw_rows, refuse_choice, without_choice
+from warmstart.torch.generation.scores import Scorer, draw_rows, trouble
 from warmstart.torch.generation.streamers import Stream
 
 
@@ -44,12 +44,15 @@ class Call:
         """When rows end."""
         return stopping(self.xp, self.plan.eos, self.plan.max_length, self.rules)
 
-    def goes_ahead(self, at: int) -> bool:
+    def is_alone(self, at: int) -> bool:
         """Whether a device may compute what follows `at` tokens before it is known whether anything must: it has then
         work while the host reads that, and a last step is computed for nothing.
         """
         waits = self.rules or not self.may_leave or self.stream.streamer is not None or self.scorer.guidance is not None
-        return not waits and at < self.plan.max_length and self.scorer.runner.goes_ahead
+        return not waits and at < self.plan.max_length and self.scorer.runner.is_alone
+
+
+_FEW = 8  # steps for which recording does not pay
 
 
 def leaving(done: Tensor, count: int) -> Tensor | None:
@@ -61,14 +64,55 @@ def leaving(done: Tensor, count: int) -> Tensor | None:
     return (~done).nonzero()[:, 0] if 0 < count < len(done) and 8 * count >= len(done) else None
 
 
-def read(*numbers: Tensor) -> list[int]:
-    """Some numbers of a device, in one transfer: each waits for all that was asked of the device before."""
-    return torch.stack([number.long() for number in numbers]).tolist()
-
-
 def rows_of(sources: Tensor, each: int) -> Tensor:
     """The rows of these sources, each of which has as many."""
     return (sources[:, None] * each + torch.arange(each, device=sources.device)).flatten()
+
+
+class Recorded:
+    """A search's step, from the logits (r, v) on: `choose` gives the new state and the numbers that the host must read.
+
+    Where the device records what it does, the second step of a batch of one size is recorded, and replayed from then
+    on: its tensors then stay where they are, and are the state.
+    """
+
+    def __init__(self, choose: Callable[[Any, Tensor], tuple[Any, Tensor]], call: Call):
+        self.choose, self.call, self.may = choose, call, not call.plan.sample
+        self.replay: Callable[[], Any] | None = None
+        self.raw = self.numbers = torch.empty(0)
+        self.state: Any = None
+
+    def __call__(self, state: Any, raw: Tensor) -> tuple[Any, Tensor]:
+        """The state after a token more, and the numbers."""
+        record = self.call.scorer.runner.record
+        pays = self.call.is_alone(state.at + _FEW)
+        if self.raw.shape != raw.shape:
+            new, numbers = self.choose(state, raw)
+            self.raw, self.numbers, self.replay = raw, numbers.clone(), None
+            return new, numbers
+        if self.replay is None and record is not None and self.may and pays:
+            self._record(record, state, raw)
+        elif self.replay is not None:
+            self.raw.copy_(raw)
+        if self.replay is None:
+            return self.choose(state, raw)
+        self.replay()
+        return self.state._replace(at=state.at + 1), self.numbers
+
+    def _record(self, record: Callable[[Callable[[], Tensor]], Callable[[], Tensor]], state: Any, raw: Tensor) -> None:
+        held = state._replace(at=torch.tensor(state.at, device=self.raw.device))
+        self.state, self.raw = type(held)(*(x.clone() for x in held)), raw.clone()
+
+        def step() -> Tensor:
+            new, numbers = self.choose(self.state, self.raw)
+            for old, fresh in zip((*self.state, self.numbers), (*new, numbers), strict=True):
+                old.copy_(fresh)  # what is recorded shares its memory with what else is
+            return self.numbers
+
+        try:
+            self.replay = record(step)
+        except RuntimeError:  # something that cannot be recorded: it runs as it is
+            self.may = False
 
 
 def one_by_one(call: Call) -> dict[str, Any]:
@@ -83,36 +127,41 @@ def one_by_one(call: Call) -> dict[str, Any]:
     def draw(scores: Tensor) -> Tensor:
         return draw_rows(scores, call.generator, None if len(rows) == len(ids) else rows, len(ids))[:, 0]
 
-    scores = scorer.scores(state.ids[:, : state.at])
-    while True:
-        stuck, at, before = without_choice(scores, ~state.done), state.at, scores
-        if plan.sample and read(stuck.any())[0]:  # what draws has no defined result
-            refuse_choice(before, stuck, at)
+    def choose(state: sampling.Rows, raw: Tensor) -> tuple[sampling.Rows, Tensor]:
+        scores = scorer.scored(raw, state.ids, state.at)
+        stuck = trouble(scores, ~state.done)
+        if plan.sample:  # what draws has no defined result
+            check_choice(*stuck.tolist(), state.at)
         state = sampling.step(xp, state, scores, draw if plan.sample else xp.argmax, stop, plan.pad)
+        return state, torch.cat((stuck, state.done.reshape(-1, plan.rows).all(1).sum()[None]))
+
+    step = Recorded(choose, call)
+    raw = scorer.raw(state.ids[:, : state.at])
+    while True:
+        state, numbers = step(state, raw)
         if len(rows) < len(ids):
             ids[rows, state.at - 1] = state.ids[:, state.at - 1]
         else:
             ids = state.ids
-        is_ahead = call.goes_ahead(state.at)
+        is_ahead = call.is_alone(state.at)
         if is_ahead:
-            scores = scorer.scores(state.ids[:, : state.at])
-        done = state.done.reshape(-1, plan.rows).all(1)
-        is_stuck, ended = read(stuck.any(), done.sum())
-        if is_stuck:
-            refuse_choice(before, stuck, at)
+            raw = scorer.raw(state.ids[:, : state.at])
+        kind, row, ended = numbers.tolist()
+        check_choice(kind, row, state.at - 1)
         if call.stream.streamer is not None:  # which rows have ended is read back from a device
             call.stream.tokens(ids[:, state.at - 1], rows[state.done])
-        if state.at >= plan.max_length or (may_end and ended == len(done)):
+        if state.at >= plan.max_length or (may_end and ended * plan.rows == len(rows)):
             break
-        sources = leaving(done, ended) if call.may_leave and may_end else None
-        if sources is not None:
-            kept = rows_of(sources, plan.rows)
-            ids = ids.clone() if len(rows) == len(ids) else ids
-            state, rows = sampling.Rows(state.at, state.ids[kept], state.done[kept]), rows[kept]
-            scorer.reorder(kept, same_sources=False)
-            scores = scores[kept] if is_ahead else scores
+        if call.may_leave and may_end:
+            sources = leaving(state.done.reshape(-1, plan.rows).all(1), ended)
+            if sources is not None:
+                kept = rows_of(sources, plan.rows)
+                ids = ids.clone() if len(rows) == len(ids) else ids
+                state, rows = sampling.Rows(state.at, state.ids[kept], state.done[kept]), rows[kept]
+                scorer.reorder(kept, same_sources=False)
+                raw = raw[kept] if is_ahead else raw
         if not is_ahead:
-            scores = scorer.scores(state.ids[:, : state.at])
+            raw = scorer.raw(state.ids[:, : state.at])
     return {"sequences": ids[:, : state.at]}
 
 
@@ -129,30 +178,32 @@ def beam_search(call: Call) -> dict[str, Any]:
         index = draw_rows(scores, call.generator, None if everyone is None else sources, total, count)
         return torch.gather(scores, 1, index), index
 
-    scores = scorer.scores(state.ids.flatten(0, 1)[:, : state.at])
-    while True:
+    def choose(state: beams.Beams, raw: Tensor) -> tuple[beams.Beams, Tensor]:
+        scores = scorer.scored(raw, state.ids.flatten(0, 1), state.at)
         state = beams.step(xp, state, scores, settings, draw if plan.sample else xp.top_k, stop)
-        is_ahead = call.goes_ahead(state.at)
+        scorer.reorder(state.rows)
+        return state, torch.stack((state.going.long(), state.done[:, 0].sum()))
+
+    step = Recorded(choose, call)
+    raw = scorer.raw(state.ids.flatten(0, 1)[:, : state.at])
+    while True:
+        state, numbers = step(state, raw)
+        is_ahead = call.is_alone(state.at)
         if is_ahead:
-            scorer.reorder(state.rows)
-            scores = scorer.scores(state.ids.flatten(0, 1)[:, : state.at])
-        is_going, ended = read(torch.as_tensor(state.going), state.done[:, 0].sum())
+            raw = scorer.raw(state.ids.flatten(0, 1)[:, : state.at])
+        is_going, ended = numbers.tolist()
         if not is_going:
             break
         kept = leaving(state.done[:, 0], ended) if call.may_leave else None
-        rows = state.rows
         if kept is not None:
             everyone = _put_back(everyone or state, state, sources)
-            chosen = rows_of(kept, plan.beams)
+            rows, sources = rows_of(kept, plan.beams), sources[kept]
             fields = {name: x[kept] for name, x in state._asdict().items() if name not in ("at", "rows", "going")}
-            state = state._replace(**fields, rows=torch.arange(len(chosen), device=chosen.device))
-            sources = sources[kept]
-            rows = chosen if is_ahead else rows[chosen]
-            scores = scores[chosen] if is_ahead else scores
-        if kept is not None or not is_ahead:
-            scorer.reorder(rows, same_sources=kept is None)
+            state = state._replace(**fields, rows=torch.arange(len(rows), device=rows.device), going=state.going.clone())
+            scorer.reorder(rows, same_sources=False)
+            raw = raw[rows] if is_ahead else raw
         if not is_ahead:
-            scores = scorer.scores(state.ids.flatten(0, 1)[:, : state.at])
+            raw = scorer.raw(state.ids.flatten(0, 1)[:, : state.at])
     if everyone is not None:
         state = _put_back(everyone, state, sources)
     return _found(call, *beams.finish(xp, state, plan.sequences))

@@ -45,10 +45,14 @@ class Scorer:
 
     def scores(self, ids: Tensor) -> Tensor:
         """The processed scores (r, v) of what follows `ids` (r, n): logits, or with beams log-probabilities."""
-        raw = self.raw(ids)
+        return self.scored(self.raw(ids), ids, ids.shape[1])
+
+    def scored(self, raw: Tensor, ids: Tensor, at: Position) -> Tensor:
+        """The same from the logits of what follows the first `at` tokens."""
+        ids = ids[:, :at] if isinstance(at, int) else ids
         self.keep("logits", raw)
         scores = self.xp.log_softmax(raw) if self.plan.beams > 1 else raw
-        scores = self.processed(self.guided(scores, ids), ids, ids.shape[1])
+        scores = self.processed(self.guided(scores, ids), ids, at)
         self.keep("scores", scores)
         return scores
 
@@ -119,18 +123,15 @@ def check_choice(scores: Tensor, rows: Tensor, at: Any) -> None:
     Raises:
         ValueError: all tokens are forbidden in a row, or the model's logits are no numbers.
     """
-    stuck = without_choice(scores, rows)
-    if bool(stuck.any()):
-        refuse_choice(scores, stuck, at)
-
-
-def without_choice(scores: Tensor, rows: Tensor) -> Tensor:
-    """Which of the rows (r,) that go on have no token left to choose."""
-    return rows & ~(scores.amax(-1) > float("-inf"))
-
-
-def refuse_choice(scores: Tensor, stuck: Tensor, at: Any) -> None:
-    """The error of `check_choice`."""
-    row = int(stuck.int().argmax())
-    kind = choice.UNDEFINED if bool(scores[row].isnan().any()) else choice.FORBIDDEN
+    kind, row = trouble(scores, rows).tolist()
     choice.check_choice(kind, row, at[row] if isinstance(at, list) else at)
+
+
+def trouble(scores: Tensor, rows: Tensor) -> Tensor:
+    """The first of the rows (r,) that go on and have no token left to choose, with the kind of its trouble before it
+    (2,): see `choice`.
+    """
+    best = scores.amax(-1)  # no number, if one of them is none
+    kinds = torch.where(best.isnan(), choice.UNDEFINED, choice.FORBIDDEN) * (rows & ~(best > float("-inf")))
+    row = (kinds > 0).int().argmax(0, keepdim=True)
+    return torch.cat((kinds.gather(0, row), row))
