@@ -9,10 +9,12 @@ from engine_helpers import difference
 from tiny_models import FIRST, PAIRS, RELATED, VOCABULARY, batch, config, generated, pair, spread_out, trained
 from warmstart import AutoModelForCausalLM
 from warmstart.torch import runner
-from warmstart.torch.engine import graphs
+from warmstart.torch.engine import encoder_graphs, graphs
+from warmstart.torch.engine import fixed as graphs_space
+from warmstart.torch.engine.encoder_graphs import encode_in_parts
 from warmstart.torch.engine.fixed import Shape, Space, bucket, can_fix
 from warmstart.torch.engine.graphs import Graphs, graphs_for
-from warmstart.torch.generation import many
+from warmstart.torch.generation import loops, many
 
 LOGITS = {"return_dict_in_generate": True, "output_logits": True}
 ENDS = [2, 7, 8, 11, 14, 19, 20, 23, 26, 28, 31, 33]  # many, so that random models end soon, and at different times
@@ -362,6 +364,61 @@ def test_a_step_compiles_without_a_break(sides):
             for space in spaces:
                 space.ids[1].fill_(FIRST + token)
             assert torch.allclose(compiled(model.decoder, shape), spaces[1].step(model.decoder, shape), atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "t5", "deberta", "bart", "gpt2"])
+def test_an_encoder_part_by_part_gives_what_it_gives_at_once(family, monkeypatch):
+    model, made = pair(family, "bert"), []
+
+    def taped(device):
+        made.append(Graphs(record, lambda step: step()))
+        return made[-1]
+
+    monkeypatch.setattr(encoder_graphs, "graphs_for", taped)
+    monkeypatch.setattr(graphs_space, "_TOGETHER", 20)
+    for place in ("stack", "masks"):  # as on a GPU
+        monkeypatch.setattr(f"warmstart.torch.{place}.eager", lambda x: False)
+    inputs = sources(model, 7)
+    with torch.no_grad():
+        for _ in range(3):
+            for rows in (7, 5):
+                given = {name: x[:rows] for name, x in inputs.items()}
+                assert (encode_in_parts(model, given) - model.encode(**given)[0]).abs().max() <= 1e-5
+            model.encoder.layers[0].mlp.up.weight.mul_(1.1)
+        assert len(made) == 1 and made[0].replays > 6
+        model.encoder.to(torch.float64)  # other tensors: what was recorded reads the old ones
+        assert encode_in_parts(model, inputs).dtype is torch.float64 and len(made) == 2
+    model.train()
+    assert model.encoder not in encoder_graphs._kept
+
+
+@pytest.mark.parametrize("strategy", [{}, {"num_beams": 3}], ids=str)
+def test_the_choice_of_tokens_is_recorded_with_its_processors(strategy, fixed, by_modules):
+    model = pair("bert", "llama")
+    inputs = sources(model)
+    rules = {
+        "no_repeat_ngram_size": 2,
+        "repetition_penalty": 1.3,
+        "min_new_tokens": 6,
+        "bad_words_ids": [[7, 8], [9]],
+        "exponential_decay_length_penalty": (4, 1.2),
+        "begin_suppress_tokens": [6],
+        "forced_eos_token_id": 2,
+        "encoder_no_repeat_ngram_size": 2,
+    }
+    recorded = []
+    call = loops.Recorded.__call__
+
+    def seen(self, *arguments):
+        out = call(self, *arguments)
+        recorded.append(self.replay is not None)
+        return out
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loops.Recorded, "__call__", seen)
+        ours, _ = fixed(lambda: model.generate(**inputs, **strategy, **rules, max_new_tokens=20))
+    assert recorded[:5] == [False, True, True, True, True]
+    assert torch.equal(ours, by_modules(lambda: model.generate(**inputs, **strategy, **rules, max_new_tokens=20)))
 
 
 def test_buckets():

@@ -147,9 +147,10 @@ class PreTrainedModel(nn.Module):
         What `generate` keeps on a GPU between calls is let go.
         """
         if mode:
-            from warmstart.torch.engine.graphs import release
+            from warmstart.torch.engine import encoder_graphs, graphs
 
-            release(self)
+            graphs.release(self)
+            encoder_graphs.release(self)
             loading.straighten(self)
         return super().train(mode)
 

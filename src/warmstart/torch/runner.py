@@ -14,7 +14,7 @@ from torch import Tensor
 from warmstart.generation_config import GenerationConfig
 from warmstart.outputs import BaseModelOutput, as_encoded
 from warmstart.torch.engine.encoder import encode
-from warmstart.torch.engine.fixed import parts_of
+from warmstart.torch.engine.encoder_graphs import encode_in_parts
 from warmstart.torch.engine.graphs import FixedRows, FixedRunner, can_record
 from warmstart.torch.engine.plain import is_plain, knows
 from warmstart.torch.engine.runner import EngineRows, EngineRunner, can_run
@@ -210,13 +210,9 @@ def encode_source(model: Any, arguments: dict[str, Any], wants: Iterable[str]) -
         if not wants and usual and knows(model.encoder.spec) and is_plain(model):
             states = encode(model.encoder, ids, mask, embeds, more.get("token_type_ids"), more.get("position_ids"))
             return {"encoder_outputs": BaseModelOutput(states.to(model.dtype)), "attention_mask": mask}
-        some_tokens = [] if ids is None else list(parts_of(*ids.shape))
-        if not wants and usual and len(some_tokens) > 1 and is_plain(model, "cuda"):
+        if not wants and usual and ids is not None and model.device.type == "cuda" and is_plain(model, "cuda"):
             given = {"input_ids": ids, "attention_mask": mask, **more}
-            parts = [
-                model.encode(**{name: x if x is None or len(x) == 1 else x[some] for name, x in given.items()})[0]
-                for some in some_tokens
-            ]
-            return {"encoder_outputs": BaseModelOutput(torch.cat(parts)), "attention_mask": mask}
+            states = encode_in_parts(model, {name: x for name, x in given.items() if x is not None})
+            return {"encoder_outputs": BaseModelOutput(states), "attention_mask": mask}
         outputs = model.encode(input_ids=ids, attention_mask=mask, inputs_embeds=embeds, **more)
     return {"encoder_outputs": as_encoded(outputs), "attention_mask": mask}

@@ -24,7 +24,7 @@ from warmstart.torch.cache import KeyValueCache, LayerCache, Pair
 from warmstart.torch.engine.memory import cross_heads, own_heads
 
 
-_TOGETHER = 16384  # tokens of sources that are computed together
+_TOGETHER = 8192  # tokens of sources that are computed together
 Part = tuple[slice, Iterable[Pair]]
 """Some of the sources, and their keys and values (sources, m, s, d), layer by layer."""
 
@@ -55,13 +55,13 @@ def bucket(count: int) -> int:
 
 
 def room(count: int) -> int:
-    """A count rounded up by an eighth at most, so that calls of about a length share buffers.
+    """A count rounded up by a sixteenth or little more, so that calls of about a length share buffers.
 
     >>> [room(count) for count in (1, 65, 130, 700)]
-    [16, 72, 144, 704]
+    [4, 68, 136, 704]
     """
-    step = max(16, 1 << (count - 1).bit_length()) // 16
-    return max(16, -(-count // step) * step)
+    step = max(4, (1 << (count - 1).bit_length()) // 32)
+    return -(-count // step) * step
 
 
 class Shape(NamedTuple):
@@ -140,7 +140,8 @@ class Space:
             for held, given in zip(self.pairs, pairs, strict=True):
                 for buffer, x in zip(held, given, strict=True):
                     buffer[at, :, :length] = x.to(self.dtype)
-                    buffer[at, :, length:] = 0
+                    if length < buffer.shape[2]:
+                        buffer[at, :, length:] = 0
 
     def widen(self, source: int) -> None:
         """Make room for longer sources: what was recorded reads the old places."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from warmstart.torch.cache import KeyValueCache
-from warmstart.torch.engine.fixed import Part, Shape, Space, can_fix, parts_of
+from warmstart.torch.engine.fixed import Part, Space, can_fix, parts_of
 from warmstart.torch.engine.gpu_step import step_for
 from warmstart.torch.engine.plain import is_plain, tensors_of
 from warmstart.torch.engine.runner import decoder_of, is_padded_left
@@ -31,14 +31,14 @@ _MOST = 64  # graphs of a model; steps of further shapes run as they are
 
 
 class Graphs:
-    """The recorded steps of one `Space`. `record` makes of a step what replays it; None records nothing."""
+    """The recorded steps of one `Space`, or parts of an encoder, by what their shapes depend on. `record` makes of a step what replays it; None records nothing."""
 
     def __init__(self, record: Callable[[Compute], Compute] | None, warm: Callable[[Compute], Tensor]):
         self.record, self.warm = record, warm
-        self.made: dict[Shape, Compute | None] = {}  # None: it has run once
+        self.made: dict[Any, Compute | None] = {}  # None: it has run once
         self.replays = 0
 
-    def __call__(self, shape: Shape, step: Compute) -> Tensor:
+    def __call__(self, shape: Any, step: Compute) -> Tensor:
         if self.record is None or (shape not in self.made and len(self.made) >= _MOST):
             return step()
         if shape not in self.made:
@@ -49,7 +49,7 @@ class Graphs:
             try:
                 replay = self.made[shape] = self.record(step)
             except RuntimeError as error:
-                warnings.warn(f"a decoding step could not be recorded, and runs without a graph: {error}", stacklevel=2)
+                warnings.warn(f"a step could not be recorded, and runs without a graph: {error}", stacklevel=2)
                 self.record = None
                 return step()
         self.replays += 1

@@ -1,0 +1,66 @@
+"""An encoder on a GPU: part by part, so that what lies between its layers stays small, and each part as a CUDA graph.
+
+With a few thousand tokens the host takes longer to ask for a layer than a GPU to compute it, so that a part of a size
+that came before is recorded, and replayed from then on.
+
+Shapes: b sources, s source length, h hidden size.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import Any
+
+from torch import Tensor
+
+from warmstart.torch.engine.fixed import parts_of
+from warmstart.torch.engine.graphs import Graphs, graphs_for
+from warmstart.torch.engine.plain import tensors_of
+
+_MOST = 16  # sizes of parts that are recorded; others run as they are
+
+
+class _Kept:
+    """An encoder's recorded parts, and the tensors that they read."""
+
+    def __init__(self, stamp: Any, graphs: Graphs):
+        self.stamp, self.graphs = stamp, graphs
+        self.inputs: dict[Any, dict[str, Tensor]] = {}
+        self.lock = threading.Lock()  # of the tensors
+
+
+_kept: weakref.WeakKeyDictionary[Any, _Kept] = weakref.WeakKeyDictionary()
+
+
+def encode_in_parts(model: Any, given: dict[str, Tensor]) -> Tensor:
+    """The states (b, s, h) of sources, from what the encoder reads of them: `input_ids` (b, s), and what stands beside."""
+    rows, length = given["input_ids"].shape
+    stamp = [(x.data_ptr(), x.dtype, x.shape) for x in tensors_of(model.encoder)]
+    kept = _kept.get(model.encoder)
+    if kept is None or kept.stamp != stamp:
+        kept = _kept[model.encoder] = _Kept(stamp, graphs_for(model.device))
+    states: Tensor | None = None
+    for some in parts_of(rows, length):
+        part = {name: x if len(x) == 1 < rows else x[some] for name, x in given.items()}
+        with kept.lock:
+            out = _encoded(model, part, kept)
+            states = out.new_empty(rows, *out.shape[1:]) if states is None else states
+            states[some] = out
+    assert states is not None
+    return states
+
+
+def _encoded(model: Any, part: dict[str, Tensor], kept: _Kept) -> Tensor:
+    size = tuple((name, x.shape, x.dtype) for name, x in part.items())
+    if size not in kept.inputs and len(kept.inputs) >= _MOST:
+        return model.encode(**part)[0]  # type: ignore[no-any-return]
+    own = kept.inputs.setdefault(size, {name: x.clone() for name, x in part.items()})
+    for name, x in part.items():
+        own[name].copy_(x)
+    return kept.graphs(size, lambda: model.encode(**own)[0])
+
+
+def release(encoder: Any) -> None:
+    """Let go of what an encoder keeps between calls."""
+    _kept.pop(encoder, None)
