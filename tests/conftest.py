@@ -8,6 +8,8 @@ import sys
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if not os.path.exists("/dev/nvidia0"):  # the kernels for GPUs are interpreted
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from importlib.metadata import version
 from importlib.util import find_spec

@@ -302,7 +302,9 @@ def begun(model, each, capacity=20, source=7):
     space = Space(model.decoder, 2, each, capacity, source)
     shape = 2, heads.key_value_heads, source, heads.head_size
     pair = [torch.zeros(shape, dtype=weight.dtype, device=weight.device)] * 2
-    space.join([(slice(2), [pair] * model.decoder.spec.layers)], weight.new_ones(2, source, dtype=torch.bool), [source] * 2)
+    space.join(
+        [(slice(2), [pair] * model.decoder.spec.layers)], weight.new_ones(2, source, dtype=torch.bool), [source] * 2
+    )
     space.ids[1] = weight.new_full((2 * each, 1), FIRST, dtype=torch.long)
     return space
 
@@ -453,3 +455,26 @@ def test_cuda_graphs_give_what_the_modules_give(sides, strategy, dtype, by_modul
     else:  # one token may fall the other way, so that what follows differs: the first is the same
         bound = 0.05 * float(theirs.logits[0].abs().max())
         assert (ours.logits[0] - theirs.logits[0]).abs().max() <= bound
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        {"no_repeat_ngram_size": 2, "repetition_penalty": 1.3, "min_new_tokens": 5, "bad_words_ids": [[7, 8], [9]]},
+        {"num_beams": 3, "encoder_no_repeat_ngram_size": 2, "forced_eos_token_id": 2, "sequence_bias": {(6, 7): 2.0}},
+        {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5},
+        {"num_beams": 3, "force_words_ids": [[9], [6, 7]]},
+        {"penalty_alpha": 0.6, "top_k": 4},
+        {"prompt_lookup_num_tokens": 3},
+        {"guidance_scale": 1.5},
+    ],
+    ids=str,
+)
+def test_searches_on_a_gpu_find_what_they_find_on_the_processor(strategy):
+    model = pair("bert", "gpt2")
+    inputs = sources(model)
+    settings = {**strategy, "max_new_tokens": 14, "eos_token_id": ENDS[:2]}
+    here = model.generate(**inputs, **settings)
+    there = model.to("cuda").generate(**{name: x.cuda() for name, x in inputs.items()}, **settings)
+    assert torch.equal(here, there.cpu())

@@ -1,17 +1,19 @@
-"""The kernels of a step on a GPU give what the modules give: interpreted where there is no GPU, by Triton's interpreter.
+"""The kernels of a step on a GPU give what the modules give: where there is no GPU, in Triton's interpreter.
 
 That takes seconds for a step, so that a few steps must do here; on a GPU the tests of `test_fixed` run them for real.
 """
+
+import warnings
 
 import pytest
 import torch
 
 pytest.importorskip("triton")
 
-from tiny_models import FIRST, VOCABULARY, config, pair
+from tiny_models import FIRST, VOCABULARY, pair
 from warmstart.torch.engine import gpu_step
 from warmstart.torch.engine.fixed import Space
-from warmstart.torch.engine.gpu_step import GpuStep, can_fuse
+from warmstart.torch.engine.gpu_step import GpuStep
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LENGTHS = [7, 4, 5]
@@ -70,7 +72,52 @@ def compare(model, sources, each, news, atol=2e-5, dtype=torch.float32):
             length -= number % new if new > 1 else 0
 
 
-@pytest.mark.parametrize("sides", [("bert", "bert"), ("bert", "gpt2"), ("bert", "qwen3"), ("bert", "mistral")], ids="-".join)
+SIDES = [("bert", "bert"), ("bert", "gpt2"), ("bert", "qwen3"), ("bert", "mistral")]
+OTHERS = [
+    ("bert", "llama"),
+    ("bert", "gemma"),
+    ("bert", "bart"),
+    ("bert", "roberta"),
+    ("bert", "opt"),
+    ("bert", "starcoder2"),
+]
+
+
+@pytest.mark.parametrize("sides", SIDES, ids="-".join)
 @pytest.mark.parametrize(("sources", "each", "news"), [(1, 1, [1, 1, 1]), (2, 3, [1, 1, 1]), (2, 1, [3, 2])], ids=str)
 def test_steps_are_the_modules(sides, sources, each, news):
     compare(pair(*sides).to(DEVICE), sources, each, news)
+
+
+@pytest.mark.parametrize("sides", OTHERS, ids="-".join)
+def test_other_families(sides):
+    compare(pair(*sides).to(DEVICE), 2, 1, [1, 1])
+
+
+@pytest.mark.parametrize("sides", SIDES[1:3], ids="-".join)
+def test_many_lines_in_half_precision(sides):
+    """Products in tiles: as near to the model in float32 as its modules in float16 (bfloat16 is not interpreted)."""
+    exact, model = pair(*sides).to(DEVICE), pair(*sides).to(DEVICE, torch.float16)
+    ids = torch.randint(FIRST, VOCABULARY, (6, 3), generator=torch.Generator().manual_seed(1)).to(DEVICE)
+    with torch.no_grad():
+        (ideal, _), (theirs, ours) = (
+            [space.logits(of.decoder, ids, 3) for space in spaces(of, 3, 2, next(of.parameters()).dtype)]
+            for of in (exact, model)
+        )
+    assert (ours - ideal).abs().mean() <= 1.1 * (theirs - ideal).abs().mean()
+
+
+def test_a_kernel_that_cannot_be_built_leaves_the_step_to_the_modules(monkeypatch):
+    import triton
+
+    def fail(*arguments):
+        raise triton.TritonError("out of resource: shared memory")
+
+    model = pair("bert", "bert").to(DEVICE)
+    theirs, ours = spaces(model, 2, 1)
+    monkeypatch.setattr(ours.fused, "_own", fail)
+    ids = torch.full((2, 1), FIRST, device=DEVICE)
+    with torch.no_grad(), pytest.warns(UserWarning, match="shared memory"):
+        assert (ours.logits(model.decoder, ids, 1) - theirs.logits(model.decoder, ids, 1)).abs().max() <= 1e-5
+    with torch.no_grad(), warnings.catch_warnings(action="error"):
+        assert (ours.logits(model.decoder, ids, 2) - theirs.logits(model.decoder, ids, 2)).abs().max() <= 1e-5

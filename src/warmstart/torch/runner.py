@@ -29,7 +29,9 @@ class Runner(Protocol):
     """
 
     is_alone: bool
-    record: Callable[[Callable[[], Tensor]], Callable[[], Tensor]] | None
+
+    @property
+    def record(self) -> Callable[[Callable[[], Tensor]], Callable[[], Tensor]] | None: ...
 
     @property
     def length(self) -> int:

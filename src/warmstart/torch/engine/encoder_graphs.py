@@ -34,7 +34,7 @@ _kept: weakref.WeakKeyDictionary[Any, _Kept] = weakref.WeakKeyDictionary()
 
 
 def encode_in_parts(model: Any, given: dict[str, Tensor]) -> Tensor:
-    """The states (b, s, h) of sources, from what the encoder reads of them: `input_ids` (b, s), and what stands beside."""
+    """The states (b, s, h) of sources, from what the encoder reads: `input_ids` (b, s), and what stands beside them."""
     rows, length = given["input_ids"].shape
     stamp = [(x.data_ptr(), x.dtype, x.shape) for x in tensors_of(model.encoder)]
     kept = _kept.get(model.encoder)
@@ -54,7 +54,7 @@ def encode_in_parts(model: Any, given: dict[str, Tensor]) -> Tensor:
 def _encoded(model: Any, part: dict[str, Tensor], kept: _Kept) -> Tensor:
     size = tuple((name, x.shape, x.dtype) for name, x in part.items())
     if size not in kept.inputs and len(kept.inputs) >= _MOST:
-        return model.encode(**part)[0]  # type: ignore[no-any-return]
+        return model.encode(**part)[0]
     own = kept.inputs.setdefault(size, {name: x.clone() for name, x in part.items()})
     for name, x in part.items():
         own[name].copy_(x)

@@ -23,7 +23,6 @@ from warmstart.torch.attention import Mask, biased
 from warmstart.torch.cache import KeyValueCache, LayerCache, Pair
 from warmstart.torch.engine.memory import cross_heads, own_heads
 
-
 _TOGETHER = 8192  # tokens of sources that are computed together
 Part = tuple[slice, Iterable[Pair]]
 """Some of the sources, and their keys and values (sources, m, s, d), layer by layer."""
@@ -179,10 +178,10 @@ class Space:
     def step(self, decoder: Any, shape: Shape) -> Tensor:
         """The logits (r, t, v) of the rows of the first places, whose new tokens stand in `ids`."""
         spec, rows = decoder.spec, shape.sources * self.each
-        if self.fused is not None:
-            logits = self.fused.logits(self, shape).view(rows, shape.new, -1)
+        logits = None if self.fused is None else self.fused.logits(self, shape)
+        if logits is not None:
             self.before[:rows].add_(shape.new)
-            return logits
+            return logits.view(rows, shape.new, -1)
         ids, first, positions = self.ids[shape.new][:rows], self.first[:rows, None], self.positions(shape)
         at = self._at(shape)
         if decoder.embeddings.position is not None:

@@ -229,7 +229,9 @@ def product_of_many(
 
 
 @triton.jit
-def turned(x, cosine, sine, weight, bias, epsilon, column, HEAD: tl.constexpr, TURNED: tl.constexpr, KIND: tl.constexpr):
+def turned(
+    x, cosine, sine, weight, bias, epsilon, column, HEAD: tl.constexpr, TURNED: tl.constexpr, KIND: tl.constexpr
+):
     """One head (d,) at a pointer: normed, where it has a norm, and turned by its position's cosine and sine."""
     inside = column < HEAD
     head = tl.load(x + column, inside, 0.0).to(tl.float32)
@@ -258,7 +260,7 @@ def softly(scores, values, most, sums, out):
 
 @triton.jit
 def held_block(keys, values, table, start, stop, EACH: tl.constexpr, HEAD: tl.constexpr, column, BLOCK: tl.constexpr):
-    """Some keys and values (BLOCK, d) that a row holds, and which of them there are, from one head's pages (c, k, d)."""
+    """Some keys and values (BLOCK, d) that a row holds, from one head's pages (c, k, d), and which of them there are."""
     place = start + tl.arange(0, BLOCK)
     seen = place < stop
     slot = tl.load(table + place, seen, 0)
@@ -306,25 +308,24 @@ def attend_own(
         old_keys, old_values, seen = held_block(keys, values, table, begin, stop, EACH, HEAD, column, BLOCK)
         scores = tl.where(seen, tl.sum(own[None, :] * old_keys, 1), -float("inf"))
         most, sums, out = softly(scores, old_values, most, sums, out)
-    for other in tl.static_range(NEW):  # the new tokens up to this one: others may not have put theirs down yet
-        if other <= new:
-            beside = row * NEW + other
-            key = turned(
-                x + beside * width + (GROUP * heads + head) * HEAD, cosine + beside * TURNED, sine + beside * TURNED,
-                key_weight, key_bias, epsilon, column, HEAD, TURNED, KIND,
-            ).to(keys.dtype.element_ty)  # fmt: skip
-            value = tl.load(x + beside * width + ((GROUP + 1) * heads + head) * HEAD + column, inside, 0.0)
-            value = value.to(values.dtype.element_ty)
-            if (other == new) & (query % GROUP == 0):
-                place = (at * EACH + row % EACH) * HEAD + column
-                tl.store(keys + place, key, inside)
-                tl.store(values + place, value, inside)
-            score = tl.sum(own * key.to(tl.float32), 0)
-            if WINDOW > 0:
-                score = tl.where(new - other < WINDOW, score, -float("inf"))
-            higher = tl.maximum(most, score)
-            shrink, share = tl.exp(most - higher), tl.exp(score - higher)
-            most, sums, out = higher, sums * shrink + share, out * shrink + share * value.to(tl.float32)
+    for other in range(new + 1):  # the new tokens up to this one: others may not have put theirs down yet
+        beside = row * NEW + other
+        key = turned(
+            x + beside * width + (GROUP * heads + head) * HEAD, cosine + beside * TURNED, sine + beside * TURNED,
+            key_weight, key_bias, epsilon, column, HEAD, TURNED, KIND,
+        ).to(keys.dtype.element_ty)  # fmt: skip
+        value = tl.load(x + beside * width + ((GROUP + 1) * heads + head) * HEAD + column, inside, 0.0)
+        value = value.to(values.dtype.element_ty)
+        if (other == new) & (query % GROUP == 0):
+            place = (at * EACH + row % EACH) * HEAD + column
+            tl.store(keys + place, key, inside)
+            tl.store(values + place, value, inside)
+        score = tl.sum(own * key.to(tl.float32), 0)
+        if WINDOW > 0:
+            score = tl.where(new - other < WINDOW, score, -float("inf"))
+        higher = tl.maximum(most, score)
+        shrink, share = tl.exp(most - higher), tl.exp(score - higher)
+        most, sums, out = higher, sums * shrink + share, out * shrink + share * value.to(tl.float32)
     tl.store(to + (line * heads * GROUP + query) * HEAD + column, (out / sums).to(to.dtype.element_ty), inside)
 
 

@@ -102,7 +102,7 @@ class GpuStep:
 
         straighten(decoder)
         self.kernels: Any = gpu_kernels
-        self.early = _early(decoder.device)
+        self.early, self.failed = _early(decoder.device), False
         self.decoder, self.spec = decoder, decoder.spec
         self.dtype = decoder.embeddings.token.weight.dtype
         self.modules = list(decoder.layers_in_order())
@@ -115,8 +115,22 @@ class GpuStep:
         # rounded to the weights' type, as the module has it
         self.scale = float(torch.tensor(tables.scale, dtype=self.dtype))
 
-    def logits(self, space: Any, shape: Any) -> Tensor:
-        """The float32 logits (r, v) after the new tokens that stand in the space."""
+    def logits(self, space: Any, shape: Any) -> Tensor | None:
+        """The float32 logits (r, v) after the new tokens that stand in the space; None where a GPU has no room for a
+        kernel.
+        """
+        import triton
+
+        if self.failed:
+            return None
+        try:
+            return self._logits(space, shape)
+        except triton.TritonError as error:
+            warnings.warn(f"a kernel for GPUs could not be built, and decoding is slower: {error}", stacklevel=2)
+            self.failed = True
+            return None
+
+    def _logits(self, space: Any, shape: Any) -> Tensor:
         before, head = self.before, self.decoder.head
         x, rotations = self._embed(space, shape), self._rotations(space, shape)
         lines = self._lines(x, self.embedding_norm if self.norms_last else None)
@@ -160,7 +174,8 @@ class GpuStep:
         self.kernels.embed[(len(x),)](
             ids, space.before, space.first, tables.token.weight,
             None if tables.position is None else tables.position.weight, None if kind is None else kind.weight,
-            x, spec.size, spec.position_offset, space.top, self.scale, NEW=shape.new, COLUMNS=_power(spec.size), **self.early,
+            x, spec.size, spec.position_offset, space.top, self.scale,
+            NEW=shape.new, COLUMNS=_power(spec.size), **self.early,
         )  # fmt: skip
         return x
 
@@ -205,9 +220,10 @@ class GpuStep:
     def _gate(self, x: Tensor, activation: str) -> Tensor:
         size = x.shape[1] // 2
         to = torch.empty(len(x), size, dtype=self.dtype, device=x.device)
-        self.kernels.gate[(len(x), -(-size // 1024))](x, to, size, ACTIVATION=_name(activation), BLOCK=1024, **self.early)
+        self.kernels.gate[(len(x), -(-size // 1024))](
+            x, to, size, ACTIVATION=_name(activation), BLOCK=1024, **self.early
+        )
         return to
-
 
     def normed(self, x: Tensor, y: Tensor | None, of: Norm | None) -> tuple[Tensor, Tensor]:
         """Where sums go on from, and what is read, after the sum of x and y (r, n), with its norm."""
@@ -243,7 +259,8 @@ class GpuStep:
             x, norm_weight, norm_bias, epsilon, *weights, *biases, *outputs, *[0] * (3 - len(outputs)),
             beside, other_weight, other_bias, other_epsilon, y, total,
             INPUTS=inputs, KIND=kind or other_kind, MATRICES=len(layers), ACTIVATION=_name(activation), BLOCK=block,
-            CHUNK=min(_power(inputs), 16384 // block), COLUMNS=_power(inputs), OTHER_COLUMNS=_power(total), **self.early,
+            CHUNK=min(_power(inputs), 16384 // block), COLUMNS=_power(inputs), OTHER_COLUMNS=_power(total),
+            **self.early,
         )  # fmt: skip
         return y
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,7 +31,9 @@ _MOST = 64  # graphs of a model; steps of further shapes run as they are
 
 
 class Graphs:
-    """The recorded steps of one `Space`, or parts of an encoder, by what their shapes depend on. `record` makes of a step what replays it; None records nothing."""
+    """The recorded steps of one `Space`, or parts of an encoder, by what their shapes depend on. `record` makes of a step
+    what replays it; None records nothing.
+    """
 
     def __init__(self, record: Callable[[Compute], Compute] | None, warm: Callable[[Compute], Tensor]):
         self.record, self.warm = record, warm
@@ -167,10 +169,11 @@ class FixedRunner:
 
     def _begin(self, sources: int, held: KeyValueCache | None = None) -> Space:
         """Buffers with the sources, and with what the rows of each hold already."""
-        mask, parts, length = self.source.get("attention_mask"), iter(()), 0
-        if held is not None and held.layers[0].source is not None:
-            length = held.layers[0].source[0].shape[2]
-            parts = iter([(slice(sources), [layer.source for layer in held.layers])])
+        mask, length = self.source.get("attention_mask"), 0
+        parts: Iterable[Part] = ()
+        pairs = [] if held is None else [layer.source for layer in held.layers if layer.source is not None]
+        if pairs:
+            length, parts = pairs[0][0].shape[2], [(slice(sources), pairs)]
         elif self.source:
             length, parts = self.source["encoder_outputs"][0].shape[1], source_parts(self.model, self.source)
         self.space = borrow(self, self.decoder, sources, self.rows, self.capacity, length)

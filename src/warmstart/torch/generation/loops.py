@@ -56,8 +56,7 @@ _FEW = 8  # steps for which recording does not pay
 
 
 def leaving(done: Tensor, count: int) -> Tensor | None:
-    """The sources that go on, if the `count` that are done, of all (b,), are so many that leaving them out pays; None if
-    not.
+    """The sources that go on, if so many of all (b,) are done, `count`, that leaving them out pays; None if not.
 
     A change of the batch copies the cache once, so an eighth of the sources leaves at a time.
     """
@@ -69,6 +68,23 @@ def rows_of(sources: Tensor, each: int) -> Tensor:
     return (sources[:, None] * each + torch.arange(each, device=sources.device)).flatten()
 
 
+class Later:
+    """Numbers on their way from a device: they wait for what was asked of it before them, not for what comes after."""
+
+    def __init__(self, numbers: Tensor):
+        self.numbers, self.event = numbers, None
+        if numbers.is_cuda:
+            self.numbers = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+            self.numbers.copy_(numbers, non_blocking=True)
+            self.event = torch.cuda.current_stream(numbers.device).record_event()
+
+    def tolist(self) -> list[int]:
+        """The numbers, once they are here."""
+        if self.event is not None:
+            self.event.synchronize()
+        return self.numbers.tolist()
+
+
 class Recorded:
     """A search's step, from the logits (r, v) on: `choose` gives the new state and the numbers that the host must read.
 
@@ -78,30 +94,29 @@ class Recorded:
 
     def __init__(self, choose: Callable[[Any, Tensor], tuple[Any, Tensor]], call: Call):
         self.choose, self.call, self.may = choose, call, not call.plan.sample
+        self.size: torch.Size | None = None  # of the logits
         self.replay: Callable[[], Any] | None = None
         self.raw = self.numbers = torch.empty(0)
         self.state: Any = None
 
-    def __call__(self, state: Any, raw: Tensor) -> tuple[Any, Tensor]:
+    def __call__(self, state: Any, raw: Tensor) -> tuple[Any, Later]:
         """The state after a token more, and the numbers."""
         record = self.call.scorer.runner.record
-        pays = self.call.is_alone(state.at + _FEW)
-        if self.raw.shape != raw.shape:
-            new, numbers = self.choose(state, raw)
-            self.raw, self.numbers, self.replay = raw, numbers.clone(), None
-            return new, numbers
-        if self.replay is None and record is not None and self.may and pays:
-            self._record(record, state, raw)
+        if self.size != raw.shape:
+            self.size, self.replay = raw.shape, None
         elif self.replay is not None:
             self.raw.copy_(raw)
-        if self.replay is None:
-            return self.choose(state, raw)
-        self.replay()
-        return self.state._replace(at=state.at + 1), self.numbers
+        elif record is not None and self.may and self.call.is_alone(state.at + _FEW):
+            self._record(record, state, raw)
+        if self.replay is not None:
+            self.replay()
+            return self.state._replace(at=state.at + 1), Later(self.numbers)
+        new, self.numbers = self.choose(state, raw)
+        return new, Later(self.numbers)
 
     def _record(self, record: Callable[[Callable[[], Tensor]], Callable[[], Tensor]], state: Any, raw: Tensor) -> None:
-        held = state._replace(at=torch.tensor(state.at, device=self.raw.device))
-        self.state, self.raw = type(held)(*(x.clone() for x in held)), raw.clone()
+        held = state._replace(at=torch.tensor(state.at, device=raw.device))
+        self.state, self.raw, self.numbers = type(held)(*(x.clone() for x in held)), raw.clone(), self.numbers.clone()
 
         def step() -> Tensor:
             new, numbers = self.choose(self.state, self.raw)
@@ -131,7 +146,8 @@ def one_by_one(call: Call) -> dict[str, Any]:
         scores = scorer.scored(raw, state.ids, state.at)
         stuck = trouble(scores, ~state.done)
         if plan.sample:  # what draws has no defined result
-            check_choice(*stuck.tolist(), state.at)
+            kind, row = stuck.tolist()
+            check_choice(kind, row, state.at)
         state = sampling.step(xp, state, scores, draw if plan.sample else xp.argmax, stop, plan.pad)
         return state, torch.cat((stuck, state.done.reshape(-1, plan.rows).all(1).sum()[None]))
 
@@ -199,7 +215,9 @@ def beam_search(call: Call) -> dict[str, Any]:
             everyone = _put_back(everyone or state, state, sources)
             rows, sources = rows_of(kept, plan.beams), sources[kept]
             fields = {name: x[kept] for name, x in state._asdict().items() if name not in ("at", "rows", "going")}
-            state = state._replace(**fields, rows=torch.arange(len(rows), device=rows.device), going=state.going.clone())
+            state = state._replace(
+                **fields, rows=torch.arange(len(rows), device=rows.device), going=state.going.clone()
+            )
             scorer.reorder(rows, same_sources=False)
             raw = raw[rows] if is_ahead else raw
         if not is_ahead:
