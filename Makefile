@@ -83,10 +83,11 @@ clean: ## remove the environments and what the tools left
 	@touch $@
 
 # --- the pins -------------------------------------------------------------------------------------------------------
-# One file serves Python 3.10 to 3.13, with markers (transformers 5: from 3.11). The CUDA packages are left out: a CUDA build of torch names its own.
+# One file serves Python 3.10 to 3.13, with markers (transformers 5: from 3.11). The CUDA packages are left out: a CUDA build
+# of torch names its own. The tests interpret Triton's kernels, so that test.txt has it.
 
 COMPILE := .venv-pins/bin/uv pip compile --quiet --universal --no-annotate --no-header --upgrade
-WITHOUT_CUDA := sed -i.old -E '/^(nvidia-|cuda-|triton)/d'
+WITHOUT_CUDA := sed -i.old -E '/^(nvidia-|cuda-)/d'
 
 pins: ## resolve requirements/*.txt anew from pyproject.toml and requirements/*.in
 	$(PYTHON) -m venv .venv-pins
@@ -96,4 +97,5 @@ pins: ## resolve requirements/*.txt anew from pyproject.toml and requirements/*.
 	$(COMPILE) --python-version 3.10 requirements/torch.in -c requirements/test.txt -o requirements/torch.txt
 	$(COMPILE) --python-version 3.11 pyproject.toml requirements/test-v5.in -c requirements/torch.txt -o requirements/test-v5.txt
 	$(WITHOUT_CUDA) requirements/*.txt
+	sed -i.old '/^triton/d' requirements/run.txt requirements/torch.txt requirements/test-v5.txt
 	rm -rf .venv-pins requirements/*.old

@@ -260,7 +260,7 @@ def softly(scores, values, most, sums, out):
 
 @triton.jit
 def held_block(keys, values, table, start, stop, EACH: tl.constexpr, HEAD: tl.constexpr, column, BLOCK: tl.constexpr):
-    """Some keys and values (BLOCK, d) that a row holds, from one head's pages (c, k, d), and which of them there are."""
+    """Some keys and values (BLOCK, d) that a row holds, of one head's pages (c, k, d), and which of them there are."""
     place = start + tl.arange(0, BLOCK)
     seen = place < stop
     slot = tl.load(table + place, seen, 0)

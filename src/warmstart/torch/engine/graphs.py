@@ -31,8 +31,8 @@ _MOST = 64  # graphs of a model; steps of further shapes run as they are
 
 
 class Graphs:
-    """The recorded steps of one `Space`, or parts of an encoder, by what their shapes depend on. `record` makes of a step
-    what replays it; None records nothing.
+    """The recorded steps of one `Space`, or parts of an encoder, by what their shapes depend on. `record` makes of a
+    step what replays it; None records nothing.
     """
 
     def __init__(self, record: Callable[[Compute], Compute] | None, warm: Callable[[Compute], Tensor]):
