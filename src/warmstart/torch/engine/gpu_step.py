@@ -9,6 +9,7 @@ Shapes: r lines (rows times new tokens), n numbers, h hidden size, v vocabulary.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import warnings
@@ -45,11 +46,17 @@ def has_kernels(device: torch.device) -> bool:
         from warmstart.torch.engine import gpu_kernels
 
         x = torch.zeros(1, 16, device=device)
-        gpu_kernels.gate[(1, 1)](x, x, 8, ACTIVATION="linear", BLOCK=8, PDL=False)
+        with _on(device):
+            gpu_kernels.gate[(1, 1)](x, x, 8, ACTIVATION="linear", BLOCK=8, PDL=False)
     except Exception as error:  # it asks for a compiler, among other things, and says so in many ways
         warnings.warn(f"the kernels for GPUs could not be built, and decoding is slower: {error}", stacklevel=2)
         return False
     return True
+
+
+def _on(device: torch.device) -> Any:
+    """Where Triton starts its kernels: on the current device, wherever their tensors lie."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 def can_fuse(spec: StackSpec) -> bool:
@@ -124,7 +131,8 @@ class GpuStep:
         if self.failed:
             return None
         try:
-            return self._logits(space, shape)
+            with _on(space.device):
+                return self._logits(space, shape)
         except triton.TritonError as error:
             warnings.warn(f"a kernel for GPUs could not be built, and decoding is slower: {error}", stacklevel=2)
             self.failed = True
