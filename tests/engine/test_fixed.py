@@ -394,6 +394,21 @@ def test_an_encoder_part_by_part_gives_what_it_gives_at_once(family, monkeypatch
     assert model.encoder not in encoder_graphs._kept
 
 
+def test_the_sizes_of_parts_that_were_not_seen_for_longest_are_forgotten(monkeypatch):
+    model, made = pair("bert", "bert"), Graphs(record, lambda step: step())
+    monkeypatch.setattr(encoder_graphs, "graphs_for", lambda device: made)
+    monkeypatch.setattr(encoder_graphs, "_MOST", 3)
+    for place in ("stack", "masks"):  # as on a GPU
+        monkeypatch.setattr(f"warmstart.torch.{place}.eager", lambda x: False)
+    inputs = sources(model, 6)
+    with torch.no_grad():
+        for rows in (1, 2, 1, 3, 1, 4, 1, 2, 2, 1, 2):
+            given = {name: x[:rows] for name, x in inputs.items()}
+            assert (encode_in_parts(model, given) - model.encode(**given)[0]).abs().max() <= 1e-5
+            assert len(encoder_graphs._kept[model.encoder].inputs) == len(made.made) <= 3
+    assert made.replays == 6  # 1 from its second time on; 2 was forgotten once
+
+
 @pytest.mark.parametrize("strategy", [{}, {"num_beams": 3}], ids=str)
 def test_the_choice_of_tokens_is_recorded_with_its_processors(strategy, fixed, by_modules):
     model = pair("bert", "llama")

@@ -18,7 +18,7 @@ from warmstart.torch.engine.fixed import parts_of
 from warmstart.torch.engine.graphs import Graphs, graphs_for
 from warmstart.torch.engine.plain import tensors_of
 
-_MOST = 16  # sizes of parts that are recorded; others run as they are
+_MOST = 16  # sizes of parts that are remembered; the one that was not seen for longest is forgotten
 
 
 class _Kept:
@@ -53,9 +53,14 @@ def encode_in_parts(model: Any, given: dict[str, Tensor]) -> Tensor:
 
 def _encoded(model: Any, part: dict[str, Tensor], kept: _Kept) -> Tensor:
     size = tuple((name, x.shape, x.dtype) for name, x in part.items())
-    if size not in kept.inputs and len(kept.inputs) >= _MOST:
-        return model.encode(**part)[0]
-    own = kept.inputs.setdefault(size, {name: x.clone() for name, x in part.items()})
+    own = kept.inputs.pop(size, None)
+    if own is None:
+        own = {name: x.clone() for name, x in part.items()}
+        if len(kept.inputs) >= _MOST:
+            oldest = next(iter(kept.inputs))
+            del kept.inputs[oldest]
+            kept.graphs.made.pop(oldest, None)
+    kept.inputs[size] = own  # the last in line to be forgotten
     for name, x in part.items():
         own[name].copy_(x)
     return kept.graphs(size, lambda: model.encode(**own)[0])
