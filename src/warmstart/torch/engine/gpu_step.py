@@ -341,8 +341,8 @@ def _early(device: torch.device) -> dict[str, Any]:
     """What lets kernels start before those ahead of them are done, where the GPU and Triton can."""
     import triton.language as tl
 
-    can = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
-    can = can and hasattr(tl.extra.cuda, "gdc_wait")
+    is_nvidia = device.type == "cuda" and torch.version.hip is None
+    can = is_nvidia and torch.cuda.get_device_capability(device) >= (9, 0) and hasattr(tl.extra.cuda, "gdc_wait")
     return {"PDL": can, "launch_pdl": True} if can else {"PDL": False}
 
 
