@@ -94,14 +94,16 @@ def test_other_families(sides):
     compare(pair(*sides).to(DEVICE), 2, 1, [1, 1])
 
 
+@pytest.mark.parametrize(("sources", "each", "new"), [(3, 2, 3), (2, 1, 1)], ids=["many", "few"])
 @pytest.mark.parametrize("sides", SIDES[1:3], ids="-".join)
-def test_many_lines_in_half_precision(sides):
-    """Products in tiles: as near to the model in float32 as its modules in float16 (bfloat16 is not interpreted)."""
+def test_half_precision(sides, sources, each, new):
+    """As near to the model in float32 as its modules are in float16 (bfloat16 is not interpreted)."""
     exact, model = pair(*sides).to(DEVICE), pair(*sides).to(DEVICE, torch.float16)
-    ids = torch.randint(FIRST, VOCABULARY, (6, 3), generator=torch.Generator().manual_seed(1)).to(DEVICE)
+    draw = torch.Generator().manual_seed(1)
+    ids = torch.randint(FIRST, VOCABULARY, (sources * each, new), generator=draw).to(DEVICE)
     with torch.no_grad():
         (ideal, _), (theirs, ours) = (
-            [space.logits(of.decoder, ids, 3) for space in spaces(of, 3, 2, next(of.parameters()).dtype)]
+            [space.logits(of.decoder, ids, new) for space in spaces(of, sources, each, next(of.parameters()).dtype)]
             for of in (exact, model)
         )
     assert (ours - ideal).abs().mean() <= 1.1 * (theirs - ideal).abs().mean()
