@@ -10,7 +10,6 @@ from tiny_models import FIRST, PAIRS, RELATED, VOCABULARY, batch, config, genera
 from warmstart import AutoModelForCausalLM
 from warmstart.torch import runner
 from warmstart.torch.engine import encoder_graphs, graphs
-from warmstart.torch.engine import fixed as graphs_space
 from warmstart.torch.engine.encoder_graphs import encode_in_parts
 from warmstart.torch.engine.fixed import Shape, Space, bucket, can_fix
 from warmstart.torch.engine.graphs import Graphs, graphs_for
@@ -376,8 +375,8 @@ def test_an_encoder_part_by_part_gives_what_it_gives_at_once(family, monkeypatch
         made.append(Graphs(record, lambda step: step()))
         return made[-1]
 
-    monkeypatch.setattr(encoder_graphs, "graphs_for", taped)
-    monkeypatch.setattr(graphs_space, "_TOGETHER", 20)
+    monkeypatch.setattr(graphs, "graphs_for", taped)
+    monkeypatch.setattr(graphs, "TOGETHER", 20)
     for place in ("stack", "masks"):  # as on a GPU
         monkeypatch.setattr(f"warmstart.torch.{place}.eager", lambda x: False)
     inputs = sources(model, 7)
@@ -396,7 +395,7 @@ def test_an_encoder_part_by_part_gives_what_it_gives_at_once(family, monkeypatch
 
 def test_the_sizes_of_parts_that_were_not_seen_for_longest_are_forgotten(monkeypatch):
     model, made = pair("bert", "bert"), Graphs(record, lambda step: step())
-    monkeypatch.setattr(encoder_graphs, "graphs_for", lambda device: made)
+    monkeypatch.setattr(graphs, "graphs_for", lambda device: made)
     monkeypatch.setattr(encoder_graphs, "_MOST", 3)
     for place in ("stack", "masks"):  # as on a GPU
         monkeypatch.setattr(f"warmstart.torch.{place}.eager", lambda x: False)

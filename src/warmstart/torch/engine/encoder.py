@@ -71,7 +71,7 @@ def _programmed(
     program = StackProgram(encoder, layers, norm(encoder.final_norm), encodes=True)
     counts = _counts(mask, shape)
     states = torch.zeros(*shape, program.size)
-    for some in _parts(counts):
+    for some in parts_of(counts, _TOGETHER):
         x = encoder.embeddings(*(of if of is None or len(of) == 1 else of[some] for of in given)).float().flatten(0, 1)
         kept = slice(None) if mask is None else mask[some].reshape(-1).bool()
         states[some].flatten(0, 1)[kept] = program.encoded(library, x[kept], counts[some])
@@ -83,11 +83,11 @@ def _counts(mask: Tensor | None, shape: Sequence[int]) -> list[int]:
     return [shape[1]] * shape[0] if mask is None else [int(count) for count in mask.bool().sum(1)]
 
 
-def _parts(counts: Sequence[int]) -> Iterator[slice]:
-    """Sources with about `_TOGETHER` tokens, one run of them after the other."""
+def parts_of(counts: Sequence[int], together: int) -> Iterator[slice]:
+    """Sources of so many tokens each, in runs of about as many as go `together`, one after the other."""
     start = tokens = 0
     for index, count in enumerate(counts):
-        if index > start and tokens + count > _TOGETHER:
+        if index > start and tokens + count > together:
             yield slice(start, index)
             start, tokens = index, 0
         tokens += count
@@ -144,7 +144,7 @@ def source_pairs(decoder: Any, states: Tensor, mask: Tensor | None, dtype: torch
     width = spec.key_value_heads * spec.head_size
     modules = [layer.cross_attention for layer in decoder.layers]
     ways = [(product(module.key, module.value), norm(module.key_norm)) for module in modules]
-    for some in _parts(counts):
+    for some in parts_of(counts, _TOGETHER):
         x = states[some].float().flatten(0, 1) if mask is None else states[some].float()[mask[some].bool()]
         for index, (multiply, key_norm) in enumerate(ways):
             both = multiply(x)

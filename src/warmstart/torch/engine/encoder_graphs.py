@@ -12,10 +12,11 @@ import threading
 import weakref
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from warmstart.torch.engine.fixed import parts_of
-from warmstart.torch.engine.graphs import Graphs, graphs_for
+from warmstart.torch.engine import graphs
+from warmstart.torch.engine.encoder import parts_of
 from warmstart.torch.engine.plain import tensors_of
 
 _MOST = 16  # sizes of parts that are remembered; the one that was not seen for longest is forgotten
@@ -24,10 +25,11 @@ _MOST = 16  # sizes of parts that are remembered; the one that was not seen for 
 class _Kept:
     """An encoder's recorded parts, and the tensors that they read."""
 
-    def __init__(self, stamp: Any, graphs: Graphs):
-        self.stamp, self.graphs = stamp, graphs
+    def __init__(self, stamp: Any, recorded: graphs.Graphs):
+        self.stamp, self.graphs = stamp, recorded
         self.inputs: dict[Any, dict[str, Tensor]] = {}
         self.lock = threading.Lock()  # of the tensors
+        self.read: Any = None  # when what was computed last had been read, for those who compute on another stream
 
 
 _kept: weakref.WeakKeyDictionary[Any, _Kept] = weakref.WeakKeyDictionary()
@@ -39,14 +41,18 @@ def encode_in_parts(model: Any, given: dict[str, Tensor]) -> Tensor:
     stamp = [(x.data_ptr(), x.dtype, x.shape) for x in tensors_of(model.encoder)]
     kept = _kept.get(model.encoder)
     if kept is None or kept.stamp != stamp:
-        kept = _kept[model.encoder] = _Kept(stamp, graphs_for(model.device))
+        kept = _kept[model.encoder] = _Kept(stamp, graphs.graphs_for(model.device))
     states: Tensor | None = None
-    for some in parts_of(rows, length):
+    for some in parts_of([length] * rows, graphs.TOGETHER):
         part = {name: x if len(x) == 1 < rows else x[some] for name, x in given.items()}
         with kept.lock:
+            if kept.read is not None:
+                torch.cuda.current_stream(model.device).wait_event(kept.read)
             out = _encoded(model, part, kept)
             states = out.new_empty(rows, *out.shape[1:]) if states is None else states
             states[some] = out
+            if out.is_cuda:
+                kept.read = torch.cuda.current_stream(model.device).record_event()
     assert states is not None
     return states
 

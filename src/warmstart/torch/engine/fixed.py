@@ -10,7 +10,7 @@ tokens, l of it read, s source tokens read, m key-value heads, d head size, v vo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +23,6 @@ from warmstart.torch.attention import Mask, biased
 from warmstart.torch.cache import KeyValueCache, LayerCache, Pair
 from warmstart.torch.engine.memory import cross_heads, own_heads
 
-_TOGETHER = 8192  # tokens of sources that are computed together
 Part = tuple[slice, Iterable[Pair]]
 """Some of the sources, and their keys and values (sources, m, s, d), layer by layer."""
 
@@ -272,13 +271,6 @@ class Space:
                 at, read = rows[:: self.each] // self.each, max(self.lengths)
                 layer.source = tuple(buffer[at, :, :read] for buffer in self.pairs[index])  # type: ignore[assignment]
         return cache
-
-
-def parts_of(sources: int, length: int) -> Iterator[slice]:
-    """Sources whose tokens fill a GPU, one run of them after the other."""
-    step = max(1, _TOGETHER // max(1, length))
-    for start in range(0, sources, step):
-        yield slice(start, min(start + step, sources))
 
 
 def _places(numbers: list[int], device: torch.device) -> Any:

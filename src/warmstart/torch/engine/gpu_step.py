@@ -49,7 +49,11 @@ def has_kernels(device: torch.device) -> bool:
         with _on(device):
             gpu_kernels.gate[(1, 1)](x, x, 8, ACTIVATION="linear", BLOCK=8, PDL=False)
     except Exception as error:  # it asks for a compiler, among other things, and says so in many ways
-        warnings.warn(f"the kernels for GPUs could not be built, and decoding is slower: {error}", stacklevel=2)
+        warnings.warn(
+            f"the kernels for {device} could not be built, and decoding is slower: Triton asks for a C compiler; "
+            f"WARMSTART_COMPILE=0 goes without ({error})",
+            stacklevel=2,
+        )
         return False
     return True
 
@@ -134,7 +138,11 @@ class GpuStep:
             with _on(space.device):
                 return self._logits(space, shape)
         except triton.TritonError as error:
-            warnings.warn(f"a kernel for GPUs could not be built, and decoding is slower: {error}", stacklevel=2)
+            warnings.warn(
+                f"{space.device} has no room for a kernel of the {self.spec.family} decoder, and decoding is slower; "
+                f"WARMSTART_COMPILE=0 goes without kernels ({error})",
+                stacklevel=2,
+            )
             self.failed = True
             return None
 

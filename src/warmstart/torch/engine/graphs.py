@@ -21,12 +21,16 @@ import torch
 from torch import Tensor
 
 from warmstart.torch.cache import KeyValueCache
-from warmstart.torch.engine.fixed import Part, Space, can_fix, parts_of
+from warmstart.torch.engine.encoder import parts_of
+from warmstart.torch.engine.fixed import Part, Space, can_fix
 from warmstart.torch.engine.gpu_step import step_for
 from warmstart.torch.engine.plain import is_plain, tensors_of
 from warmstart.torch.engine.runner import decoder_of, is_padded_left
 
 Compute = Callable[[], Tensor]
+TOGETHER = (
+    8192  # tokens of sources that are computed together: they fill a GPU, and what lies between layers stays small
+)
 _MOST = 64  # graphs of a model; steps of further shapes run as they are
 
 
@@ -243,6 +247,6 @@ def source_parts(model: Any, source: dict[str, Any]) -> Iterator[Part]:
     states = source["encoder_outputs"][0]
     if hasattr(model, "enc_to_dec_proj"):
         states = model.enc_to_dec_proj(states)
-    for some in parts_of(*states.shape[:2]):
+    for some in parts_of([states.shape[1]] * len(states), TOGETHER):
         layers = model.decoder.layers_in_order()
         yield some, (layer.cross_attention._source_pair(states[some], None) for layer in layers)
