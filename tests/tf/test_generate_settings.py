@@ -52,6 +52,17 @@ def tensors(settings):
     return {name: torch.tensor(x) if isinstance(x, np.ndarray) else x for name, x in settings.items()}
 
 
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_pieces_of_the_source_do_not_come_again(size, both):
+    theirs, ours = both
+    lengths = {"min_length": 9, "max_length": 9}
+    given = {"input_ids": ours.generate(**source(), **lengths).numpy()[:, 2:8]}  # what it likes to write
+    wanted = theirs.generate(**tensors(given), **lengths, encoder_no_repeat_ngram_size=size)
+    found = ours.generate(**given, **lengths, encoder_no_repeat_ngram_size=size)
+    assert np.array_equal(found, wanted)
+    assert np.array_equal(found, ours.generate(**given, **lengths)) == (size == 7)  # longer than the source
+
+
 @pytest.mark.parametrize("name", SETTINGS)
 def test_same_tokens_as_in_torch(name, both):
     theirs, ours = both

@@ -120,13 +120,10 @@ def encoder_no_repeat_ngram(xp: Arrays, size: int) -> Processor:
     """No `size` tokens in a row come that stand in the source."""
 
     def apply(scores: Array, ids: Array, at: Position, source: Array) -> Array:
-        windows = source.shape[1] - size + 1
-        if windows < 1:
-            return scores
-        match = source[:, size - 1 :] >= 0
+        match = source[:, size - 1 :] >= 0  # of as many windows as there are, and none in a source that is shorter
         before = tail(xp, ids, at, size - 1)
         for i in range(size - 1):
-            match = match & (source[:, i : i + windows] == before[:, i : i + 1])
+            match = match & (source[:, i : i + 1 - size] == before[:, i : i + 1])
         return xp.where(xp.mark(source[:, size - 1 :], match, scores.shape[-1]), NEVER, scores)
 
     return Processor("encoder_no_repeat_ngram_size", apply, first=size - 1, reads="source")

@@ -26,6 +26,9 @@ class Array:
     def __int__(self) -> int:
         return int(self.value)
 
+    def __bool__(self) -> bool:
+        return bool(self.value)  # inside a graph an error, not what Python says of any object
+
     def __getitem__(self, key: Any) -> Array:
         keys = key if isinstance(key, tuple) else (key,)
         return Array(self.value[tuple(_plain(k) for k in keys)])
