@@ -40,6 +40,24 @@ def test_sources_of_any_length(size, together, kernels, monkeypatch):
         assert (encoder.encode(model, ids[:2], None) - whole).abs().max() <= 1e-5
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+@pytest.mark.parametrize("size", [5, 20])  # int8 by the kernels' words of four inputs, and not
+@pytest.mark.parametrize("lengths", [[1, 3], [40, 7, 21]])
+def test_narrow_weights(lengths, size, dtype, kernels, monkeypatch):
+    torch.manual_seed(0)
+    shape = {"hidden_size": 2 * size, "num_attention_heads": 2, "intermediate_size": 24, "num_hidden_layers": 2}
+    model = AutoModel(BertConfig(vocab_size=50, max_position_embeddings=80, initializer_range=0.2, **shape)).eval()
+    model = model.to(torch.bfloat16) if dtype == "bfloat16" else model.quantize("int8")
+    ids = torch.randint(1, 50, (len(lengths), 40))
+    mask = (torch.arange(40) < torch.tensor(lengths)[:, None]).long()
+    is_here = dtype == "bfloat16" or bool(native.library().warmstart_has_int8())
+    assert program.can_program(model, encodes=True) == (is_here and (dtype == "bfloat16" or size == 20))
+    with torch.no_grad():
+        ours = encoder.encode(model, ids, mask)[mask.bool()]
+        wanted = model(input_ids=ids, attention_mask=mask).last_hidden_state[mask.bool()].float()
+    assert (ours - wanted).norm() <= (0.01 if dtype == "bfloat16" or is_here else 0.05) * wanted.norm()
+
+
 def test_an_encoder_that_looks_back_alone_is_no_programme():
     model = AutoModel(GPT2Config(vocab_size=50, n_embd=8, n_head=2, n_layer=1, n_positions=16))
     assert not program.can_program(model, encodes=True)

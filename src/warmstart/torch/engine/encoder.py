@@ -6,7 +6,7 @@ Shapes: b sources, s source length, n tokens that are no padding, h hidden size.
 from __future__ import annotations
 
 import ctypes
-import itertools
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,10 +15,9 @@ from torch import Tensor
 
 from warmstart.torch.attention import Mask, attend
 from warmstart.torch.engine import native
-from warmstart.torch.engine.memory import places
 from warmstart.torch.engine.pages import fresh
 from warmstart.torch.engine.products import add_norm, norm, product
-from warmstart.torch.engine.program import LayerParts, StackProgram, can_program
+from warmstart.torch.engine.program import LayerParts, SourceProgram, StackProgram, can_keep, can_program
 from warmstart.torch.engine.step import by_heads, feed_forward, qkv
 from warmstart.torch.loading import straighten
 from warmstart.torch.masks import position_rows, self_mask
@@ -137,38 +136,25 @@ def _spread(x: Tensor, shape: _Shape) -> Tensor:
 
 def source_pairs(decoder: Any, states: Tensor, mask: Tensor | None, dtype: torch.dtype) -> list[Tensor]:
     """The keys and values of each source (layers, 2, m, its length, d) from the states (b, s, h), padding left out."""
-    spec = decoder.spec.cross_attention
+    spec, library = decoder.spec.cross_attention, native.library()
     counts = _counts(mask, states.shape)
     shapes = [(decoder.spec.layers, 2, spec.key_value_heads, count, spec.head_size) for count in counts]
     pairs = [fresh(shape, dtype) for shape in shapes]
-    width = spec.key_value_heads * spec.head_size
-    modules = [layer.cross_attention for layer in decoder.layers]
-    ways = [(product(module.key, module.value), norm(module.key_norm)) for module in modules]
+    keep = None
+    if library is not None and can_keep(decoder):
+        keep = functools.partial(SourceProgram(decoder).keep, library)
     for some in parts_of(counts, _TOGETHER):
         x = states[some].float().flatten(0, 1) if mask is None else states[some].float()[mask[some].bool()]
-        for index, (multiply, key_norm) in enumerate(ways):
-            both = multiply(x)
-            key = by_heads(both[:, :width], key_norm, spec.head_size, None)
-            for place, part in enumerate((key, both[:, width:])):
-                _keep(part, [pair[index, place] for pair in pairs[some]])
+        (keep or functools.partial(_keep, decoder))(x, counts[some], pairs[some])
     return pairs
 
 
-def _keep(x: Tensor, parts: Sequence[Tensor]) -> None:
-    """Keys or values (n, m * d) of sources, one behind the other, to what each keeps (m, its length, d)."""
-    heads, counts, size = parts[0].shape[0], [part.shape[1] for part in parts], parts[0].shape[2]
-    if (library := native.library()) is None:
-        for part, own in zip(parts, x.split(counts), strict=True):
-            part.copy_(own.view(len(own), heads, size).transpose(0, 1))
-        return
-    starts = torch.tensor([0, *itertools.accumulate(counts)])
-    library.warmstart_keep(
-        x.data_ptr(),
-        x.stride(0),
-        heads,
-        size,
-        len(parts),
-        starts.data_ptr(),
-        native.TYPES[parts[0].dtype],
-        places(parts),
-    )
+def _keep(decoder: Any, x: Tensor, counts: Sequence[int], pairs: Sequence[Tensor]) -> None:
+    """What `SourceProgram.keep` does, by a product after the other."""
+    heads, size = decoder.spec.cross_attention.key_value_heads, decoder.spec.cross_attention.head_size
+    for index, layer in enumerate(decoder.layers):
+        cross = layer.cross_attention
+        key, value = product(cross.key, cross.value)(x).split(heads * size, 1)
+        for place, part in enumerate((by_heads(key, norm(cross.key_norm), size, None), value)):
+            for pair, own in zip(pairs, part.split(list(counts)), strict=True):
+                pair[index, place].copy_(own.reshape(len(own), heads, size).transpose(0, 1))

@@ -90,12 +90,12 @@ ACTIVATIONS = {
 
 _ARGUMENTS = {
     "warmstart_run": [_POINTER, *[_INTEGER] * 2, _POINTER, _POINTER],
+    "warmstart_run_turned": [_POINTER, _INTEGER, *[_POINTER] * 2, *[_INTEGER] * 3, *[_POINTER] * 2],
     "warmstart_linear": [_POINTER, *[_INTEGER] * 2, _POINTER, *[_INTEGER] * 3, _POINTER],
     "warmstart_even": [_POINTER, *[_INTEGER] * 2, *[_POINTER] * 2],
     "warmstart_uneven": [_POINTER, *[_INTEGER] * 2, *[_POINTER] * 2],
     "warmstart_attend_own": [*[_POINTER] * 3, *[_INTEGER] * 3, _POINTER, _INTEGER, *[_POINTER] * 2],
     "warmstart_attend_source": [_POINTER, _INTEGER, _POINTER, _INTEGER, *[_POINTER] * 2],
-    "warmstart_keep": [_POINTER, *[_INTEGER] * 4, _POINTER, _INTEGER, _POINTER],
     "warmstart_norm": [*[_POINTER] * 2, *[_INTEGER] * 2, *[_POINTER] * 3],
     "warmstart_drop": [_POINTER, *[_INTEGER] * 2, *[_POINTER] * 2],
     "warmstart_weigh": [_POINTER, *[_INTEGER] * 2, _REAL, *[_POINTER] * 2],

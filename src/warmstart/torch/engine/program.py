@@ -1,7 +1,8 @@
 """A decoder's step, its head, or an encoder as one call of the compiled kernels: their operations over an arena.
 
 Shapes: r rows (of one new token or more; an encoder's tokens), b sources, h hidden size, n outputs. A place in the
-arena is a column of it: the numbers that stand before it in each row.
+arena is a column of it: the numbers that stand before it in each row. A decoder's rows lie one after the other at a
+place; an encoder's stay turned, as `panels.h` has it.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import torch
 from torch import Tensor
 
 from warmstart.torch.engine import native
-from warmstart.torch.engine.memory import NativeMemory, cross_heads, own_heads
+from warmstart.torch.engine.int8 import Int8Linear
+from warmstart.torch.engine.memory import NativeMemory, cross_heads, own_heads, places
 from warmstart.torch.engine.products import NormParts, Weights, can_native, norm
 
 _NONE = -1
-_PRODUCT, _GATE, _NORM, _OWN, _SOURCE, _WITHIN = range(6)
+_UNIT = 16  # rows that stay turned are filled up to a multiple of it: the lanes of the widest vectors
+_PRODUCT, _GATE, _NORM, _OWN, _SOURCE, _WITHIN, _KEEP = range(7)
 
 
 class Program:
@@ -63,6 +66,10 @@ class Program:
         """
         self._add(over, source, to, layer=layer, heads=heads.native)
 
+    def keep(self, source: int, layer: int, heads: Any) -> None:
+        """Keys and values, side by side, go where the sources keep those of a layer."""
+        self._add(_KEEP, source, _NONE, layer=layer, heads=heads.native)
+
     def _add(self, kind: int, source: int, to: int, **fields: Any) -> None:
         self.ops.append(native.Op(kind=kind, source=source, to=to, **{"other": _NONE, "total": _NONE} | fields))
 
@@ -76,15 +83,36 @@ class Program:
         arena: Tensor | None = None,
     ) -> Tensor:
         """Rows x (r, n) go to the place `at`; gives those at a place of a width, as a view of the arena."""
-        if self.list is None:
-            self.list = (native.Op * len(self.ops))(*self.ops)
         rows, count = len(x), len(self.ops)
         arena = torch.empty(rows * self.width) if arena is None else arena
         start, width = results
         arena[rows * at : rows * at + x.numel()] = x.flatten()
         pointer = None if held is None else ctypes.byref(held)
-        library.warmstart_run(self.list, count, rows, pointer, arena.data_ptr())
+        library.warmstart_run(self._list(), count, rows, pointer, arena.data_ptr())
         return arena[rows * start : rows * (start + width)].view(rows, width)
+
+    def run_turned(
+        self,
+        library: ctypes.CDLL,
+        x: Tensor,
+        at: int,
+        arena: Tensor,
+        held: Any,
+        end: int = 0,
+        out: Tensor | None = None,
+    ) -> None:
+        """The same over tokens x (n, h) of the sources that are held, which stay turned in the arena: they go to place
+        `at`, and what is at `end` to out (n, h).
+        """
+        to = None if out is None else out.data_ptr()
+        library.warmstart_run_turned(
+            self._list(), len(self.ops), ctypes.byref(held), x.data_ptr(), x.shape[1], at, end, arena.data_ptr(), to
+        )
+
+    def _list(self) -> Any:
+        if self.list is None:
+            self.list = (native.Op * len(self.ops))(*self.ops)
+        return self.list
 
 
 class LayerParts:
@@ -151,16 +179,41 @@ class StackProgram:
         return self._run(memory.library, x, memory.held()).clone()
 
     def encoded(self, library: ctypes.CDLL, x: Tensor, counts: Sequence[int]) -> Tensor:
-        """Embedded tokens (n, h) of sources, one behind the other, each of so many, to their states (n, h), which last
-        until the next call.
-        """
-        starts = torch.tensor([0, *itertools.accumulate(counts)])
-        return self._run(library, x, native.Held(sources=len(counts), starts=starts.data_ptr()))
+        """Embedded tokens (n, h) of sources, one behind the other, each of so many, to their states (n, h)."""
+        out, x, starts = torch.empty_like(x), x.contiguous(), _starts(counts)
+        held = native.Held(sources=len(counts), starts=starts.data_ptr())
+        self.program.run_turned(library, x, self.x, self._arena(_whole_units(len(x))), held, self.h, out)
+        return out
 
     def _run(self, library: ctypes.CDLL, x: Tensor, held: Any) -> Tensor:
-        if len(self.arena) < len(x) * self.program.width:  # a new one each time would cost as many new pages
-            self.arena = torch.empty(len(x) * self.program.width)
-        return self.program.run(library, x, self.x, (self.h, self.size), held, self.arena)
+        return self.program.run(library, x, self.x, (self.h, self.size), held, self._arena(len(x)))
+
+    def _arena(self, rows: int) -> Tensor:
+        if len(self.arena) < rows * self.program.width:  # a new one each time would cost as many new pages
+            self.arena = torch.empty(rows * self.program.width)
+        return self.arena
+
+
+class SourceProgram:
+    """From the states of sources to their keys and values in all layers of a decoder, in a programme."""
+
+    def __init__(self, decoder: Any):
+        self.program = program = Program()
+        crosses = [layer.cross_attention for layer in decoder.layers]
+        self.start = program.place(crosses[0].key.in_features)
+        both = program.place(2 * crosses[0].key.out_features)
+        for index, cross in enumerate(crosses):
+            program.product(self.start, both, cross.key, cross.value)
+            program.keep(both, index, cross_heads(decoder.spec, index))
+
+    def keep(self, library: ctypes.CDLL, x: Tensor, counts: Sequence[int], pairs: Sequence[Tensor]) -> None:
+        """States x (n, h) of sources, one behind the other, each of so many, to their pairs (layers, 2, m, s, d)."""
+        starts, x, layers = _starts(counts), x.contiguous(), range(pairs[0].shape[0])
+        kept = [places([pair[layer, kind] for layer in layers for pair in pairs]) for kind in range(2)]
+        held = native.Held(sources=len(counts), starts=starts.data_ptr(), type=int(pairs[0].dtype is torch.bfloat16))
+        held.source_keys, held.source_values = (ctypes.addressof(of) for of in kept)
+        arena = torch.empty(_whole_units(len(x)) * self.program.width)
+        self.program.run_turned(library, x, self.start, arena, held)
 
 
 class HeadProgram:
@@ -182,6 +235,12 @@ class HeadProgram:
         return self.program.run(library, states, self.start, (self.end, self.output))
 
 
+def can_keep(decoder: Any) -> bool:
+    """Whether the kernels have all that is between states of sources and a decoder's keys and values of them."""
+    crosses = [layer.cross_attention for layer in decoder.layers]
+    return all(cross.key_norm is None and _can_turn(cross.key) for cross in crosses)
+
+
 def can_program(stack: Any, *, encodes: bool = False) -> bool:
     """Whether the kernels have all operations of a decoder's layers and head, or of an encoder's layers."""
     spec, layers = stack.spec, list(stack.layers)
@@ -197,7 +256,27 @@ def can_program(stack: Any, *, encodes: bool = False) -> bool:
         and all(module.query_norm is None and module.key_norm is None for module in modules)
         and all(name in native.ACTIVATIONS for name in names)
         and not (encodes and (spec.causal or any(spec.attention.windows) or not spec.norm.first))
+        and (not encodes or all(_can_turn(part) for layer in layers for part in _read(layer)))
     )
+
+
+def _read(layer: Any) -> tuple[Any, ...]:
+    """One matrix for each kind of input of a layer."""
+    return layer.attention.query, layer.attention.output, layer.mlp.up, layer.mlp.down
+
+
+def _can_turn(layer: Any) -> bool:
+    """Whether the kernels multiply rows that stay turned with the weights of this layer: int8 goes by four inputs."""
+    return can_native(layer) and (not isinstance(layer, Int8Linear) or layer.weight.shape[1] % 4 == 0)
+
+
+def _starts(counts: Sequence[int]) -> Tensor:
+    """Where the tokens of sources start, and where the last one's end."""
+    return torch.tensor([0, *itertools.accumulate(counts)])
+
+
+def _whole_units(rows: int) -> int:
+    return -(-rows // _UNIT) * _UNIT
 
 
 def _width(layer: Any) -> int:

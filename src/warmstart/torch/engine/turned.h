@@ -18,15 +18,38 @@ constexpr int tile_height(int units) { return (LANES == 16 ? 24 : 12) / units; }
 // Words of a tile: the inputs of so many stay in the first cache while the weights of a strip pass.
 constexpr long tile_depth(int units) { return 512 / units / 16 * 16; }
 
-// Rows that are turned at once: what a second cache has room for beside a strip's weights.
-inline long together(long words) { return std::max(1L, (6L << 16) / (words * LANES * MOST)) * LANES * MOST; }
+// Blocks that are multiplied together: what a second cache has room for beside a strip's weights.
+inline long together(long words) { return std::max(1L, (6L << 16) / (words * LANES * MOST)); }
 
-// Rows as blocks of like size; the place of a block is that of its first unit.
+// Rows as blocks of like size; the place of a block is that of its first unit, its width that of its rows.
 struct Blocks {
     long units, count;
     explicit Blocks(long rows) : units((rows + LANES - 1) / LANES), count((units + MOST - 1) / MOST) {}
     long place(long block) const { return block * (units / count) + std::min(block, units % count); }
+    long width(long block) const { return (place(block + 1) - place(block)) * LANES; }
+    long of(long unit) const {
+        long small = units / count, wider = units % count, first = wider * (small + 1);
+        return unit < first ? unit / (small + 1) : wider + (unit - first) / small;
+    }
 };
+
+// Some of the blocks of all rows, one after the other.
+struct Part {
+    Blocks blocks;
+    long begin, end;
+    long place() const { return blocks.place(begin); }
+    long rows() const { return (blocks.place(end) - place()) * LANES; }
+};
+
+// The function for so many units, 1 to MOST.
+template <typename Function>
+inline void of_units(long units, Function function) {
+    if (units == 1) return function(Constant<1>{});
+    if (units == 2) return function(Constant<2>{});
+    if constexpr (MOST > 3)
+        if (units == 4) return function(Constant<4>{});
+    function(Constant<3>{});
+}
 
 // How weights of a type are multiplied, and what is done to the sums (width,) of an output afterwards.
 template <typename T>
@@ -68,9 +91,8 @@ inline void turn_rows(const float* x, long rows, long words, long stride, float*
     long parts = (words + PART - 1) / PART;
 #pragma omp for schedule(static)
     for (long task = 0; task < blocks.units * parts; ++task) {
-        long unit = task / parts, block = 0, from = task % parts * PART, count = std::min(PART, words - from);
-        while (blocks.place(block + 1) <= unit) ++block;
-        long place = blocks.place(block), width = (blocks.place(block + 1) - place) * LANES;
+        long unit = task / parts, block = blocks.of(unit), from = task % parts * PART, count = std::min(PART, words - from);
+        long place = blocks.place(block), width = blocks.width(block);
         long row = unit * LANES, here = std::min<long>(LANES, rows - row);
         float* to = panels + place * LANES * words + from * width + (unit - place) * LANES;
         for (long at = 0; here < LANES && at < count; ++at) std::fill_n(to + at * width, LANES, 0.0f);
@@ -78,11 +100,11 @@ inline void turn_rows(const float* x, long rows, long words, long stride, float*
     }
 }
 
-// Sums of a tile over `depth` words, added to `sums` (outputs, UNITS * LANES). Meanwhile it asks for as many weights at
-// `next`, whose rows are `next_pitch` bytes apart.
+// Sums of a tile over `depth` words, of which the first `count` outputs' are added to `sums` (outputs, UNITS * LANES).
+// Meanwhile it asks for as many weights at `next`, whose rows are `next_pitch` bytes apart.
 template <typename T, int UNITS>
 __attribute__((noinline)) void turned_tile(const typename Way<T>::Word* weights, long pitch, long depth,
-                                           const typename Way<T>::Word* panel, typename Way<T>::Word* sums,
+                                           const typename Way<T>::Word* panel, typename Way<T>::Word* sums, long count,
                                            const char* next, long next_pitch) {
     typedef Way<T> Of;
     typedef typename Of::Sum Sum;
@@ -95,7 +117,7 @@ __attribute__((noinline)) void turned_tile(const typename Way<T>::Word* weights,
     auto step = [&](long at) __attribute__((always_inline)) {
         Sum inputs[UNITS];
 #pragma GCC unroll 4
-        for (int j = 0; j < UNITS; ++j) inputs[j] = *reinterpret_cast<const Sum*>(panel + (at * UNITS + j) * LANES);
+        for (int j = 0; j < UNITS; ++j) std::memcpy(&inputs[j], panel + (at * UNITS + j) * LANES, sizeof(Sum));
 #pragma GCC unroll 24
         for (int i = 0; i < HEIGHT; ++i) {
             typename Of::Word weight = weights[i * pitch + at];
@@ -114,12 +136,19 @@ __attribute__((noinline)) void turned_tile(const typename Way<T>::Word* weights,
     }
     for (; at < depth; ++at) step(at);
 #pragma GCC unroll 24
-    for (int i = 0; i < HEIGHT; ++i)
+    for (int i = 0; i < HEIGHT; ++i) {
+        if (i == count) return;
 #pragma GCC unroll 4
-        for (int j = 0; j < UNITS; ++j) *reinterpret_cast<Sum*>(sums + (i * UNITS + j) * LANES) += totals[i][j];
+        for (int j = 0; j < UNITS; ++j) {
+            Sum before;
+            std::memcpy(&before, sums + (i * UNITS + j) * LANES, sizeof(Sum));
+            totals[i][j] += before;
+            std::memcpy(sums + (i * UNITS + j) * LANES, &totals[i][j], sizeof(Sum));
+        }
+    }
 }
 
-struct Results {  // where the outputs of a block go
+struct Results {  // where the outputs of a block go, row by row
     float* to;
     long rows, stride;
 };
@@ -155,7 +184,7 @@ void turned_block(const typename Way<T>::Word* panel, const float* scales, long 
                 for (long i = 0; i < count; ++i) widen(weights + i * k, depth * Of::EACH, near + i * PITCH);
                 tile = near, pitch = PITCH;
             }
-            turned_tile<T, UNITS>(tile, pitch, depth, panel + start * WIDTH, sums + (output - from) * WIDTH,
+            turned_tile<T, UNITS>(tile, pitch, depth, panel + start * WIDTH, sums + (output - from) * WIDTH, count,
                                   reinterpret_cast<const char*>(after), k * static_cast<long>(sizeof(T)));
         }
     }
@@ -163,35 +192,39 @@ void turned_block(const typename Way<T>::Word* panel, const float* scales, long 
         Of::finish(matrix, output, scales, WIDTH, sums + (output - from) * WIDTH);
 }
 
-// The activation of outputs `from` to `to` of all rows, which lie in panels, to y. `next`: weights that come afterwards.
+struct Output {  // rows `stride` apart, or panels of so many numbers; outputs go to the columns from `column` on
+    float* y;
+    long stride, column;
+    bool stays_turned;
+};
+
+// The activation of outputs `from` to `to` of a part of the rows, whose inputs lie in panels. `next`: weights that come
+// afterwards.
 template <typename T>
-void turned(const Rows& x, long rows, long k, const Matrix& matrix, long from, long to, int64_t activation, float* y,
-            long stride, const void* next) {
+void turned(const Rows& x, const Part& part, long rows, long k, const Matrix& matrix, long from, long to,
+            int64_t activation, const Output& output, const void* next) {
     typedef typename Way<T>::Word Word;
-    alignas(64) Word sums[(WIDE_STRIP + tile_height(1)) * MOST * LANES];
-    Blocks blocks(rows);
-    for (long block = 0; block < blocks.count; ++block) {
-        long place = blocks.place(block), units = blocks.place(block + 1) - place, width = units * LANES;
-        const Word* panel = static_cast<const Word*>(x.data) + place * LANES * (k / Way<T>::EACH);
-        const float* scales = x.scales + place * LANES;
-        const T* after = static_cast<const T*>(block + 1 < blocks.count ? matrix.data : next);
-        if (block + 1 < blocks.count) after += from * k;
-        Results results = {y + place * LANES * stride + from, std::min(width, rows - place * LANES), stride};
-        auto of = [&](auto count) {
-            turned_block<T, decltype(count)::value>(panel, scales, k, matrix, from, to, sums, results, after);
-        };
-        if (units == 1) of(Constant<1>{});
-        if (units == 2) of(Constant<2>{});
-        if (units == 3) of(Constant<3>{});
-        if constexpr (MOST > 3)
-            if (units == 4) of(Constant<4>{});
+    alignas(64) Word room[WIDE_STRIP * MOST * LANES];
+    for (long block = part.begin; block < part.end; ++block) {
+        long place = part.blocks.place(block), width = part.blocks.width(block), before = (place - part.place()) * LANES;
+        const Word* panel = static_cast<const Word*>(x.data) + before * (k / Way<T>::EACH);
+        const T* after = static_cast<const T*>(block + 1 < part.end ? matrix.data : next);
+        if (block + 1 < part.end) after += from * k;
+        float* y = output.y + place * LANES * output.stride;
+        Results results = {y + output.column + from, std::min(width, rows - place * LANES), output.stride};
+        Word* sums = room;
+        if (output.stays_turned) {
+            sums = reinterpret_cast<Word*>(y + (output.column + from) * width);
+            results.rows = 0;
+        }
+        of_units(width / LANES, [&](auto units) {
+            turned_block<T, decltype(units)::value>(panel, x.scales + before, k, matrix, from, to, sums, results, after);
+        });
         auto* numbers = reinterpret_cast<float*>(sums);
         activate(numbers, to - from, width, width, activation);
-        for (long unit = 0; unit < units; ++unit) {
-            long row = unit * LANES;
+        for (long row = 0; row < results.rows; row += LANES)
             turn_any(numbers + row, width, to - from, std::min<long>(LANES, results.rows - row),
-                     results.to + row * stride, stride);
-        }
+                     results.to + row * results.stride, results.stride);
     }
 }
 

@@ -1,93 +1,154 @@
-// Attention of all tokens of a source over each other, as an encoder has it: tiles of queries over panels of keys.
+// What is done source by source to rows that stay turned: attention of all tokens of a source over each other, keys one
+// after the other over queries side by side; and the keys and values of a source, put where it keeps them.
 //
-// Shapes: n tokens of b sources, one source behind the other, m key-value heads, g query heads for each, d head size. A
-// panel is PANEL tokens or PANEL numbers of a head; GROUP_ROWS queries pass over each while it is in the first cache.
-// What pads a panel is whatever lay there: nothing that comes of it is kept.
+// Shapes: r rows as `panels.h` has them, of b sources, m key-value heads, g query heads for each, d head size.
 #pragma once
 
 #include "attention.h"
-#include "turned.h"
+#include "dropped.h"
+#include "panels.h"
 
 namespace {
 
-constexpr int WITHIN_UNITS = LANES == 16 ? 4 : 2, PANEL = WITHIN_UNITS * LANES;
-constexpr long GROUP_ROWS = 4 * tile_height(WITHIN_UNITS);
+inline long whole(long count, long of) { return (count + of - 1) / of * of; }
 
-// Rows x (GROUP_ROWS, depth) times a panel (depth, PANEL), added to sums (GROUP_ROWS, PANEL), of which `rows` are wanted.
-inline void add_products(const float* x, long rows, long depth, long pitch, const float* panel, float* sums) {
-    constexpr int HEIGHT = tile_height(WITHIN_UNITS);
-    for (long row = 0; row < rows; row += HEIGHT)
-        turned_tile<float, WITHIN_UNITS>(x + row * pitch, pitch, depth, panel, sums + row * PANEL,
-                                         reinterpret_cast<const char*>(panel), 0);
+// Sums (outputs, UNITS * LANES) of weights (outputs, `pitch`), which must be there for whole tiles, times a panel (depth,
+// UNITS * LANES).
+template <int UNITS>
+inline void multiply_panel(const float* weights, long pitch, long outputs, long depth, const float* panel, float* sums) {
+    constexpr long HEIGHT = tile_height(UNITS), DEPTH = tile_depth(UNITS), WIDTH = UNITS * LANES;
+    std::fill_n(sums, outputs * WIDTH, 0.0f);
+    for (long start = 0; start < depth; start += DEPTH)
+        for (long output = 0; output < outputs; output += HEIGHT)
+            turned_tile<float, UNITS>(weights + output * pitch + start, pitch, std::min(DEPTH, depth - start),
+                                      panel + start * WIDTH, sums + output * WIDTH, std::min(HEIGHT, outputs - output),
+                                      reinterpret_cast<const char*>(panel), 0);
 }
 
-// Scores of a query, PANEL here and PANEL each `apart` numbers further on, `length` in all, as weights; gives what their sum
-// has to be multiplied with to be 1.
-inline float weights_of(float* scores, long apart, long length, float scale) {
-    long panels = (length + PANEL - 1) / PANEL;
-    float* end = scores + (panels - 1) * apart;
-    std::fill(end + length - (panels - 1) * PANEL, end + PANEL, -1e30f);  // no weight to speak of
-    Vector most[WITHIN_UNITS], total = Vector{};
-    for (int i = 0; i < WITHIN_UNITS; ++i) most[i] = load(scores + i * LANES);
-    for (long t = 1; t < panels; ++t)
-        for (int i = 0; i < WITHIN_UNITS; ++i) most[i] = larger(most[i], load(scores + t * apart + i * LANES));
-    for (int i = 1; i < WITHIN_UNITS; ++i) most[0] = larger(most[0], most[i]);
-    Vector shift = Vector{} + largest(most[0]) * scale;
-    for (long t = 0; t < panels; ++t)
-        for (int i = 0; i < WITHIN_UNITS; ++i) {
-            float* at = scores + t * apart + i * LANES;
-            Vector weight = power_of_e(load(at) * scale - shift);
+// Scores (count, UNITS * LANES) as weights, whose sums over the keys times `factors` are 1.
+template <int UNITS>
+inline void weigh_keys(float* scores, long count, float scale, Vector* factors) {
+    Vector most[UNITS], total[UNITS];
+    for (int j = 0; j < UNITS; ++j) most[j] = load(scores + j * LANES), total[j] = Vector{};
+    for (long key = 1; key < count; ++key)
+        for (int j = 0; j < UNITS; ++j) most[j] = larger(most[j], load(scores + (key * UNITS + j) * LANES));
+    for (int j = 0; j < UNITS; ++j) most[j] *= scale;
+    for (long key = 0; key < count; ++key)
+        for (int j = 0; j < UNITS; ++j) {
+            float* at = scores + (key * UNITS + j) * LANES;
+            Vector weight = power_of_e(load(at) * scale - most[j]);
             *reinterpret_cast<Vector*>(at) = weight;
-            total += weight;
+            total[j] += weight;
         }
-    return 1.0f / sum(total);
+    for (int j = 0; j < UNITS; ++j) factors[j] = 1.0f / total[j];
 }
 
-// query (n, m * g * d), key and value (n, m * d), `stride` from token to token; source i has the tokens from starts[i]
-// to starts[i + 1]; out (n, m * g * d). A scale is above 0.
-void attend_within(const float* query, const float* key, const float* value, long stride, const Heads& of, long sources,
-                   const int64_t* starts, float* out) {
-    long heads = of.heads, group = of.group, size = of.size, wide = heads * group * size;
-    long parts = (size + PANEL - 1) / PANEL;
+// Some of the rows that stay turned, `width` numbers each: the function is told of each run of them in one block where it
+// begins among them, how many there are, where their number `column` lies, and how far it is to the next number.
+template <typename Function>
+inline void for_runs(float* numbers, long width, const Blocks& blocks, long column, long row, long count,
+                     Function function) {
+    for (long done = 0; done < count;) {
+        long block = blocks.of((row + done) / LANES), place = blocks.place(block) * LANES, pitch = blocks.width(block);
+        long here = std::min(count - done, place + pitch - row - done);
+        function(done, here, numbers + place * width + column * pitch + row + done - place, pitch);
+        done += here;
+    }
+}
+
+inline void copy_lanes(const float* from, long count, float* to) {
+    if (count == LANES) *reinterpret_cast<Vector*>(to) = load(from);
+    else std::memcpy(to, from, 4 * count);
+}
+
+// What a thread needs for one head of one source: its keys and values as they come, (d, pitch), and what becomes of them.
+struct WithinRoom {
+    float *keys, *values, *rows, *queries, *scores, *sums;
+    long pitch;
+    WithinRoom(long tokens, long size) : pitch(whole(tokens, LANES) + LANES) {
+        static thread_local std::vector<float> held;
+        long counts[] = {size * pitch, (size + tile_height(1)) * pitch, (pitch + tile_height(1)) * size,
+                         size * MOST * LANES, tokens * MOST * LANES, size * MOST * LANES};
+        constexpr long LINE = 16;  // numbers: vectors begin where a line of the cache does
+        long all = LINE;
+        for (long count : counts) all += whole(count, LINE);
+        if (static_cast<long>(held.size()) < all) held.resize(all);
+        float* at = held.data() + (LINE - reinterpret_cast<uintptr_t>(held.data()) / 4 % LINE) % LINE;
+        float** parts[] = {&keys, &values, &rows, &queries, &scores, &sums};
+        for (long i = 0; i < 6; ++i) *parts[i] = at, at += whole(counts[i], LINE);
+    }
+};
+
+// qkv (r, (m * g + 2 * m) * d), queries, keys and values of sources whose tokens begin at starts (b + 1,); out
+// (r, m * g * d); all of them turned. A scale is above 0.
+void attend_within(float* qkv, const Blocks& blocks, const Heads& of, long sources, const int64_t* starts, float* out) {
+    long heads = of.heads, group = of.group, size = of.size, wide = heads * group * size, all = wide + 2 * heads * size;
 #pragma omp for schedule(dynamic, 1)
     for (long task = 0; task < sources * heads; ++task) {
-        static thread_local std::vector<float> kept;
-        long start = starts[task / heads], length = starts[task / heads + 1] - start, head = task % heads;
-        long panels = (length + PANEL - 1) / PANEL, width = panels * PANEL;
-        kept.resize(width * size + parts * length * PANEL + GROUP_ROWS * (width + size + PANEL));
-        float *keys = kept.data(), *values = keys + width * size, *scores = values + parts * length * PANEL;
-        float *queries = scores + GROUP_ROWS * width, *sums = queries + GROUP_ROWS * size;
-        for (long t = 0; t < length; t += PANEL)
-            turn_any(key + (start + t) * stride + head * size, stride, std::min<long>(PANEL, length - t), size,
-                     keys + t * size, PANEL);
-        for (long part = 0; part < parts; ++part)
-            for (long t = 0; t < length; ++t)
-                std::memcpy(values + (part * length + t) * PANEL, value + (start + t) * stride + head * size + part * PANEL,
-                            4 * std::min<long>(PANEL, size - part * PANEL));
-        for (long g = 0; g < group; ++g)
-            for (long row = 0; row < length; row += GROUP_ROWS) {
-                long rows = std::min(GROUP_ROWS, length - row), column = (head * group + g) * size;
-                for (long i = 0; i < rows; ++i)
-                    std::memcpy(queries + i * size, query + (start + row + i) * stride + column, 4 * size);
-                std::fill_n(scores, GROUP_ROWS * width, 0.0f);
-                for (long t = 0; t < panels; ++t)
-                    add_products(queries, rows, size, size, keys + t * PANEL * size, scores + t * GROUP_ROWS * PANEL);
-                float factors[GROUP_ROWS];
-                for (long i = 0; i < rows; ++i)
-                    factors[i] = weights_of(scores + i * PANEL, GROUP_ROWS * PANEL, length, of.scale);
-                for (long part = 0; part < parts; ++part) {
-                    std::fill_n(sums, GROUP_ROWS * PANEL, 0.0f);
-                    for (long t = 0; t < length; t += PANEL)
-                        add_products(scores + t * GROUP_ROWS, rows, std::min<long>(PANEL, length - t), PANEL,
-                                     values + (part * length + t) * PANEL, sums);
-                    for (long i = 0; i < rows; ++i) {
-                        float* to = out + (start + row + i) * wide + column + part * PANEL;
-                        for (long at = 0; at < std::min<long>(PANEL, size - part * PANEL); ++at)
-                            to[at] = sums[i * PANEL + at] * factors[i];
-                    }
-                }
-            }
+        long source = task / heads, head = task % heads, start = starts[source], tokens = starts[source + 1] - start;
+        WithinRoom room(tokens, size);
+        for (long t = 0; t < tokens; t += LANES) {
+            long here = std::min<long>(LANES, tokens - t), column = wide + head * size;
+            for (auto [to, from] : {std::pair(room.keys, column), std::pair(room.values, column + heads * size)})
+                for_runs(qkv, all, blocks, from, start + t, here, [&](long at, long count, const float* run, long pitch) {
+                    for (long i = 0; i < size; ++i) copy_lanes(run + i * pitch, count, to + i * room.pitch + t + at);
+                });
+        }
+        turn_any(room.keys, room.pitch, size, whole(tokens, LANES), room.rows, size);
+        Blocks own(tokens);
+        for (long turn = 0; turn < group * own.count; ++turn) {
+            long column = (head * group + turn / own.count) * size, block = turn % own.count;
+            long first = own.place(block) * LANES, width = own.width(block);
+            auto each = [&](float* numbers, long of_each, auto function) {
+                for (long t = 0; t < std::min(width, tokens - first); t += LANES)
+                    for_runs(numbers, of_each, blocks, column, start + first + t, std::min<long>(LANES, tokens - first - t),
+                             [&](long at, long count, float* run, long pitch) {
+                                 for (long i = 0; i < size; ++i) function(run + i * pitch, i * width + t + at, count);
+                             });
+            };
+            each(qkv, all, [&](const float* run, long at, long count) { copy_lanes(run, count, room.queries + at); });
+            of_units(width / LANES, [&](auto units) {
+                constexpr int UNITS = decltype(units)::value;
+                Vector factors[UNITS];
+                multiply_panel<UNITS>(room.rows, size, tokens, size, room.queries, room.scores);
+                weigh_keys<UNITS>(room.scores, tokens, of.scale, factors);
+                multiply_panel<UNITS>(room.values, room.pitch, size, tokens, room.scores, room.sums);
+                for (long i = 0; i < size; ++i)
+                    for (int j = 0; j < UNITS; ++j)
+                        *reinterpret_cast<Vector*>(room.sums + (i * UNITS + j) * LANES) *= factors[j];
+            });
+            each(out, wide, [&](float* run, long at, long count) { copy_lanes(room.sums + at, count, run); });
+        }
     }
+}
+
+// Keys and values side by side, x (r, 2 * m * d), of sources to where each keeps those of a layer: (m, its tokens, d).
+template <typename To>
+void keep_as(float* x, const Blocks& blocks, const Heads& of, int64_t layer, const Held& held) {
+    long heads = of.heads, size = of.size, kinds = 2 * heads;
+#pragma omp for schedule(static)
+    for (long task = 0; task < held.sources * kinds; ++task) {
+        static thread_local std::vector<float> lines;
+        lines.resize(2 * LANES * size);
+        float *near = lines.data(), *rows = near + LANES * size;
+        long source = task / kinds, head = task % kinds, start = held.starts[source];
+        long tokens = held.starts[source + 1] - start;
+        const void* const* places = (head < heads ? held.source_keys : held.source_values) + layer * held.sources;
+        To* to = static_cast<To*>(const_cast<void*>(places[source])) + head % heads * tokens * size;
+        for (long t = 0; t < tokens; t += LANES) {
+            long here = std::min<long>(LANES, tokens - t);
+            for_runs(x, kinds * size, blocks, head * size, start + t, here,
+                     [&](long at, long count, const float* run, long pitch) {
+                         for (long i = 0; i < size; ++i) copy_lanes(run + i * pitch, count, near + i * LANES + at);
+                     });
+            turn_any(near, LANES, size, LANES, rows, size);
+            each(rows, here * size, 0.0f,
+                 [&](long at, Vector numbers, int count) { store(to + t * size + at, numbers, count); });
+        }
+    }
+}
+void keep(float* x, const Blocks& blocks, const Heads& of, int64_t layer, const Held& held) {
+    held.type == 0 ? keep_as<float>(x, blocks, of, layer, held) : keep_as<Brain>(x, blocks, of, layer, held);
 }
 
 }  // namespace

@@ -1,0 +1,148 @@
+// Linear layers over rows as they come: prepared for the kernels of their number and type, strip by strip.
+//
+// Shapes: r rows, k inputs, n outputs. Each function here is run by all threads of a team, which share its work and leave
+// together.
+#pragma once
+
+#include <omp.h>
+
+#include "turned.h"
+
+namespace {
+
+// How far apart rows of k floats lie: not at the same places of the first cache, where few have room at once.
+long apart(long k) {
+    long stride = (k + 31) / 32 * 32;
+    return stride % 1024 ? stride : stride + 32;
+}
+
+bool is_turned(long rows, long k, int64_t type) { return rows > FEW[type] && (type != 2 || k % 4 == 0); }
+
+long whole_lines(long bytes) { return (bytes + 63) / 64 * 64; }
+
+long words_of(long k, int64_t type) { return type == 2 ? std::max(1L, k / 4) : k; }
+
+long rows_together(long k, int64_t type) { return together(words_of(k, type)) * LANES * MOST; }
+
+long scratch_bytes(long rows, long k, int64_t type) {
+    rows = std::min(rows, rows_together(k, type));
+    long units = (rows + LANES - 1) / LANES, bytes = type == 2 ? 1 : 4;
+    long panels = rows > FEW[type] ? whole_lines(units * LANES * k * bytes) : 0;
+    long lines = type == 2 ? rows * whole_lines(k) : std::min(rows, FEW[type]) * apart(k) * 4;
+    return whole_lines(units * LANES * 4) + panels + lines;
+}
+
+struct Scratch {  // room from the start of a line of the cache on
+    std::unique_ptr<char[]> held;
+    explicit Scratch(long bytes) : held(new char[bytes + 64]) {}
+    char* start() const { return held.get() + (64 - reinterpret_cast<uintptr_t>(held.get()) % 64) % 64; }
+};
+
+// Inputs as the products of their type take them, written to the scratch where they are others than floats as they lie.
+Rows prepared(const float* x, long rows, long k, int64_t type, char* scratch) {
+    auto* scales = reinterpret_cast<float*>(scratch);
+    scratch += whole_lines((rows + LANES - 1) / LANES * LANES * 4);
+    auto* panels = reinterpret_cast<float*>(scratch);
+    if (type < 2 && is_turned(rows, k, type)) {
+        turn_rows(x, rows, k, k, panels);
+        return {panels, scales, k};
+    }
+#if defined(WARMSTART_WIDE)
+    if (type == 1 || (type == 0 && rows > 4 && k % 1024 == 0)) {
+        long stride = apart(k);
+#pragma omp for schedule(static)
+        for (long row = 0; row < rows; ++row) {
+            if (type == 1)
+                part(x + row * k, k, (k + 31) / 32 * 32, panels + row * stride);
+            else
+                std::memcpy(panels + row * stride, x + row * k, 4 * k);
+        }
+        return {panels, nullptr, stride};
+    }
+    if (type == 2) {
+        long stride = whole_lines(k);
+        auto* to = reinterpret_cast<uint8_t*>(scratch);
+#pragma omp for schedule(static)
+        for (long row = 0; row < rows; ++row) scales[row] = quantise(x + row * k, k, stride, to + row * stride);
+        if (!is_turned(rows, k, type)) return {to, scales, stride};
+        panels = reinterpret_cast<float*>(scratch + rows * stride);
+        turn_rows(reinterpret_cast<const float*>(to), rows, k / 4, stride / 4, panels);  // moved bit by bit
+        return {panels, scales, k / 4};
+    }
+#endif
+    return {x, nullptr, k};
+}
+
+struct Layers {  // some matrices side by side, the activation of their outputs, and the weights that are multiplied with
+                 // after these, or null; types: 0 float, 1 bfloat16, 2 int8
+    const Matrix* matrices;
+    int64_t count, type, activation;
+    const void* after;
+    long outputs() const {
+        long all = 0;
+        for (long i = 0; i < count; ++i) all += matrices[i].outputs;
+        return all;
+    }
+};
+
+struct Strip {  // outputs of one of several matrices: which one, from which on, its column among all of them
+    long which, from, column;
+};
+
+// The first strip of each matrix starts with it. Behind the last: the first of a matrix that is not there.
+Strip strip_at(const Matrix* matrices, long count, long width, long index) {
+    long which = 0, column = 0;
+    for (; which < count; ++which) {
+        long strips = (matrices[which].outputs + width - 1) / width;
+        if (index < strips) break;
+        index -= strips, column += matrices[which].outputs;
+    }
+    return {which, index * width, column};
+}
+
+// The activation of inputs, prepared as their type takes them, times each matrix, side by side. `part`: the blocks that
+// they are turned to, or null; `rows`: how many are wanted.
+void multiply(const Rows& inputs, const Part* part, long rows, long k, const Layers& layers, float* y, bool stays_turned) {
+    long stride = layers.outputs(), strips = 0, threads = omp_get_num_threads();
+    long bytes = layers.type == 0 ? 4 : layers.type == 1 ? 2 : 1, width = strip_width(k);
+    if (part) width = stride < 12 * threads * WIDE_STRIP ? WIDE_STRIP / 2 : WIDE_STRIP;  // no thread waits for another
+    for (long i = 0; i < layers.count; ++i) strips += (layers.matrices[i].outputs + width - 1) / width;
+#pragma omp for schedule(dynamic, 1)
+    for (long index = 0; index < strips; ++index) {
+        Strip strip = strip_at(layers.matrices, layers.count, width, index);
+        Strip next = strip_at(layers.matrices, layers.count, width, index + threads);  // this thread's, most likely
+        const Matrix& matrix = layers.matrices[strip.which];
+        const void* start = layers.after ? layers.after : matrix.data;
+        if (next.which < layers.count) start = layers.matrices[next.which].data;
+        const void* ahead = static_cast<const char*>(start) + next.from * k * bytes;
+        long from = strip.from, to = std::min<long>(from + width, matrix.outputs);
+        auto of = [&](auto type, auto block) {
+            if (part)
+                return turned<decltype(type)>(inputs, *part, rows, k, matrix, from, to, layers.activation,
+                                              {y, stride, strip.column, stays_turned}, ahead);
+            float* out = y + strip.column;
+            bool far = rows > GROUP;  // of several groups, the first would wait
+            few<decltype(block)>(inputs, rows, k, matrix, from, to, out, stride, ahead, far);
+            activate(out + from, rows, to - from, stride, layers.activation);
+        };
+#if defined(WARMSTART_INT8)
+        if (layers.type == 2) of(int8_t{}, Int8Block{});
+#endif
+        if (layers.type == 1) of(Brain{}, BrainBlock{});
+        if (layers.type == 0) of(float{}, FloatBlock{});
+    }
+}
+
+// y (r, all n) = the activation of x (r, k) times each matrix.
+void linear(const float* x, long rows, long k, const Layers& layers, float* y, char* scratch) {
+    long stride = layers.outputs(), most = rows_together(k, layers.type);
+    for (long row = 0; row < rows; row += most) {
+        long here = std::min(most, rows - row);
+        Rows inputs = prepared(x + row * k, here, k, layers.type, scratch);
+        Part part = {Blocks(here), 0, Blocks(here).count};
+        bool turns = is_turned(here, k, layers.type);
+        multiply(inputs, turns ? &part : nullptr, here, k, layers, y + row * stride, false);
+    }
+}
+
+}  // namespace
