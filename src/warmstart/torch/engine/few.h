@@ -45,13 +45,13 @@ inline V sums_of_16(const V* v, Add add) {
 }
 
 constexpr int OUTPUTS = 4;  // of a block, beside up to 4 rows: 16 sums, added up together
-constexpr long GROUP = 8;  // rows whose inputs the first cache has room for
+constexpr long NEAR = 30 << 10;  // bytes of inputs that stay in the first cache while weights pass
 constexpr long FEW[] = {20, 28, 20};  // of float, bfloat16, int8: so many rows are multiplied with rows as they are
 
 inline __mmask16 first(long count) { return count >= 16 ? 0xffff : (1u << count) - 1; }
 
-// What a block reads of the inputs (r, stride) and the weights (OUTPUTS, k), STEP inputs at a time, PIECE before the sums
-// are put down.
+// What a block reads of the inputs (r, stride) and the weights (OUTPUTS, k), STEP inputs at a time, up to PIECE before the
+// sums are put down.
 struct FloatBlock {
     typedef float Weight;
     typedef float Input;
@@ -101,7 +101,7 @@ struct Int8Block {  // inputs are bytes without sign: 128 more than what they st
     typedef int8_t Weight;
     typedef uint8_t Input;
     typedef __m512i Sum;
-    static constexpr long STEP = 64, PIECE = 1 << 20;
+    static constexpr long STEP = 64, PIECE = 1 << 20;  // whole rows: scales come last
     template <int ROWS>
     static inline void step(const uint8_t* x, long stride, const int8_t* w, long k, long rest,
                             Sum (&sums)[ROWS][OUTPUTS]) {
@@ -193,19 +193,37 @@ inline void single(const Rows& x, long row, long k, const Matrix& matrix, long o
     finish(added(all), 1, x, row, matrix, output, 1, y, 0, true);
 }
 
+// Rows that are multiplied together, and how many of their inputs: what stays in the first cache. Sums of pieces can be
+// added, where scales do not come last; but to put them down takes as long as 100 inputs or so.
+struct Group {
+    long rows, piece;
+    template <typename Block>
+    static Group of(long rows, long k) {
+        constexpr long USUAL = 8, LEAST = 640;
+        long bytes = sizeof(typename Block::Input), room = NEAR / bytes;
+        if (Block::PIECE > room) return {std::max(USUAL, room / k / 4 * 4), k};
+        if (room / rows < LEAST) return {USUAL, Block::PIECE};
+        long most = std::min(Block::PIECE, room / rows), pieces = (k + most - 1) / most;
+        return {rows, ((k + pieces - 1) / pieces + 31) / 32 * 32};
+    }
+};
+
 // Outputs `from` to `to` of all rows. A group of rows and a piece of its inputs stay in the first cache while the
 // weights pass; for the next group they are in the second. Meanwhile the rows ask, each 4 for their part, for as many
-// other weights: those that follow and, behind the last, `next`; or, `far`, as many from `next` on as pass here.
+// other weights: those that follow and, behind the last, `next`; or, `far` or with several groups, of which the first would
+// wait, as many from `next` on as pass here.
 template <typename Block>
 void few(const Rows& x, long rows, long k, const Matrix& matrix, long from, long to, float* y, long stride,
          const void* next, bool far) {
     typedef typename Block::Weight Weight;
     const Weight *here = static_cast<const Weight*>(matrix.data) + from * k, *after = static_cast<const Weight*>(next);
-    long whole = from + (to - from) / OUTPUTS * OUTPUTS, piece = std::min(k, Block::PIECE), blocks = (rows + 3) / 4;
+    Group together = Group::of<Block>(rows, k);
+    far = far || rows > together.rows;
+    long whole = from + (to - from) / OUTPUTS * OUTPUTS, piece = together.piece, blocks = (rows + 3) / 4;
     long parts = blocks >= 4 ? 4 : blocks >= 2 ? 2 : 1;
     for (long start = 0; start < k; start += piece) {
         long end = std::min(k, start + piece), pitch = far ? end - start : k, share = OUTPUTS * pitch / parts;
-        for (long group = 0; group < rows; group += GROUP)
+        for (long group = 0; group < rows; group += together.rows)
             for (long output = from; output < whole; output += OUTPUTS) {
                 const Weight* ahead = after;
                 if (far)
@@ -214,7 +232,7 @@ void few(const Rows& x, long rows, long k, const Matrix& matrix, long from, long
                     ahead = here + (output + OUTPUTS - from) * k + start;
                 else if (end < k)
                     ahead = here + end;
-                for (long row = group; row < std::min(rows, group + GROUP); row += 4) {
+                for (long row = group; row < std::min(rows, group + together.rows); row += 4) {
                     float* out = y + row * stride + output;
                     const Weight* asked = ahead + row / 4 * share;
                     auto with = [&](auto height, auto count) {
@@ -264,7 +282,7 @@ inline float quantise(const float* from, long k, long stride, uint8_t* to) {
 
 #else  // registers of 8 lanes
 
-constexpr long GROUP = 10, FEW[] = {10, 10, 10};
+constexpr long FEW[] = {10, 10, 10};
 
 inline long strip_width(long) { return 48; }
 

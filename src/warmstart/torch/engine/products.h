@@ -120,10 +120,8 @@ void multiply(const Rows& inputs, const Part* part, long rows, long k, const Lay
             if (part)
                 return turned<decltype(type)>(inputs, *part, rows, k, matrix, from, to, layers.activation,
                                               {y, stride, strip.column, stays_turned}, ahead);
-            float* out = y + strip.column;
-            bool far = rows > GROUP;  // of several groups, the first would wait
-            few<decltype(block)>(inputs, rows, k, matrix, from, to, out, stride, ahead, far);
-            activate(out + from, rows, to - from, stride, layers.activation);
+            few<decltype(block)>(inputs, rows, k, matrix, from, to, y + strip.column, stride, ahead, false);
+            activate(y + strip.column + from, rows, to - from, stride, layers.activation);
         };
 #if defined(WARMSTART_INT8)
         if (layers.type == 2) of(int8_t{}, Int8Block{});
