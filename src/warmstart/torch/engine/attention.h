@@ -202,8 +202,8 @@ struct Heads {
 
 // What is remembered. keys and values of each layer (slots, m, c, d); table (r, c): in which slot each token of a row's
 // past lies; slots (r,): where its new ones go; before (r,): tokens held; first (r,): the first that is seen; starts
-// (r + 1,): where the new tokens of each row begin among all of them, n. Sources' keys and values (m, s, d) for each
-// layer and source, and their lengths s. Types: 0 float, 1 bfloat16.
+// (r + 1,): where the new tokens of each row begin among all of them, n; where rows stay turned, those of each source.
+// Sources' keys and values (m, s, d) for each layer and source, and their lengths s. Types: 0 float, 1 bfloat16.
 struct Held {
     int64_t rows, capacity, type, sources;
     void *const *keys, *const *values;
