@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -136,25 +136,30 @@ def _spread(x: Tensor, shape: _Shape) -> Tensor:
 
 def source_pairs(decoder: Any, states: Tensor, mask: Tensor | None, dtype: torch.dtype) -> list[Tensor]:
     """The keys and values of each source (layers, 2, m, its length, d) from the states (b, s, h), padding left out."""
-    spec, library = decoder.spec.cross_attention, native.library()
+    spec = decoder.spec.cross_attention
     counts = _counts(mask, states.shape)
     shapes = [(decoder.spec.layers, 2, spec.key_value_heads, count, spec.head_size) for count in counts]
     pairs = [fresh(shape, dtype) for shape in shapes]
-    keep = None
-    if library is not None and can_keep(decoder):
-        keep = functools.partial(SourceProgram(decoder).keep, library)
+    keep = _keeper(decoder)
     for some in parts_of(counts, _TOGETHER):
         x = states[some].float().flatten(0, 1) if mask is None else states[some].float()[mask[some].bool()]
-        (keep or functools.partial(_keep, decoder))(x, counts[some], pairs[some])
+        keep(x, counts[some], pairs[some])
     return pairs
 
 
-def _keep(decoder: Any, x: Tensor, counts: Sequence[int], pairs: Sequence[Tensor]) -> None:
-    """What `SourceProgram.keep` does, by a product after the other."""
+def _keeper(decoder: Any) -> Callable[[Tensor, Sequence[int], Sequence[Tensor]], None]:
+    """What puts keys and values of states (n, h) of sources, each of so many, into their pairs (layers, 2, m, s, d)."""
+    if (library := native.library()) is not None and can_keep(decoder):
+        return functools.partial(SourceProgram(decoder).keep, library)
     heads, size = decoder.spec.cross_attention.key_value_heads, decoder.spec.cross_attention.head_size
-    for index, layer in enumerate(decoder.layers):
-        cross = layer.cross_attention
-        key, value = product(cross.key, cross.value)(x).split(heads * size, 1)
-        for place, part in enumerate((by_heads(key, norm(cross.key_norm), size, None), value)):
-            for pair, own in zip(pairs, part.split(list(counts)), strict=True):
-                pair[index, place].copy_(own.reshape(len(own), heads, size).transpose(0, 1))
+    modules = [layer.cross_attention for layer in decoder.layers]
+    ways = [(product(module.key, module.value), norm(module.key_norm)) for module in modules]
+
+    def keep(x: Tensor, counts: Sequence[int], pairs: Sequence[Tensor]) -> None:
+        for index, (multiply, key_norm) in enumerate(ways):
+            key, value = multiply(x).split(heads * size, 1)
+            for place, part in enumerate((by_heads(key, key_norm, size, None), value)):
+                for pair, own in zip(pairs, part.split(list(counts)), strict=True):
+                    pair[index, place].copy_(own.reshape(len(own), heads, size).transpose(0, 1))
+
+    return keep

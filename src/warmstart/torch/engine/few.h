@@ -193,8 +193,9 @@ inline void single(const Rows& x, long row, long k, const Matrix& matrix, long o
     finish(added(all), 1, x, row, matrix, output, 1, y, 0, true);
 }
 
-// Rows that are multiplied together, and how many of their inputs: what stays in the first cache. Sums of pieces can be
-// added, where scales do not come last; but to put them down takes as long as 100 inputs or so.
+// Rows that are multiplied together, and how many of their inputs: what stays in the first cache. Where scales do not come
+// last, the sums of pieces can be added, and more rows have shorter pieces; but to put sums down costs, so that pieces are
+// not shorter than half of LEAST.
 struct Group {
     long rows, piece;
     template <typename Block>

@@ -8,6 +8,7 @@ place; an encoder's stay turned, as `panels.h` has it.
 from __future__ import annotations
 
 import ctypes
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -32,7 +33,6 @@ class Program:
         self.width = 0
         self.ops: list[native.Op] = []
         self.held: list[Any] = []  # what the pointers are of
-        self.list: Any = None
 
     def place(self, width: int) -> int:
         """Room for so many numbers of each row."""
@@ -88,7 +88,7 @@ class Program:
         start, width = results
         arena[rows * at : rows * at + x.numel()] = x.flatten()
         pointer = None if held is None else ctypes.byref(held)
-        library.warmstart_run(self._list(), count, rows, pointer, arena.data_ptr())
+        library.warmstart_run(self.array, count, rows, pointer, arena.data_ptr())
         return arena[rows * start : rows * (start + width)].view(rows, width)
 
     def run_turned(
@@ -106,13 +106,13 @@ class Program:
         """
         to = None if out is None else out.data_ptr()
         library.warmstart_run_turned(
-            self._list(), len(self.ops), ctypes.byref(held), x.data_ptr(), x.shape[1], at, end, arena.data_ptr(), to
+            self.array, len(self.ops), ctypes.byref(held), x.data_ptr(), x.shape[1], at, end, arena.data_ptr(), to
         )
 
-    def _list(self) -> Any:
-        if self.list is None:
-            self.list = (native.Op * len(self.ops))(*self.ops)
-        return self.list
+    @functools.cached_property
+    def array(self) -> Any:
+        """The operations as the kernels take them, when all have been added."""
+        return (native.Op * len(self.ops))(*self.ops)
 
 
 class LayerParts:
@@ -180,7 +180,8 @@ class StackProgram:
 
     def encoded(self, library: ctypes.CDLL, x: Tensor, counts: Sequence[int]) -> Tensor:
         """Embedded tokens (n, h) of sources, one behind the other, each of so many, to their states (n, h)."""
-        out, x, starts = torch.empty_like(x), x.contiguous(), _starts(counts)
+        x, starts = x.contiguous(), _starts(counts)
+        out = torch.empty_like(x)
         held = native.Held(sources=len(counts), starts=starts.data_ptr())
         self.program.run_turned(library, x, self.x, self._arena(_whole_units(len(x))), held, self.h, out)
         return out
