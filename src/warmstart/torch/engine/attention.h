@@ -87,8 +87,6 @@ void attend_head(const Query* queries, long count, const T* keys, const T* value
     }
 }
 
-#if defined(WARMSTART_WIDE)
-
 template <typename T>
 struct BlockOf;
 template <>
@@ -100,32 +98,38 @@ struct BlockOf<Brain> {
     typedef BrainBlock type;
 };
 
-inline __m512 load16(const float* x) { return _mm512_loadu_ps(x); }
-inline __m512 load16(const Brain* x) {
-    __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
-}
+// Vectors of a value that so many queries weigh together: their sums stay in registers.
+constexpr int value_parts(int queries) { return LANES == 16 ? 4 : queries == 1 ? 8 : queries == 2 ? 4 : 2; }
 
-// The sums of values (length, 64) by the weights of QUERIES queries (each `width` from the next). Meanwhile it asks for as
-// much at `next`, if it is not null.
+// The sums of values (length, value_parts * LANES) by the weights of QUERIES queries (each `width` from the next). Meanwhile
+// it asks for as much at `next`, if it is not null.
 template <typename T, int QUERIES>
 inline void weigh(const float* weights, long width, long length, const T* values, long size, float* const* to,
                   const T* next) {
-    __m512 sums[QUERIES][4];
+    constexpr int PARTS = value_parts(QUERIES);
+    constexpr int LINE = 64 / sizeof(T);
+    Vector sums[QUERIES][PARTS];
+#pragma GCC unroll 4
     for (int q = 0; q < QUERIES; ++q)
-        for (int part = 0; part < 4; ++part) sums[q][part] = _mm512_setzero_ps();
+#pragma GCC unroll 8
+        for (int part = 0; part < PARTS; ++part) sums[q][part] = Vector{};
     for (long t = 0; t < length; ++t) {
-        __m512 value[4];
-        for (int part = 0; part < 4; ++part) value[part] = load16(values + t * size + 16 * part);
+        Vector value[PARTS];
+#pragma GCC unroll 8
+        for (int part = 0; part < PARTS; ++part) value[part] = load(values + t * size + LANES * part);
         if (next)
-            for (int line = 0; line < 64; line += 64 / sizeof(T)) __builtin_prefetch(next + t * size + line, 0, 2);
+            for (int line = 0; line < PARTS * LANES; line += LINE) __builtin_prefetch(next + t * size + line, 0, 2);
+#pragma GCC unroll 4
         for (int q = 0; q < QUERIES; ++q) {
-            __m512 weight = _mm512_set1_ps(weights[q * width + t]);
-            for (int part = 0; part < 4; ++part) sums[q][part] = _mm512_fmadd_ps(weight, value[part], sums[q][part]);
+            float weight = weights[q * width + t];
+#pragma GCC unroll 8
+            for (int part = 0; part < PARTS; ++part) sums[q][part] += weight * value[part];
         }
     }
+#pragma GCC unroll 4
     for (int q = 0; q < QUERIES; ++q)
-        for (int part = 0; part < 4; ++part) _mm512_storeu_ps(to[q] + 16 * part, sums[q][part]);
+#pragma GCC unroll 8
+        for (int part = 0; part < PARTS; ++part) *reinterpret_cast<Vector*>(to[q] + LANES * part) = sums[q][part];
 }
 
 // All queries of one key-value head over keys and values (length, size) that they all see; sizes of 64 and 128. Values
@@ -134,11 +138,11 @@ template <typename T>
 void attend_all(const Query* queries, long count, const T* keys, const T* values, long size, float scale, const T* next) {
     typedef typename BlockOf<T>::type Block;
     static thread_local std::vector<float> kept;
-    long length = queries[0].end, width = (length + 15) / 16 * 16;
+    long length = queries[0].end, width = (length + LANES - 1) / LANES * LANES;
     kept.resize(count * (width + size));
     float *scores = kept.data(), *inputs = scores + count * width;
     for (long q = 0; q < count; ++q) {
-        if (Block::STEP == 32)
+        if (std::is_same_v<T, Brain>)
             part(queries[q].from, size, size, inputs + q * size);
         else
             std::memcpy(inputs + q * size, queries[q].from, 4 * size);
@@ -148,12 +152,12 @@ void attend_all(const Query* queries, long count, const T* keys, const T* values
     for (long q = 0; q < count; ++q) {
         float* row = scores + q * width;
         for (long t = length; t < width; ++t) row[t] = row[0];
-        __m512 most = _mm512_loadu_ps(row);
-        for (long t = 16; t < width; t += 16) most = _mm512_max_ps(most, _mm512_loadu_ps(row + t));
-        Vector top = Vector{} + _mm512_reduce_max_ps(most) * scale, total = Vector{};
-        for (long t = 0; t < width; t += 16) {
+        Vector most = load(row);
+        for (long t = LANES; t < width; t += LANES) most = larger(most, load(row + t));
+        Vector top = Vector{} + largest(most) * scale, total = Vector{};
+        for (long t = length; t < width; ++t) row[t] = -1e30f;
+        for (long t = 0; t < width; t += LANES) {
             Vector weight = power_of_e(load(row + t) * scale - top);
-            if (t + 16 > length) weight = (Vector)_mm512_maskz_mov_ps(first(length - t), (__m512)weight);
             *reinterpret_cast<Vector*>(row + t) = weight;
             total += weight;
         }
@@ -161,32 +165,23 @@ void attend_all(const Query* queries, long count, const T* keys, const T* values
         for (long t = 0; t < width; ++t) row[t] *= inverse;
     }
     for (long q = 0; q < count; q += 4)
-        for (long from = 0; from < size; from += 64) {
-            float* to[4];
-            for (long i = 0; i < std::min<long>(4, count - q); ++i) to[i] = queries[q + i].to + from;
-            const float* row = scores + q * width;
-            const T* ahead = next && q == 0 ? next + from : nullptr;
-            if (count - q >= 4)
-                weigh<T, 4>(row, width, length, values + from, size, to, ahead);
-            else if (count - q == 3)
-                weigh<T, 3>(row, width, length, values + from, size, to, ahead);
-            else if (count - q == 2)
-                weigh<T, 2>(row, width, length, values + from, size, to, ahead);
-            else
-                weigh<T, 1>(row, width, length, values + from, size, to, ahead);
-        }
+        of_height(std::min<long>(4, count - q), [&](auto height) {
+            constexpr int QUERIES = decltype(height)::value;
+            for (long from = 0; from < size; from += value_parts(QUERIES) * LANES) {
+                float* to[QUERIES];
+                for (long i = 0; i < QUERIES; ++i) to[i] = queries[q + i].to + from;
+                weigh<T, QUERIES>(scores + q * width, width, length, values + from, size, to,
+                                  next && q == 0 ? next + from : nullptr);
+            }
+        });
 }
-
-#endif
 
 template <typename T>
 void attend_any(const Query* queries, long count, const void* keys, const void* values, const int64_t* offsets,
-                long size, float scale, [[maybe_unused]] const void* next = nullptr) {
+                long size, float scale, const void* next = nullptr) {
     const T *k = static_cast<const T*>(keys), *v = static_cast<const T*>(values);
-#if defined(WARMSTART_WIDE)
     if (!offsets && (size == 64 || size == 128) && scale > 0)
         return attend_all<T>(queries, count, k, v, size, scale, static_cast<const T*>(next));
-#endif
     if (size == 64)
         attend_head<T, 64>(queries, count, k, v, offsets, size, scale);
     else if (size == 128)

@@ -162,27 +162,6 @@ void warmstart_linear(const float* x, int64_t rows, int64_t k, const Matrix* mat
     linear(x, rows, k, {matrices, count, type, activation, nullptr}, y, scratch.start());
 }
 
-// out (r, k) = each row of x over its largest number, which goes to scales (r,): what int8 products take.
-void warmstart_even(const float* x, int64_t rows, int64_t k, float* scales, float* out) {
-#pragma omp parallel for schedule(static) if (rows * k > 16384)
-    for (long row = 0; row < rows; ++row) {
-        const float* from = x + row * k;
-        float most = 0;
-#pragma omp simd reduction(max : most)
-        for (long i = 0; i < k; ++i) most = std::max(most, std::fabs(from[i]));
-        float inverse = most > 0 ? 1.0f / most : 0.0f;
-        for (long i = 0; i < k; ++i) out[row * k + i] = from[i] * inverse;
-        scales[row] = most;
-    }
-}
-
-// y (r, n) in place: each row times its scale, plus the bias (n,) or null.
-void warmstart_uneven(float* y, int64_t rows, int64_t n, const float* scales, const float* bias) {
-#pragma omp parallel for schedule(static) if (rows * n > 16384)
-    for (long row = 0; row < rows; ++row)
-        for (long i = 0; i < n; ++i) y[row * n + i] = y[row * n + i] * scales[row] + (bias ? bias[i] : 0.0f);
-}
-
 void warmstart_attend_own(const float* query, const float* key, const float* value, int64_t query_stride,
                           int64_t key_stride, int64_t value_stride, const Heads* heads, int64_t layer, const Held* held,
                           float* out) {

@@ -23,6 +23,7 @@ constexpr int LANES = 8;
 typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef uint16_t Halves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
 typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
+typedef int32_t Integers __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 struct Brain {  // bfloat16: the upper half of a float
     uint16_t bits;
@@ -77,6 +78,18 @@ inline float largest(Vector x) {
     float most = x[0];
     for (int lane = 1; lane < LANES; ++lane) most = std::max(most, x[lane]);
     return most;
+#endif
+}
+
+inline Integers rounded(Vector x) {  // to the nearest, ties to even
+#if defined(__AVX512F__)
+    return (Integers)_mm512_cvtps_epi32((__m512)x);
+#elif defined(__AVX2__)
+    return (Integers)_mm256_cvtps_epi32((__m256)x);
+#else
+    Integers whole;
+    for (int lane = 0; lane < LANES; ++lane) whole[lane] = static_cast<int32_t>(std::nearbyint(x[lane]));
+    return whole;
 #endif
 }
 
@@ -139,14 +152,64 @@ inline void turn_any(const float* from, long stride, long rows, long columns, fl
         }
 }
 
-// Weights as they are multiplied.
+// The compiler is to have this in a register here: it neither reads it again later nor adds up in another order.
+template <typename V>
+inline void hold([[maybe_unused]] V& x) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    __asm__("" : "+x"(x));
+#endif
+}
+
+// Weights and inputs of 8 bits are multiplied by fours (VNNI), inputs as bytes without sign, 128 more than what they stand
+// for; or by pairs, as numbers of 16 bits. A word, 32 bits, holds that many.
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
+#define WARMSTART_INT8 4
+typedef uint8_t Small;
+constexpr int32_t ABOVE = 128;
+#elif defined(__AVX2__) && (!defined(__AVX512F__) || defined(__AVX512BW__))
+#define WARMSTART_INT8 2
+typedef int16_t Small;
+constexpr int32_t ABOVE = 0;
+typedef int16_t Shorts __attribute__((vector_size(4 * LANES), aligned(2), may_alias));
+inline Shorts load(const int16_t* x) { return *reinterpret_cast<const Shorts*>(x); }
+inline Shorts load(const int8_t* x) {
+#if defined(__AVX512F__)
+    return (Shorts)_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
+#else
+    return (Shorts)_mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)));
+#endif
+}
+inline Integers sums_of_pairs(Shorts a, Shorts b) {  // of their products
+#if defined(__AVX512F__)
+    return (Integers)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#else
+    return (Integers)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#endif
+}
+#endif
+
+// Weights as words.
 inline void widen(const float* from, long count, float* to) { std::memcpy(to, from, 4 * count); }
-inline void widen(const int8_t* from, long count, int32_t* to) { std::memcpy(to, from, count); }
 inline void widen(const Brain* from, long count, float* to) {
     long at = 0;
     for (; at + LANES <= count; at += LANES) *reinterpret_cast<Vector*>(to + at) = load(from + at);
     for (; at < count; ++at) to[at] = number(from[at]);
 }
+#if defined(WARMSTART_INT8)
+inline void widen(const int8_t* from, long count, int32_t* to) {
+#if WARMSTART_INT8 == 4
+    std::memcpy(to, from, count);
+#else
+    auto* numbers = reinterpret_cast<Small*>(to);
+    long at = 0;
+    for (; at + 2 * LANES <= count; at += 2 * LANES) *reinterpret_cast<Shorts*>(numbers + at) = load(from + at);
+    for (; at < count; ++at) {
+        Small number = from[at];
+        std::memcpy(numbers + at, &number, sizeof number);
+    }
+#endif
+}
+#endif
 
 template <int N>
 using Constant = std::integral_constant<int, N>;
@@ -155,7 +218,6 @@ using Constant = std::integral_constant<int, N>;
 inline Vector power_of_e(Vector x) {
     x = larger(x, Vector{} - 87.0f);
     Vector scaled = x * 1.44269504f - 0.5f;
-    typedef int32_t Integers __attribute__((vector_size(4 * LANES)));
     Integers whole = __builtin_convertvector(scaled, Integers);  // towards zero: the nearest, for x <= 0
     Vector count = __builtin_convertvector(whole, Vector);
     Vector rest = x - count * 0.693359375f + count * 2.12194440e-4f;

@@ -92,8 +92,6 @@ _ARGUMENTS = {
     "warmstart_run": [_POINTER, *[_INTEGER] * 2, _POINTER, _POINTER],
     "warmstart_run_turned": [_POINTER, _INTEGER, *[_POINTER] * 2, *[_INTEGER] * 3, *[_POINTER] * 2],
     "warmstart_linear": [_POINTER, *[_INTEGER] * 2, _POINTER, *[_INTEGER] * 3, _POINTER],
-    "warmstart_even": [_POINTER, *[_INTEGER] * 2, *[_POINTER] * 2],
-    "warmstart_uneven": [_POINTER, *[_INTEGER] * 2, *[_POINTER] * 2],
     "warmstart_attend_own": [*[_POINTER] * 3, *[_INTEGER] * 3, _POINTER, _INTEGER, *[_POINTER] * 2],
     "warmstart_attend_source": [_POINTER, _INTEGER, _POINTER, _INTEGER, *[_POINTER] * 2],
     "warmstart_norm": [*[_POINTER] * 2, *[_INTEGER] * 2, *[_POINTER] * 3],

@@ -26,36 +26,36 @@ void turn_back(const float* numbers, long rows, long h, float* x) {
 }
 
 #if defined(WARMSTART_INT8)
-// Numbers of a part, `x`, as int8 products take them: words of four bytes (128 more than what they stand for) to panels, a
-// scale for each row.
+// Numbers of a part, `x`, as int8 products take them: words to panels, a scale for each row.
 void narrow(const float* x, const Part& part, long k, float* scales, int32_t* panels) {
+    constexpr int EACH = WARMSTART_INT8, BITS = 32 / EACH;
+    constexpr int32_t MASK = (1 << BITS) - 1;
 #pragma omp for schedule(dynamic, 1)
     for (long block = part.begin; block < part.end; ++block) {
         long width = part.blocks.width(block), before = (part.blocks.place(block) - part.place()) * LANES;
         const float* from = x + before * k;
-        int32_t* to = panels + before * (k / 4);
+        int32_t* to = panels + before * (k / EACH);
         of_units(width / LANES, [&](auto count) {
             constexpr int UNITS = decltype(count)::value;
-            __m512 factors[UNITS] = {};
+            Vector factors[UNITS] = {};
             for (long i = 0; i < k; ++i)
-                for (int j = 0; j < UNITS; ++j)
-                    factors[j] = _mm512_max_ps(factors[j], _mm512_abs_ps(_mm512_loadu_ps(from + i * width + j * LANES)));
-            for (int j = 0; j < UNITS; ++j) {
-                __m512 most = factors[j], limit = _mm512_set1_ps(127.0f);
-                _mm512_storeu_ps(scales + before + j * LANES, _mm512_div_ps(most, limit));
-                __mmask16 is_any = _mm512_cmp_ps_mask(most, _mm512_setzero_ps(), _CMP_GT_OQ);
-                factors[j] = _mm512_maskz_div_ps(is_any, limit, most);
-            }
-            for (long i = 0; i < k; i += 4)
                 for (int j = 0; j < UNITS; ++j) {
-                    __m512i word = _mm512_setzero_si512();
-                    for (int byte = 0; byte < 4; ++byte) {
-                        __m512 numbers = _mm512_loadu_ps(from + (i + byte) * width + j * LANES);
-                        __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(numbers, factors[j]));
-                        whole = _mm512_add_epi32(whole, _mm512_set1_epi32(128));
-                        word = _mm512_or_si512(word, _mm512_slli_epi32(whole, 8 * byte));
+                    Vector numbers = load(from + i * width + j * LANES);
+                    factors[j] = larger(factors[j], larger(numbers, -numbers));
+                }
+            for (int j = 0; j < UNITS; ++j) {
+                Vector most = factors[j];
+                *reinterpret_cast<Vector*>(scales + before + j * LANES) = most / 127.0f;
+                factors[j] = most > 0.0f ? 127.0f / most : Vector{};
+            }
+            for (long i = 0; i < k; i += EACH)
+                for (int j = 0; j < UNITS; ++j) {
+                    Integers word = {};
+                    for (int part = 0; part < EACH; ++part) {
+                        Vector numbers = load(from + (i + part) * width + j * LANES);
+                        word |= ((rounded(numbers * factors[j]) + ABOVE) & MASK) << (BITS * part);
                     }
-                    _mm512_storeu_si512(to + i / 4 * width + j * LANES, word);
+                    *reinterpret_cast<Integers*>(to + i / EACH * width + j * LANES) = word;
                 }
         });
     }
@@ -63,7 +63,8 @@ void narrow(const float* x, const Part& part, long k, float* scales, int32_t* pa
 #endif
 
 // y (r, all n) = the activation of x (r, k) times each matrix, all of them turned.
-void linear_turned(const float* x, const Blocks& blocks, long k, const Layers& layers, float* y, char* scratch) {
+void linear_turned(const float* x, const Blocks& blocks, long k, const Layers& layers, float* y,
+                   [[maybe_unused]] char* scratch) {
     long most = together(words_of(k, layers.type)), all = blocks.units * LANES;
     for (long begin = 0; begin < blocks.count; begin += most) {
         Part part = {blocks, begin, std::min(begin + most, blocks.count)};
@@ -73,7 +74,7 @@ void linear_turned(const float* x, const Blocks& blocks, long k, const Layers& l
             auto* scales = reinterpret_cast<float*>(scratch);
             auto* panels = reinterpret_cast<int32_t*>(scratch + whole_lines(4 * part.rows()));
             narrow(x + part.place() * LANES * k, part, k, scales, panels);
-            inputs = {panels, scales, k / 4};
+            inputs = {panels, scales, k / WARMSTART_INT8};
         }
 #endif
         multiply(inputs, &part, all, k, layers, y, true);

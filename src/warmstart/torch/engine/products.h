@@ -10,6 +10,12 @@
 
 namespace {
 
+#if defined(WARMSTART_INT8)
+constexpr long EACH = WARMSTART_INT8, SMALL = sizeof(Small);
+#else
+constexpr long EACH = 1, SMALL = 1;  // no such products
+#endif
+
 // How far apart rows of k floats lie: not at the same places of the first cache, where few have room at once.
 long apart(long k) {
     long stride = (k + 31) / 32 * 32;
@@ -20,15 +26,15 @@ bool is_turned(long rows, long k, int64_t type) { return rows > FEW[type] && (ty
 
 long whole_lines(long bytes) { return (bytes + 63) / 64 * 64; }
 
-long words_of(long k, int64_t type) { return type == 2 ? std::max(1L, k / 4) : k; }
+long words_of(long k, int64_t type) { return type == 2 ? std::max(1L, k / EACH) : k; }
 
 long rows_together(long k, int64_t type) { return together(words_of(k, type)) * LANES * MOST; }
 
 long scratch_bytes(long rows, long k, int64_t type) {
     rows = std::min(rows, rows_together(k, type));
-    long units = (rows + LANES - 1) / LANES, bytes = type == 2 ? 1 : 4;
+    long units = (rows + LANES - 1) / LANES, bytes = type == 2 ? SMALL : 4;
     long panels = rows > FEW[type] ? whole_lines(units * LANES * k * bytes) : 0;
-    long lines = type == 2 ? rows * whole_lines(k) : std::min(rows, FEW[type]) * apart(k) * 4;
+    long lines = type == 2 ? rows * whole_lines(k) * SMALL : std::min(rows, FEW[type]) * apart(k) * 4;
     return whole_lines(units * LANES * 4) + panels + lines;
 }
 
@@ -47,7 +53,6 @@ Rows prepared(const float* x, long rows, long k, int64_t type, char* scratch) {
         turn_rows(x, rows, k, k, panels);
         return {panels, scales, k};
     }
-#if defined(WARMSTART_WIDE)
     if (type == 1 || (type == 0 && rows > 4 && k % 1024 == 0)) {
         long stride = apart(k);
 #pragma omp for schedule(static)
@@ -59,15 +64,16 @@ Rows prepared(const float* x, long rows, long k, int64_t type, char* scratch) {
         }
         return {panels, nullptr, stride};
     }
+#if defined(WARMSTART_INT8)
     if (type == 2) {
         long stride = whole_lines(k);
-        auto* to = reinterpret_cast<uint8_t*>(scratch);
+        auto* to = reinterpret_cast<Small*>(scratch);
 #pragma omp for schedule(static)
         for (long row = 0; row < rows; ++row) scales[row] = quantise(x + row * k, k, stride, to + row * stride);
         if (!is_turned(rows, k, type)) return {to, scales, stride};
-        panels = reinterpret_cast<float*>(scratch + rows * stride);
-        turn_rows(reinterpret_cast<const float*>(to), rows, k / 4, stride / 4, panels);  // moved bit by bit
-        return {panels, scales, k / 4};
+        panels = reinterpret_cast<float*>(scratch + rows * stride * SMALL);
+        turn_rows(reinterpret_cast<const float*>(to), rows, k / EACH, stride / EACH, panels);  // moved bit by bit
+        return {panels, scales, k / EACH};
     }
 #endif
     return {x, nullptr, k};

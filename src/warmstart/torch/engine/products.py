@@ -37,7 +37,7 @@ def product(*layers: Any, activation: str = "linear") -> Product:
 
 
 def can_native(layer: Any) -> bool:
-    """Whether the compiled kernels multiply with the weights of this layer; int8 asks for a processor with VNNI."""
+    """Whether the compiled kernels multiply with the weights of this layer; int8 asks for one with AVX2."""
     library = native.library()
     return library is not None and (not isinstance(layer, Int8Linear) or bool(library.warmstart_has_int8()))
 
@@ -82,20 +82,14 @@ def _pointer(tensor: Tensor | None) -> int | None:
 def _int8_product(layers: Sequence[Int8Linear]) -> Product:
     if (pack := packed(layers)) is None:
         return lambda x: torch.cat([layer(x) for layer in layers], -1)
-    library, bias = native.library(), None
+    bias = None
     if any(layer.bias is not None for layer in layers):
         bias = torch.cat([x.new_zeros(x.shape) if b is None else b.float() for x, b in _scales_and_biases(layers)])
 
     def multiply(x: Tensor) -> Tensor:
-        if library is None:
-            most = x.abs().amax(1, keepdim=True)
-            y = torch.ops.quantized.linear_dynamic(x / most.clamp_min(1e-30), pack, NARROW) * most
-            return y if bias is None else y + bias
-        x, scales, even = x.contiguous(), torch.empty(len(x)), torch.empty(x.shape)
-        library.warmstart_even(x.data_ptr(), *x.shape, scales.data_ptr(), even.data_ptr())
-        y = torch.ops.quantized.linear_dynamic(even, pack, NARROW)
-        library.warmstart_uneven(y.data_ptr(), *y.shape, scales.data_ptr(), _pointer(bias))
-        return y
+        most = x.abs().amax(1, keepdim=True)
+        y = torch.ops.quantized.linear_dynamic(x / most.clamp_min(1e-30), pack, NARROW) * most
+        return y if bias is None else y + bias
 
     return multiply
 

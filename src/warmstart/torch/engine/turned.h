@@ -12,9 +12,6 @@ namespace {
 constexpr int MOST = LANES == 16 ? 4 : 3;
 constexpr long WIDE_STRIP = 48;
 
-// Outputs of a tile: its sums, the inputs of one step and one weight fill the registers.
-constexpr int tile_height(int units) { return (LANES == 16 ? 24 : 12) / units; }
-
 // Words of a tile: the inputs of so many stay in the first cache while the weights of a strip pass.
 constexpr long tile_depth(int units) { return 512 / units / 16 * 16; }
 
@@ -57,6 +54,8 @@ struct Way {
     typedef float Word;
     typedef Vector Sum;
     static constexpr long EACH = 1;  // weights of a word
+    static constexpr bool WIDENS = std::is_same_v<T, Brain>;
+    static constexpr int SUMS = LANES == 16 ? 24 : 12;  // of a tile
     static inline Sum add(Sum sum, Word weight, Sum inputs) { return sum + weight * inputs; }
     static inline Word first(const Matrix& matrix, long output) { return matrix.bias ? matrix.bias[output] : 0.0f; }
     static inline void finish(const Matrix&, long, const float*, long, Word*) {}
@@ -65,23 +64,33 @@ struct Way {
 template <>
 struct Way<int8_t> {
     typedef int32_t Word;
-    typedef int32_t Sum __attribute__((vector_size(64), aligned(4), may_alias));
-    static constexpr long EACH = 4;
+    typedef Integers Sum;
+    static constexpr long EACH = WARMSTART_INT8;
+    static constexpr bool WIDENS = WARMSTART_INT8 == 2;
+    static constexpr int SUMS = LANES == 16 ? 24 : 9;
     static inline Sum add(Sum sum, Word weight, Sum inputs) {
+#if WARMSTART_INT8 == 4
         return (Sum)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)inputs, _mm512_set1_epi32(weight));
+#else
+        return sum + sums_of_pairs((Shorts)inputs, (Shorts)(Sum{} + weight));
+#endif
     }
-    static inline Word first(const Matrix& matrix, long output) { return -128 * matrix.sums[output]; }
+    static inline Word first(const Matrix& matrix, long output) { return -ABOVE * matrix.sums[output]; }
     static inline void finish(const Matrix& matrix, long output, const float* scales, long width, Word* sums) {
-        __m512 scale = _mm512_set1_ps(matrix.scales[output]);
-        __m512 bias = _mm512_set1_ps(matrix.bias ? matrix.bias[output] : 0.0f);
+        float scale = matrix.scales[output], bias = matrix.bias ? matrix.bias[output] : 0.0f;
         for (long at = 0; at < width; at += LANES) {
-            __m512 value = _mm512_cvtepi32_ps(_mm512_loadu_si512(sums + at));
-            value = _mm512_fmadd_ps(value, _mm512_mul_ps(scale, _mm512_loadu_ps(scales + at)), bias);
-            _mm512_storeu_ps(sums + at, value);
+            Vector value = __builtin_convertvector(*reinterpret_cast<Integers*>(sums + at), Vector);
+            *reinterpret_cast<Vector*>(sums + at) = value * (load(scales + at) * scale) + bias;
         }
     }
 };
 #endif
+
+// Outputs of a tile: its sums, the inputs of one step and one weight fill the registers.
+template <typename T>
+constexpr int tile_height(int units) {
+    return Way<T>::SUMS / units;
+}
 
 // Rows (r, words), `stride` apart, to panels: blocks one behind the other, each (words, its rows), rows that are not there
 // 0. All threads of a team do it.
@@ -108,7 +117,7 @@ __attribute__((noinline)) void turned_tile(const typename Way<T>::Word* weights,
                                            const char* next, long next_pitch) {
     typedef Way<T> Of;
     typedef typename Of::Sum Sum;
-    constexpr int HEIGHT = tile_height(UNITS);
+    constexpr int HEIGHT = tile_height<T>(UNITS);
     Sum totals[HEIGHT][UNITS];
 #pragma GCC unroll 24
     for (int i = 0; i < HEIGHT; ++i)
@@ -117,12 +126,18 @@ __attribute__((noinline)) void turned_tile(const typename Way<T>::Word* weights,
     auto step = [&](long at) __attribute__((always_inline)) {
         Sum inputs[UNITS];
 #pragma GCC unroll 4
-        for (int j = 0; j < UNITS; ++j) std::memcpy(&inputs[j], panel + (at * UNITS + j) * LANES, sizeof(Sum));
+        for (int j = 0; j < UNITS; ++j) {
+            inputs[j] = *reinterpret_cast<const Sum*>(panel + (at * UNITS + j) * LANES);
+            hold(inputs[j]);
+        }
 #pragma GCC unroll 24
         for (int i = 0; i < HEIGHT; ++i) {
             typename Of::Word weight = weights[i * pitch + at];
 #pragma GCC unroll 4
-            for (int j = 0; j < UNITS; ++j) totals[i][j] = Of::add(totals[i][j], weight, inputs[j]);
+            for (int j = 0; j < UNITS; ++j) {
+                totals[i][j] = Of::add(totals[i][j], weight, inputs[j]);
+                hold(totals[i][j]);
+            }
         }
     };
     long at = 0;
@@ -140,10 +155,7 @@ __attribute__((noinline)) void turned_tile(const typename Way<T>::Word* weights,
         if (i == count) return;
 #pragma GCC unroll 4
         for (int j = 0; j < UNITS; ++j) {
-            Sum before;
-            std::memcpy(&before, sums + (i * UNITS + j) * LANES, sizeof(Sum));
-            totals[i][j] += before;
-            std::memcpy(sums + (i * UNITS + j) * LANES, &totals[i][j], sizeof(Sum));
+            *reinterpret_cast<Sum*>(sums + (i * UNITS + j) * LANES) += totals[i][j];
         }
     }
 }
@@ -160,7 +172,7 @@ void turned_block(const typename Way<T>::Word* panel, const float* scales, long 
                   long to, typename Way<T>::Word* sums, const Results& results, const T* next) {
     typedef Way<T> Of;
     typedef typename Of::Word Word;
-    constexpr int HEIGHT = tile_height(UNITS);
+    constexpr int HEIGHT = tile_height<T>(UNITS);
     constexpr long DEPTH = tile_depth(UNITS), WIDTH = UNITS * LANES, PITCH = DEPTH + LANES;
     alignas(64) Word near[HEIGHT * PITCH] = {};  // weights that are no words yet, or fewer than a tile's
     const T* all = static_cast<const T*>(matrix.data);
@@ -180,7 +192,7 @@ void turned_block(const typename Way<T>::Word* panel, const float* scales, long 
             for (long end = std::min(results.rows, row + (results.rows + tiles - 1) / tiles); row < end; ++row)
                 for (long at = 0; at < to - from; at += 16) __builtin_prefetch(results.to + row * results.stride + at, 1);
             auto* tile = reinterpret_cast<const Word*>(weights);
-            if (std::is_same_v<T, Brain> || count < HEIGHT) {
+            if (Of::WIDENS || count < HEIGHT) {
                 for (long i = 0; i < count; ++i) widen(weights + i * k, depth * Of::EACH, near + i * PITCH);
                 tile = near, pitch = PITCH;
             }

@@ -16,7 +16,7 @@ inline long whole(long count, long of) { return (count + of - 1) / of * of; }
 // UNITS * LANES).
 template <int UNITS>
 inline void multiply_panel(const float* weights, long pitch, long outputs, long depth, const float* panel, float* sums) {
-    constexpr long HEIGHT = tile_height(UNITS), DEPTH = tile_depth(UNITS), WIDTH = UNITS * LANES;
+    constexpr long HEIGHT = tile_height<float>(UNITS), DEPTH = tile_depth(UNITS), WIDTH = UNITS * LANES;
     std::fill_n(sums, outputs * WIDTH, 0.0f);
     for (long start = 0; start < depth; start += DEPTH)
         for (long output = 0; output < outputs; output += HEIGHT)
@@ -67,7 +67,7 @@ struct WithinRoom {
     long pitch;
     WithinRoom(long tokens, long size) : pitch(whole(tokens, LANES) + LANES) {
         static thread_local std::vector<float> held;
-        long counts[] = {size * pitch, (size + tile_height(1)) * pitch, (pitch + tile_height(1)) * size,
+        long counts[] = {size * pitch, (size + tile_height<float>(1)) * pitch, (pitch + tile_height<float>(1)) * size,
                          size * MOST * LANES, tokens * MOST * LANES, size * MOST * LANES};
         constexpr long LINE = 16;  // numbers: vectors begin where a line of the cache does
         long all = LINE;
