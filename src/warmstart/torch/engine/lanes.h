@@ -31,8 +31,13 @@ struct Brain {  // bfloat16: the upper half of a float
 
 inline Vector load(const float* x) { return *reinterpret_cast<const Vector*>(x); }
 inline Vector load(const Brain* x) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)));
+    return (Vector)_mm256_slli_epi32(wide, 16);
+#else
     Words wide = __builtin_convertvector(*reinterpret_cast<const Halves*>(x), Words) << 16;
     return reinterpret_cast<Vector&>(wide);
+#endif
 }
 inline float number(float x) { return x; }
 inline float number(Brain x) {

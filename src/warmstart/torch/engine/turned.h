@@ -165,11 +165,27 @@ struct Results {  // where the outputs of a block go, row by row
     long rows, stride;
 };
 
-// Outputs `from` to `to` of one block, a panel (words, UNITS * LANES), to sums (to - from, UNITS * LANES). Each tile asks
-// for its share of the places where they go: these lie far apart, and stores would wait for one after the other.
+// From row to row of weights that were widened: not at the same places of a cache.
+inline long wide_pitch(long words) { return words + LANES; }
+
+// Weights of some outputs (outputs, k) as words, for all blocks that are multiplied with them.
+template <typename T>
+const typename Way<T>::Word* widened(const T* weights, long outputs, long k) {
+    static thread_local std::vector<typename Way<T>::Word> held;
+    long pitch = wide_pitch(k / Way<T>::EACH), size = (outputs + tile_height<T>(1)) * pitch;  // tiles read on behind the last
+    if (static_cast<long>(held.size()) < size) held.resize(size);
+    for (long i = 0; i < outputs; ++i) widen(weights + i * k, k, held.data() + i * pitch);
+    return held.data();
+}
+
+// Outputs `from` to `to` of one block, a panel (words, UNITS * LANES), to sums (to - from, UNITS * LANES); `wide`: their
+// weights widened, or null. Each tile asks for its share of the places where they go: these lie far apart, and stores would
+// wait for one after the other. And it asks for the weights of the tile that follows, or, where all are wide, for its share of
+// `next`.
 template <typename T, int UNITS>
 void turned_block(const typename Way<T>::Word* panel, const float* scales, long k, const Matrix& matrix, long from,
-                  long to, typename Way<T>::Word* sums, const Results& results, const T* next) {
+                  long to, const typename Way<T>::Word* wide, typename Way<T>::Word* sums, const Results& results,
+                  const T* next) {
     typedef Way<T> Of;
     typedef typename Of::Word Word;
     constexpr int HEIGHT = tile_height<T>(UNITS);
@@ -185,14 +201,19 @@ void turned_block(const typename Way<T>::Word* panel, const float* scales, long 
         for (long output = from; output < to; output += HEIGHT) {
             const T *weights = all + output * k + start * Of::EACH, *after = next;
             long count = std::min<long>(HEIGHT, to - output), pitch = words;
-            if (output + HEIGHT < to)
+            if (wide)
+                after = next + (output - from) * k + start * Of::EACH;
+            else if (output + HEIGHT < to)
                 after = weights + HEIGHT * k;
             else if (start + DEPTH < words)
                 after = all + from * k + (start + DEPTH) * Of::EACH;
             for (long end = std::min(results.rows, row + (results.rows + tiles - 1) / tiles); row < end; ++row)
                 for (long at = 0; at < to - from; at += 16) __builtin_prefetch(results.to + row * results.stride + at, 1);
             auto* tile = reinterpret_cast<const Word*>(weights);
-            if (Of::WIDENS || count < HEIGHT) {
+            if (wide) {
+                pitch = wide_pitch(words);
+                tile = wide + (output - from) * pitch + start;
+            } else if (Of::WIDENS || count < HEIGHT) {
                 for (long i = 0; i < count; ++i) widen(weights + i * k, depth * Of::EACH, near + i * PITCH);
                 tile = near, pitch = PITCH;
             }
@@ -217,11 +238,13 @@ void turned(const Rows& x, const Part& part, long rows, long k, const Matrix& ma
             int64_t activation, const Output& output, const void* next) {
     typedef typename Way<T>::Word Word;
     alignas(64) Word room[WIDE_STRIP * MOST * LANES];
+    const T* weights = static_cast<const T*>(matrix.data) + from * k;
+    const Word* wide = nullptr;
+    if (Way<T>::WIDENS && part.end - part.begin > 1) wide = widened(weights, to - from, k);
     for (long block = part.begin; block < part.end; ++block) {
         long place = part.blocks.place(block), width = part.blocks.width(block), before = (place - part.place()) * LANES;
         const Word* panel = static_cast<const Word*>(x.data) + before * (k / Way<T>::EACH);
-        const T* after = static_cast<const T*>(block + 1 < part.end ? matrix.data : next);
-        if (block + 1 < part.end) after += from * k;
+        const T* after = !wide && block + 1 < part.end ? weights : static_cast<const T*>(next);
         float* y = output.y + place * LANES * output.stride;
         Results results = {y + output.column + from, std::min(width, rows - place * LANES), output.stride};
         Word* sums = room;
@@ -230,7 +253,8 @@ void turned(const Rows& x, const Part& part, long rows, long k, const Matrix& ma
             results.rows = 0;
         }
         of_units(width / LANES, [&](auto units) {
-            turned_block<T, decltype(units)::value>(panel, x.scales + before, k, matrix, from, to, sums, results, after);
+            turned_block<T, decltype(units)::value>(panel, x.scales + before, k, matrix, from, to, wide, sums, results,
+                                                    after);
         });
         auto* numbers = reinterpret_cast<float*>(sums);
         activate(numbers, to - from, width, width, activation);
