@@ -109,26 +109,26 @@ inline void weigh(const float* weights, long width, long length, const T* values
     constexpr int PARTS = value_parts(QUERIES);
     constexpr int LINE = 64 / sizeof(T);
     Vector sums[QUERIES][PARTS];
-#pragma GCC unroll 4
+    UNROLL
     for (int q = 0; q < QUERIES; ++q)
-#pragma GCC unroll 8
+        UNROLL
         for (int part = 0; part < PARTS; ++part) sums[q][part] = Vector{};
     for (long t = 0; t < length; ++t) {
         Vector value[PARTS];
-#pragma GCC unroll 8
+        UNROLL
         for (int part = 0; part < PARTS; ++part) value[part] = load(values + t * size + LANES * part);
         if (next)
             for (int line = 0; line < PARTS * LANES; line += LINE) __builtin_prefetch(next + t * size + line, 0, 2);
-#pragma GCC unroll 4
+        UNROLL
         for (int q = 0; q < QUERIES; ++q) {
             float weight = weights[q * width + t];
-#pragma GCC unroll 8
+            UNROLL
             for (int part = 0; part < PARTS; ++part) sums[q][part] += weight * value[part];
         }
     }
-#pragma GCC unroll 4
+    UNROLL
     for (int q = 0; q < QUERIES; ++q)
-#pragma GCC unroll 8
+        UNROLL
         for (int part = 0; part < PARTS; ++part) *reinterpret_cast<Vector*>(to[q] + LANES * part) = sums[q][part];
 }
 

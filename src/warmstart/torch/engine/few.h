@@ -25,9 +25,9 @@ ALONE void block(const Rows& x, long row, long k, const Matrix& matrix, long out
     const auto* inputs = static_cast<const typename Block::Input*>(x.data) + row * x.stride;
     const auto* weights = static_cast<const typename Block::Weight*>(matrix.data) + output * k;
     Sum sums[ROWS][Block::OUTPUTS], all[16];
-#pragma GCC unroll 4
+    UNROLL
     for (int i = 0; i < ROWS; ++i)
-#pragma GCC unroll 4
+        UNROLL
         for (int j = 0; j < Block::OUTPUTS; ++j) sums[i][j] = Sum{};
     long at = from;
     for (; at + Block::STEP <= to; at += Block::STEP) {
@@ -35,9 +35,9 @@ ALONE void block(const Rows& x, long row, long k, const Matrix& matrix, long out
         Block::template step<ROWS>(inputs + at, x.stride, weights + at, k, Block::STEP, sums);
     }
     if (at < to) last_step<Block, ROWS>(inputs + at, x.stride, weights + at, k, to - at, sums);
-#pragma GCC unroll 4
+    UNROLL
     for (int i = 0; i < 4; ++i)
-#pragma GCC unroll 4
+        UNROLL
         for (int j = 0; j < 4; ++j) all[i * 4 + j] = i < ROWS && j < Block::OUTPUTS ? sums[i % ROWS][j % Block::OUTPUTS] : Sum{};
     finish(added<ROWS>(all), ROWS, x, row, matrix, output, Block::OUTPUTS, y, stride, from == 0);
 }

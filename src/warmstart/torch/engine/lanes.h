@@ -12,6 +12,9 @@
 #include <immintrin.h>
 #endif
 
+#define INLINE __attribute__((always_inline)) inline
+#define UNROLL _Pragma("GCC unroll 8")  // else sums in an array of registers might lie in memory
+
 namespace {
 
 #if defined(__AVX512F__)
