@@ -50,10 +50,12 @@ def limits() -> dict[str, float]:
 
     exact = rate(lambda: F.linear(x, weight))
     big = torch.randn(64 * 2**20)  # 256 MB: larger than any cache here
+    has_dynamic = "fbgemm" in torch.backends.quantized.supported_engines
+    dynamic = [rate(_dynamic(x, weight))] if has_dynamic else []
     return {
         "gflops": exact,
         "gflops_bf16": max(exact, rate(lambda: F.linear(brain, brain_weight))),
-        "gflops_int8": max(exact, rate(lambda: torch._int_mm(small, small_weight)), rate(_dynamic(x, weight))),
+        "gflops_int8": max(exact, rate(lambda: torch._int_mm(small, small_weight)), *dynamic),
         "gigabytes": big.numel() * 4 / _fastest(big.sum) / 1e9,
     }
 

@@ -6,7 +6,8 @@
 // A block's `step` reads of the inputs (r, stride) and the weights (OUTPUTS, k), STEP inputs at a time, up to PIECE before
 // the sums are put down. `added` adds up across lanes; `finish` puts that of up to OUTPUTS outputs to y, or adds it, where
 // these are not the first inputs. NEAR: bytes of inputs that stay in the first cache while weights pass. FEW: so many rows
-// are multiplied with rows as they are, of float, bfloat16, int8.
+// are multiplied with rows as they are, of float, bfloat16, int8. ALONE: how a block's function is declared; with 16
+// registers, inlined, it had sums in memory.
 #pragma once
 
 #if defined(__AVX512F__) && defined(__AVX512BW__)

@@ -16,11 +16,11 @@ inline void of_height(long rows, Function function) {
     function(Constant<1>{});
 }
 
-// Up to 4 rows from `row` on times Block::OUTPUTS outputs, inputs `from` to `to`. Meanwhile it asks for as many inputs of other
-// weights: of ASKED rows from `next` on, each `pitch` from the last.
+// Up to 4 rows from `row` on times Block::OUTPUTS outputs, inputs `from` to `to`. Meanwhile it asks for as many inputs of
+// other weights: of ASKED rows from `next` on, each `pitch` from the last.
 template <typename Block, int ROWS, int ASKED>
 ALONE void block(const Rows& x, long row, long k, const Matrix& matrix, long output, long from, long to, float* y,
-                  long stride, const typename Block::Weight* next, long pitch) {
+                 long stride, const typename Block::Weight* next, long pitch) {
     typedef typename Block::Sum Sum;
     const auto* inputs = static_cast<const typename Block::Input*>(x.data) + row * x.stride;
     const auto* weights = static_cast<const typename Block::Weight*>(matrix.data) + output * k;
@@ -38,7 +38,8 @@ ALONE void block(const Rows& x, long row, long k, const Matrix& matrix, long out
     UNROLL
     for (int i = 0; i < 4; ++i)
         UNROLL
-        for (int j = 0; j < 4; ++j) all[i * 4 + j] = i < ROWS && j < Block::OUTPUTS ? sums[i % ROWS][j % Block::OUTPUTS] : Sum{};
+        for (int j = 0; j < 4; ++j)
+            all[i * 4 + j] = i < ROWS && j < Block::OUTPUTS ? sums[i % ROWS][j % Block::OUTPUTS] : Sum{};
     finish(added<ROWS>(all), ROWS, x, row, matrix, output, Block::OUTPUTS, y, stride, from == 0);
 }
 

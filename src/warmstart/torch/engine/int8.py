@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Processors without VNNI add two products in 16 bits: inputs of 7 bits keep these sums exact.
+# Without VNNI torch's kernels add two products in 16 bits: inputs of 7 bits keep these sums exact.
 NARROW = not getattr(torch._C._cpu, "_is_avx512_vnni_supported", lambda: False)()
 # Numbers that are rounded or added up together: what lies between is no larger. Freed again and again between things
 # that stay, it would leave holes as large in the C library's heap.

@@ -37,7 +37,7 @@ def product(*layers: Any, activation: str = "linear") -> Product:
 
 
 def can_native(layer: Any) -> bool:
-    """Whether the compiled kernels multiply with the weights of this layer; int8 asks for one with AVX2."""
+    """Whether the compiled kernels multiply with the weights of this layer; int8 asks for a processor with AVX2."""
     library = native.library()
     return library is not None and (not isinstance(layer, Int8Linear) or bool(library.warmstart_has_int8()))
 

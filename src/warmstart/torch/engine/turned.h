@@ -172,7 +172,8 @@ inline long wide_pitch(long words) { return words + LANES; }
 template <typename T>
 const typename Way<T>::Word* widened(const T* weights, long outputs, long k) {
     static thread_local std::vector<typename Way<T>::Word> held;
-    long pitch = wide_pitch(k / Way<T>::EACH), size = (outputs + tile_height<T>(1)) * pitch;  // tiles read on behind the last
+    long pitch = wide_pitch(k / Way<T>::EACH);
+    long size = (outputs + tile_height<T>(1)) * pitch;  // the last tile may read on behind the last output
     if (static_cast<long>(held.size()) < size) held.resize(size);
     for (long i = 0; i < outputs; ++i) widen(weights + i * k, k, held.data() + i * pitch);
     return held.data();
@@ -180,8 +181,8 @@ const typename Way<T>::Word* widened(const T* weights, long outputs, long k) {
 
 // Outputs `from` to `to` of one block, a panel (words, UNITS * LANES), to sums (to - from, UNITS * LANES); `wide`: their
 // weights widened, or null. Each tile asks for its share of the places where they go: these lie far apart, and stores would
-// wait for one after the other. And it asks for the weights of the tile that follows, or, where all are wide, for its share of
-// `next`.
+// wait for one after the other. And it asks for the weights of the tile that follows, or, where all are wide, for its
+// share of `next`.
 template <typename T, int UNITS>
 void turned_block(const typename Way<T>::Word* panel, const float* scales, long k, const Matrix& matrix, long from,
                   long to, const typename Way<T>::Word* wide, typename Way<T>::Word* sums, const Results& results,
