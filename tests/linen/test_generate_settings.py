@@ -79,10 +79,10 @@ def test_outputs_of_each_step(settings, kind, both, sources, assert_close):
     for name, value in wanted.items():
         if name not in ("sequences", "past_key_values"):
             # States of up to a hundred: what float32 rounds off them differs from processor to processor.
-            assert_close(found[name], value, name, 2e-3 if "hidden_states" in name else 3e-4)
+            assert_close(found[name], value, name, 1e-2 if "hidden_states" in name else 1e-3)
     indices = [x.get("beam_indices") for x in (found, wanted)]
     scores = flax.compute_transition_scores(found.sequences, found.scores, indices[0])
-    assert_close(scores, ours.compute_transition_scores(wanted.sequences, wanted.scores, indices[1]), "tokens", 3e-4)
+    assert_close(scores, ours.compute_transition_scores(wanted.sequences, wanted.scores, indices[1]), "tokens", 1e-3)
     assert int(found.past_key_values.length) >= len(found.scores)
 
 
