@@ -104,10 +104,11 @@ def limit_seconds(work: str, pair: str | None, size: Size, rates: dict[str, floa
     return needs[work] / operations
 
 
-def _fastest(function: Callable[[], Any], samples: int = 20) -> float:
+def _fastest(function: Callable[[], Any], samples: int = 20, seconds: float = 2.0) -> float:
+    """The least of so many times, or of fewer that take so long: where no instruction fits, a product takes seconds."""
     function()
-    times = []
-    for _ in range(samples):
+    times: list[float] = []
+    while len(times) < samples and sum(times) < seconds:
         start = time.perf_counter()
         function()
         times.append(time.perf_counter() - start)
