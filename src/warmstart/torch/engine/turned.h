@@ -9,7 +9,7 @@
 
 namespace {
 
-constexpr int MOST = LANES == 16 ? 4 : 3;
+constexpr int MOST = 4;
 constexpr long WIDE_STRIP = 48;
 
 // Words of a tile: the inputs of so many stay in the first cache while the weights of a strip pass.
@@ -43,9 +43,8 @@ template <typename Function>
 inline void of_units(long units, Function function) {
     if (units == 1) return function(Constant<1>{});
     if (units == 2) return function(Constant<2>{});
-    if constexpr (MOST > 3)
-        if (units == 4) return function(Constant<4>{});
-    function(Constant<3>{});
+    if (units == 3) return function(Constant<3>{});
+    function(Constant<4>{});
 }
 
 // How weights of a type are multiplied, and what is done to the sums (width,) of an output afterwards.
@@ -56,7 +55,7 @@ struct Way {
     static constexpr long EACH = 1;  // weights of a word
     static constexpr bool WIDENS = std::is_same_v<T, Brain>;
     static constexpr int SUMS = LANES == 16 ? 24 : 12;  // of a tile
-    static inline Sum add(Sum sum, Word weight, Sum inputs) { return sum + weight * inputs; }
+    static inline Sum add(Sum sum, Sum weight, Sum inputs) { return sum + weight * inputs; }
     static inline Word first(const Matrix& matrix, long output) { return matrix.bias ? matrix.bias[output] : 0.0f; }
     static inline void finish(const Matrix&, long, const float*, long, Word*) {}
 };
@@ -68,11 +67,11 @@ struct Way<int8_t> {
     static constexpr long EACH = WARMSTART_INT8;
     static constexpr bool WIDENS = WARMSTART_INT8 == 2;
     static constexpr int SUMS = LANES == 16 ? 24 : 9;
-    static inline Sum add(Sum sum, Word weight, Sum inputs) {
+    static inline Sum add(Sum sum, Sum weight, Sum inputs) {
 #if WARMSTART_INT8 == 4
-        return (Sum)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)inputs, _mm512_set1_epi32(weight));
+        return (Sum)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)inputs, (__m512i)weight);
 #else
-        return sum + sums_of_pairs((Shorts)inputs, (Shorts)(Sum{} + weight));
+        return sum + sums_of_pairs((Shorts)inputs, (Shorts)weight);
 #endif
     }
     static inline Word first(const Matrix& matrix, long output) { return -ABOVE * matrix.sums[output]; }
@@ -86,10 +85,10 @@ struct Way<int8_t> {
 };
 #endif
 
-// Outputs of a tile: its sums, the inputs of one step and one weight fill the registers.
+// Outputs of a tile: its sums, the inputs of one step and one weight fill the registers, or its weights and one input.
 template <typename T>
 constexpr int tile_height(int units) {
-    return Way<T>::SUMS / units;
+    return (LANES == 8 && units == MOST ? 12 : Way<T>::SUMS) / units;
 }
 
 // Rows (r, words), `stride` apart, to panels: blocks one behind the other, each (words, its rows), rows that are not there
@@ -117,26 +116,41 @@ __attribute__((noinline)) void turned_tile(const typename Way<T>::Word* weights,
                                            const char* next, long next_pitch) {
     typedef Way<T> Of;
     typedef typename Of::Sum Sum;
-    constexpr int HEIGHT = tile_height<T>(UNITS);
+    constexpr int HEIGHT = tile_height<T>(UNITS), LESS = std::min(HEIGHT, UNITS), MORE = std::max(HEIGHT, UNITS);
     Sum totals[HEIGHT][UNITS];
 #pragma GCC unroll 24
     for (int i = 0; i < HEIGHT; ++i)
 #pragma GCC unroll 4
         for (int j = 0; j < UNITS; ++j) totals[i][j] = Sum{};
+    // What there is less of, inputs or weights, is in registers for a step. A number minus 0 is that number in all lanes.
+    constexpr bool HOLDS_INPUTS = UNITS <= HEIGHT;
     auto step = [&](long at) __attribute__((always_inline)) {
-        Sum inputs[UNITS];
+        Sum held[LESS];
 #pragma GCC unroll 4
-        for (int j = 0; j < UNITS; ++j) {
-            inputs[j] = *reinterpret_cast<const Sum*>(panel + (at * UNITS + j) * LANES);
-            hold(inputs[j]);
+        for (int n = 0; n < LESS; ++n) {
+            if (HOLDS_INPUTS)
+                held[n] = *reinterpret_cast<const Sum*>(panel + (at * UNITS + n) * LANES);
+            else
+                held[n] = weights[n * pitch + at] - Sum{};
+            hold(held[n]);
         }
 #pragma GCC unroll 24
-        for (int i = 0; i < HEIGHT; ++i) {
-            typename Of::Word weight = weights[i * pitch + at];
+        for (int n = 0; n < MORE; ++n) {
+            if constexpr (HOLDS_INPUTS) {
+                Sum weight = weights[n * pitch + at] - Sum{};
 #pragma GCC unroll 4
-            for (int j = 0; j < UNITS; ++j) {
-                totals[i][j] = Of::add(totals[i][j], weight, inputs[j]);
-                hold(totals[i][j]);
+                for (int j = 0; j < UNITS; ++j) {
+                    totals[n][j] = Of::add(totals[n][j], weight, held[j]);
+                    hold(totals[n][j]);
+                }
+            } else {
+                Sum input = *reinterpret_cast<const Sum*>(panel + (at * UNITS + n) * LANES);
+                if (std::is_same_v<typename Of::Word, float>) hold(input);  // products of integers need the register
+#pragma GCC unroll 4
+                for (int i = 0; i < HEIGHT; ++i) {
+                    totals[i][n] = Of::add(totals[i][n], held[i], input);
+                    hold(totals[i][n]);
+                }
             }
         }
     };
