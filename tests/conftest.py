@@ -1,6 +1,7 @@
 """What holds for every test: no hub is asked, two workers do not fight for the cores, no GPU is no failure, and a run
 draws what every other run draws, whichever worker a test falls to."""
 
+import gc
 import os
 import sys
 
@@ -17,6 +18,9 @@ from importlib.util import find_spec
 import hypothesis
 import pytest
 
+if find_spec("triton"):  # its library ends the process where TensorFlow's was loaded before it
+    import triton  # noqa: F401
+
 hypothesis.settings.register_profile("same in every run", derandomize=True)
 hypothesis.settings.load_profile("same in every run")
 
@@ -25,6 +29,16 @@ _NEEDED = {"linen": "jax", "tf": "tensorflow", "training/test_measure.py": "sacr
 collect_ignore = [path for path, package in _NEEDED.items() if find_spec(package) is None]
 if not version("transformers").startswith("4."):
     collect_ignore.append("search_reference.py")  # it drives classes that version 4 alone has
+
+
+def pytest_collection_finish():
+    """What all tests need stays: each collection of garbage would look at the frameworks' millions of objects again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish():
+    gc.unfreeze()
 
 
 def pytest_collection_modifyitems(items):
