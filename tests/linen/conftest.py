@@ -2,8 +2,8 @@
 
 import os
 
-# Read when the first computation starts: tiny models take longer to optimise than to run, and what is emitted by way of
-# MLIR takes twice as long to compile.
+# Read when JAX compiles: tiny models take longer to optimise than to run, and what is emitted by way of MLIR takes
+# twice as long to compile.
 os.environ["XLA_FLAGS"] = (
     f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
     "--xla_cpu_use_fusion_emitters=false"
@@ -17,9 +17,6 @@ import tiny_models
 from warmstart import FlaxEncoderDecoderModel
 
 jax.config.update("jax_platforms", "cpu")
-jax.jit(lambda x: x + 1)(0)
-# For TensorFlow, whose programmes a test looks at as users have them.
-os.environ["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace("--xla_cpu_use_fusion_emitters=false", "")
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,11 @@ import tensorflow as tf
 import tiny_models
 from warmstart import TFEncoderDecoderModel
 
+# XLA keeps the flags it finds when it compiles first. Those of the tests of Flax make programmes that no user has.
+with pytest.MonkeyPatch.context() as patch:
+    patch.delenv("XLA_FLAGS", raising=False)
+    tf.function(lambda x: x + 1, jit_compile=True)(1)
+
 
 @pytest.fixture(scope="session")
 def zoo():
