@@ -54,7 +54,7 @@ struct Way {
     typedef Vector Sum;
     static constexpr long EACH = 1;  // weights of a word
     static constexpr bool WIDENS = std::is_same_v<T, Brain>;
-    static constexpr int SUMS = LANES == 16 ? 24 : 12;  // of a tile
+    static constexpr int sums(int) { return LANES == 16 ? 24 : 12; }  // of a tile with so many units
     static inline Sum add(Sum sum, Sum weight, Sum inputs) { return sum + weight * inputs; }
     static inline Word first(const Matrix& matrix, long output) { return matrix.bias ? matrix.bias[output] : 0.0f; }
     static inline void finish(const Matrix&, long, const float*, long, Word*) {}
@@ -66,7 +66,7 @@ struct Way<int8_t> {
     typedef Integers Sum;
     static constexpr long EACH = WARMSTART_INT8;
     static constexpr bool WIDENS = WARMSTART_INT8 == 2;
-    static constexpr int SUMS = LANES == 16 ? 24 : 9;
+    static constexpr int sums(int units) { return LANES == 16 ? 24 : units == MOST ? 12 : 9; }
     static inline Sum add(Sum sum, Sum weight, Sum inputs) {
 #if WARMSTART_INT8 == 4
         return (Sum)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)inputs, (__m512i)weight);
@@ -88,7 +88,7 @@ struct Way<int8_t> {
 // Outputs of a tile: its sums, the inputs of one step and one weight fill the registers, or its weights and one input.
 template <typename T>
 constexpr int tile_height(int units) {
-    return (LANES == 8 && units == MOST ? 12 : Way<T>::SUMS) / units;
+    return Way<T>::sums(units) / units;
 }
 
 // Rows (r, words), `stride` apart, to panels: blocks one behind the other, each (words, its rows), rows that are not there
