@@ -4,9 +4,10 @@
 // Shapes: r rows, k inputs, n outputs; a `stride` is the distance from row to row.
 //
 // A block's `step` reads of the inputs (r, stride) and the weights (OUTPUTS, k), STEP inputs at a time, up to PIECE before
-// the sums are put down. `added` adds up across lanes; `finish` puts that of up to OUTPUTS outputs to y, or adds it, where
-// these are not the first inputs. NEAR: bytes of inputs that stay in the first cache while weights pass. FEW: so many rows
-// are multiplied with rows as they are, of float, bfloat16, int8. ALONE: how a block's function is declared; with 16
+// the sums are put down. `added` adds up across lanes; `finish` puts that of some outputs to y, or adds it, where these are
+// not the first inputs. NEAR: bytes of inputs that stay in a cache which is fast enough while weights pass. APART: the
+// outputs of a block are not those beside each other. UNASKED: for so few rows no weights are asked for, as the processor
+// does it by itself. FEW: so many rows are multiplied with rows as they are, of float, bfloat16, int8. ALONE: how a block's function is declared; with 16
 // registers, inlined, it had sums in memory.
 #pragma once
 
@@ -42,7 +43,8 @@ struct Int8Block {
     typedef IntegerSum Sum;
     static constexpr int OUTPUTS = LANES == 16 ? 4 : 2;
     static constexpr long STEP = 64, PIECE = 1 << 20;  // whole rows: scales come last
-    static constexpr bool MASKS = false, FILLED = true;
+    static constexpr long NEAR = LANES == 16 ? 30 << 10 : 24 << 10, UNASKED = 0;
+    static constexpr bool MASKS = false, FILLED = true, APART = LANES == 8;
     template <int ROWS>
     static INLINE void step(const Small* x, long stride, const int8_t* w, long k, long,
                             Sum (&sums)[ROWS][OUTPUTS]) {
@@ -52,12 +54,15 @@ struct Int8Block {
             UNROLL
             for (int j = 0; j < OUTPUTS; ++j) weights[j] = load(w + j * k + at);
             UNROLL
-            for (int i = 0; i < ROWS; ++i)
+            for (int i = 0; i < ROWS; ++i) {
+                Shorts input = load(x + i * stride + at);
+                hold(input);  // else it is loaded once for each output
                 UNROLL
                 for (int j = 0; j < OUTPUTS; ++j) {
-                    sums[i][j] = (Sum)((Integers)sums[i][j] + sums_of_pairs(load(x + i * stride + at), weights[j]));
+                    sums[i][j] = (Sum)((Integers)sums[i][j] + sums_of_pairs(input, weights[j]));
                     hold(sums[i][j]);
                 }
+            }
         }
     }
 };

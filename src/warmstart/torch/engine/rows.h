@@ -15,6 +15,10 @@ struct Matrix {  // (n, k), a bias or null; int8 weights have a scale and the su
     const int32_t* sums;
 };
 
+struct Outputs {  // so many of a matrix, each `spread` from the last
+    long from, count, spread;
+};
+
 struct Rows {  // inputs of a product; where they are int8, a scale for each
     const void* data;
     const float* scales;

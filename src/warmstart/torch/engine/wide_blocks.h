@@ -5,7 +5,6 @@
 
 namespace {
 
-constexpr long NEAR = 30 << 10;
 constexpr long FEW[] = {20, 28, 20};
 typedef __m512i IntegerSum;
 #define ALONE inline
@@ -37,8 +36,8 @@ struct FloatBlock {
     typedef float Input;
     typedef __m512 Sum;
     static constexpr int OUTPUTS = 4;
-    static constexpr bool MASKS = true;
-    static constexpr long STEP = 16, PIECE = 768;
+    static constexpr bool MASKS = true, APART = false;
+    static constexpr long STEP = 16, PIECE = 768, NEAR = 30 << 10, UNASKED = 0;
     template <int ROWS>
     static inline void step(const float* x, long stride, const float* w, long k, long rest, Sum (&sums)[ROWS][OUTPUTS]) {
         __m512 weights[OUTPUTS];
@@ -58,8 +57,8 @@ struct BrainBlock {  // inputs are float: of each 32, the 16 at even places firs
     typedef float Input;
     typedef __m512 Sum;
     static constexpr int OUTPUTS = 4;
-    static constexpr bool MASKS = true;
-    static constexpr long STEP = 32, PIECE = 768;
+    static constexpr bool MASKS = true, APART = false;
+    static constexpr long STEP = 32, PIECE = 768, NEAR = 30 << 10, UNASKED = 0;
     template <int ROWS>
     static inline void step(const float* x, long stride, const Brain* w, long k, long rest, Sum (&sums)[ROWS][OUTPUTS]) {
         __m512 even[OUTPUTS], odd[OUTPUTS];
@@ -85,8 +84,9 @@ struct Int8Block {  // inputs are bytes without sign: 128 more than what they st
     typedef uint8_t Input;
     typedef __m512i Sum;
     static constexpr int OUTPUTS = 4;
-    static constexpr bool MASKS = true;
+    static constexpr bool MASKS = true, APART = false;
     static constexpr long STEP = 64, PIECE = 1 << 20;  // whole rows: scales come last
+    static constexpr long NEAR = 30 << 10, UNASKED = 0;
     template <int ROWS>
     static inline void step(const uint8_t* x, long stride, const int8_t* w, long k, long rest,
                             Sum (&sums)[ROWS][OUTPUTS]) {
@@ -112,27 +112,27 @@ inline __m512i added(const __m512i* sums) {
     return sums_of_16(sums, [](__m512i a, __m512i b) { return _mm512_add_epi32(a, b); });
 }
 
-inline void finish(__m512 sums, int rows, const Rows&, long, const Matrix& matrix, long output, int count, float* y,
-                   long stride, bool is_first) {
-    __mmask8 lanes = (1 << count) - 1;
+inline void finish(__m512 sums, int rows, const Rows&, long, const Matrix& matrix, Outputs outputs, float* y, long stride,
+                   bool is_first) {
+    __mmask8 lanes = (1 << outputs.count) - 1;
     __m128 parts[4] = {_mm512_extractf32x4_ps(sums, 0), _mm512_extractf32x4_ps(sums, 1),
                        _mm512_extractf32x4_ps(sums, 2), _mm512_extractf32x4_ps(sums, 3)};
-    __m128 bias = matrix.bias ? _mm_maskz_loadu_ps(lanes, matrix.bias + output) : _mm_setzero_ps();
+    __m128 bias = matrix.bias ? _mm_maskz_loadu_ps(lanes, matrix.bias + outputs.from) : _mm_setzero_ps();
     for (int i = 0; i < rows; ++i) {
         __m128 start = is_first ? bias : _mm_maskz_loadu_ps(lanes, y + i * stride);
         _mm_mask_storeu_ps(y + i * stride, lanes, _mm_add_ps(parts[i], start));
     }
 }
 #if defined(WARMSTART_INT8)
-inline void finish(__m512i sums, int rows, const Rows& x, long row, const Matrix& matrix, long output, int count,
-                   float* y, long stride, bool) {
-    __mmask8 lanes = (1 << count) - 1;
+inline void finish(__m512i sums, int rows, const Rows& x, long row, const Matrix& matrix, Outputs outputs, float* y,
+                   long stride, bool) {
+    __mmask8 lanes = (1 << outputs.count) - 1;
     __m128i parts[4] = {_mm512_extracti32x4_epi32(sums, 0), _mm512_extracti32x4_epi32(sums, 1),
                         _mm512_extracti32x4_epi32(sums, 2), _mm512_extracti32x4_epi32(sums, 3)};
-    __m128 bias = matrix.bias ? _mm_maskz_loadu_ps(lanes, matrix.bias + output) : _mm_setzero_ps();
-    __m128 scale = _mm_maskz_loadu_ps(lanes, matrix.scales + output);
+    __m128 bias = matrix.bias ? _mm_maskz_loadu_ps(lanes, matrix.bias + outputs.from) : _mm_setzero_ps();
+    __m128 scale = _mm_maskz_loadu_ps(lanes, matrix.scales + outputs.from);
     __m128i shift = _mm_setzero_si128();  // what is too much: ABOVE times the sum of the weights
-    if (WARMSTART_INT8 == 4) shift = _mm_slli_epi32(_mm_maskz_loadu_epi32(lanes, matrix.sums + output), 7);
+    if (WARMSTART_INT8 == 4) shift = _mm_slli_epi32(_mm_maskz_loadu_epi32(lanes, matrix.sums + outputs.from), 7);
     for (int i = 0; i < rows; ++i) {
         __m128 value = _mm_cvtepi32_ps(_mm_sub_epi32(parts[i], shift));
         value = _mm_fmadd_ps(value, _mm_mul_ps(scale, _mm_set1_ps(x.scales[row + i])), bias);
