@@ -6,6 +6,7 @@ matrix products, or bytes over the rate of memory.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import platform
@@ -36,27 +37,36 @@ def describe() -> dict[str, Any]:
 def limits() -> dict[str, float]:
     """The best rates seen: `gflops` of matrix products in each type, `gigabytes` read per second.
 
-    Numbers in bf16 can also be multiplied in fp32: on processors where that is faster, it is the rate of both.
+    Products are torch's and the engine's. Numbers in bf16 can also be multiplied in fp32: on processors where that is
+    faster, it is the rate of both. Memory is read by a sum, in one stream for each thread, and by the engine's product
+    with one row, in several: some processors' prefetchers make more of these.
     """
     import torch
     import torch.nn.functional as F
 
-    x, weight = torch.randn(2048, 768), torch.randn(3072, 768)
-    brain, brain_weight = x.bfloat16(), weight.bfloat16()
-    small, small_weight = x.to(torch.int8), weight.to(torch.int8).T.contiguous()
+    from warmstart.torch.engine.int8 import Int8Linear
+    from warmstart.torch.engine.products import product
 
-    def rate(product: Callable[[], Any]) -> float:
-        return 2 * 2048 * 768 * 3072 / _fastest(product) / 1e9
+    x, layer = torch.randn(2048, 768), torch.nn.Linear(768, 3072, bias=False).requires_grad_(False)
+    brain, small = x.bfloat16(), x.to(torch.int8)
+    brain_layer, small_layer = copy.deepcopy(layer).bfloat16(), Int8Linear(layer)
+    small_weight = small_layer.weight.T.contiguous()
 
-    exact = rate(lambda: F.linear(x, weight))
-    big = torch.randn(64 * 2**20)  # 256 MB: larger than any cache here
+    def rate(*products: Callable[[], Any]) -> float:
+        return 2 * 2048 * 768 * 3072 / min(map(_fastest, products)) / 1e9
+
+    engine, brain_engine, small_engine = (product(each) for each in (layer, brain_layer, small_layer))
+    exact = rate(lambda: layer(x), lambda: engine(x))
     has_dynamic = "fbgemm" in torch.backends.quantized.supported_engines
-    dynamic = [rate(_dynamic(x, weight))] if has_dynamic else []
+    dynamic = [_dynamic(x, layer.weight)] if has_dynamic else []
+    integers = rate(lambda: torch._int_mm(small, small_weight), lambda: small_engine(x), *dynamic)
+    big = torch.nn.Linear(768, 2**18 // 3, bias=False).requires_grad_(False)  # 256 MiB: larger than any cache here
+    read = product(big)
     return {
         "gflops": exact,
-        "gflops_bf16": max(exact, rate(lambda: F.linear(brain, brain_weight))),
-        "gflops_int8": max(exact, rate(lambda: torch._int_mm(small, small_weight)), *dynamic),
-        "gigabytes": big.numel() * 4 / _fastest(big.sum) / 1e9,
+        "gflops_bf16": max(exact, rate(lambda: F.linear(brain, brain_layer.weight), lambda: brain_engine(x))),
+        "gflops_int8": max(exact, integers),
+        "gigabytes": big.weight.nbytes / min(_fastest(big.weight.sum), _fastest(lambda: read(x[:1]))) / 1e9,
     }
 
 
