@@ -12,8 +12,9 @@ namespace {
 constexpr int MOST = 4;
 constexpr long WIDE_STRIP = 48;
 
-// Words of a tile: the inputs of so many stay in the first cache while the weights of a strip pass.
-constexpr long tile_depth(int units) { return 512 / units / 16 * 16; }
+// Words of a tile: the inputs of so many stay in the first cache while the weights of a strip pass; with AVX2 in the second,
+// which is fast enough for its vectors, and weights are read further on.
+constexpr long tile_depth(int units) { return LANES == 16 ? 512 / units / 16 * 16 : 768; }
 
 // Blocks that are multiplied together: what a second cache has room for beside a strip's weights.
 inline long together(long words) { return std::max(1L, (6L << 16) / (words * LANES * MOST)); }
