@@ -58,9 +58,9 @@ inline void single(const Rows& x, long row, long k, const Matrix& matrix, long o
     finish(added<1>(all), 1, x, row, matrix, {output, 1, 1}, y, 0, true);
 }
 
-// Rows that are multiplied together, and how many of their inputs: what stays in the first cache. Where scales do not come
-// last, the sums of pieces can be added, and more rows have shorter pieces; but to put sums down costs, so that pieces are
-// not shorter than half of LEAST.
+// Rows that are multiplied together, and how many of their inputs: what stays near (NEAR). Where scales do not come
+// last, the sums of pieces can be added, and more rows have shorter pieces; but to put sums down costs, so that pieces
+// are not shorter than half of LEAST.
 struct Group {
     long rows, piece;
     template <typename Block>
@@ -74,11 +74,11 @@ struct Group {
     }
 };
 
-// Outputs `from` to `to` of all rows. A group of rows and a piece of its inputs stay in the first cache while the
-// weights pass; for the next group they are in the second. Where a block's outputs lie APART, each has a part of the strip:
-// so many streams, which go on from row to row, come faster than rows beside each other, each of which ends soon. Meanwhile
-// the rows ask, each 4 for their part, for as many other weights: those that follow and, behind the last, `next`; or, `far`
-// or with several groups, of which the first would wait, as many from `next` on as pass here.
+// Outputs `from` to `to` of all rows. A group of rows and a piece of its inputs stay near while the weights pass; for
+// the next group these are in the second cache. Where a block's outputs lie APART, each has a part of the strip: so
+// many streams, which go on from row to row, come faster than rows beside each other, each of which ends soon.
+// Meanwhile the rows ask, each 4 for their part, for as many other weights: those that follow and, behind the last,
+// `next`; or, `far` or with several groups, of which the first would wait, as many from `next` on as pass here.
 template <typename Block>
 void few(const Rows& x, long rows, long k, const Matrix& matrix, long from, long to, float* y, long stride,
          const void* next, bool far) {

@@ -17,7 +17,7 @@ INLINE void add_products(Vector (&sums)[3], const float* input, const Vector (&w
             "vfmadd231ps %4, %%ymm15, %0\n\t"
             "vfmadd231ps %5, %%ymm15, %1\n\t"
             "vfmadd231ps %6, %%ymm15, %2"
-            : "+x"(sums[0]), "+x"(sums[1]), "+x"(sums[2])
+            : "+&x"(sums[0]), "+&x"(sums[1]), "+&x"(sums[2])
             : "m"(*reinterpret_cast<const Vector*>(input)), "x"(weights[0]), "x"(weights[1]), "x"(weights[2])
             : "xmm15");
 }
@@ -25,7 +25,7 @@ INLINE void add_products(Vector (&sums)[2], const float* input, const Vector (&w
     __asm__("vmovups %2, %%ymm15\n\t"
             "vfmadd231ps %3, %%ymm15, %0\n\t"
             "vfmadd231ps %4, %%ymm15, %1"
-            : "+x"(sums[0]), "+x"(sums[1])
+            : "+&x"(sums[0]), "+&x"(sums[1])
             : "m"(*reinterpret_cast<const Vector*>(input)), "x"(weights[0]), "x"(weights[1])
             : "xmm15");
 }
