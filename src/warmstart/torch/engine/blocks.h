@@ -3,12 +3,12 @@
 //
 // Shapes: r rows, k inputs, n outputs; a `stride` is the distance from row to row.
 //
-// A block's `step` reads of the inputs (r, stride) and the weights (OUTPUTS, k), STEP inputs at a time, up to PIECE before
-// the sums are put down. `added` adds up across lanes; `finish` puts that of some outputs to y, or adds it, where these are
-// not the first inputs. NEAR: bytes of inputs that stay in a cache which is fast enough while weights pass. APART: the
-// outputs of a block are not those beside each other. UNASKED: for so few rows no weights are asked for, as the processor
-// does it by itself. FEW: so many rows are multiplied with rows as they are, of float, bfloat16, int8. ALONE: how a block's function is declared; with 16
-// registers, inlined, it had sums in memory.
+// A block's `step` reads of the inputs (r, stride) and the weights (OUTPUTS, k), STEP inputs at a time, up to PIECE
+// before the sums are put down. `added` adds up across lanes; `finish` puts that of some outputs to y, or adds it,
+// where these are not the first inputs. NEAR: bytes of inputs that stay in a cache which is fast enough while weights
+// pass. APART: the outputs of a block do not lie beside each other. UNASKED: for so few rows no weights are asked for,
+// as they come faster by the processor's own reading ahead. FEW: so many rows are multiplied with rows as they are, of
+// float, bfloat16, int8. ALONE: how a block's function is declared; with 16 registers, inlined, it had sums in memory.
 #pragma once
 
 #if defined(__AVX512F__) && defined(__AVX512BW__)

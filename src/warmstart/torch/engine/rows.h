@@ -1,4 +1,4 @@
-// What products are of: weights and inputs.
+// What products are of: weights, some of their outputs, inputs.
 //
 // Shapes: k inputs, n outputs; a `stride` is the distance from row to row.
 #pragma once

@@ -12,8 +12,8 @@ namespace {
 constexpr int MOST = 4;
 constexpr long WIDE_STRIP = 48;
 
-// Words of a tile: the inputs of so many stay in the first cache while the weights of a strip pass; with AVX2 in the second,
-// which is fast enough for its vectors, and weights are read further on.
+// Words of a tile: the inputs of so many stay in the first cache while the weights of a strip pass; vectors of 8
+// are fed fast enough from the second, and weights are read further on.
 constexpr long tile_depth(int units) { return LANES == 16 ? 512 / units / 16 * 16 : 768; }
 
 // Blocks that are multiplied together: what a second cache has room for beside a strip's weights.
