@@ -101,19 +101,19 @@ struct BlockOf<Brain> {
 // Vectors of a value that so many queries weigh together: their sums stay in registers.
 constexpr int value_parts(int queries) { return LANES == 16 ? 4 : queries == 1 ? 8 : queries == 2 ? 4 : 2; }
 
-// The sums of values (length, value_parts * LANES) by the weights of QUERIES queries (each `width` from the next). Meanwhile
-// it asks for as much at `next`, if it is not null.
+// The sums of values (length, value_parts * LANES) by the weights of QUERIES queries (each `width` from the next), in as
+// many streams as keys come in. Meanwhile it asks for as much at `next`, if it is not null.
 template <typename T, int QUERIES>
 inline void weigh(const float* weights, long width, long length, const T* values, long size, float* const* to,
                   const T* next) {
-    constexpr int PARTS = value_parts(QUERIES);
-    constexpr int LINE = 64 / sizeof(T);
+    typedef typename BlockOf<T>::type Block;
+    constexpr int PARTS = value_parts(QUERIES), LINE = 64 / sizeof(T), STREAMS = Block::APART ? Block::OUTPUTS : 1;
     Vector sums[QUERIES][PARTS];
     UNROLL
     for (int q = 0; q < QUERIES; ++q)
         UNROLL
         for (int part = 0; part < PARTS; ++part) sums[q][part] = Vector{};
-    for (long t = 0; t < length; ++t) {
+    auto add = [&](long t) __attribute__((always_inline)) {
         Vector value[PARTS];
         UNROLL
         for (int part = 0; part < PARTS; ++part) value[part] = load(values + t * size + LANES * part);
@@ -125,7 +125,12 @@ inline void weigh(const float* weights, long width, long length, const T* values
             UNROLL
             for (int part = 0; part < PARTS; ++part) sums[q][part] += weight * value[part];
         }
-    }
+    };
+    long apart = length / STREAMS;
+    for (long t = 0; t < apart; ++t)
+        UNROLL
+        for (int stream = 0; stream < STREAMS; ++stream) add(stream * apart + t);
+    for (long t = STREAMS * apart; t < length; ++t) add(t);
     UNROLL
     for (int q = 0; q < QUERIES; ++q)
         UNROLL
@@ -133,12 +138,15 @@ inline void weigh(const float* weights, long width, long length, const T* values
 }
 
 // All queries of one key-value head over keys and values (length, size) that they all see; sizes of 64 and 128. Values
-// are asked for while keys are read, and the keys at `next`, if it is not null, while values are.
+// are asked for while keys are read, and the keys at `next`, if it is not null, while values are; unless there is one
+// query of a type whose weights would not be asked for either.
 template <typename T>
 void attend_all(const Query* queries, long count, const T* keys, const T* values, long size, float scale, const T* next) {
     typedef typename BlockOf<T>::type Block;
     static thread_local std::vector<float> kept;
     long length = queries[0].end, width = (length + LANES - 1) / LANES * LANES;
+    bool asks = count > 1 || Block::UNASKED == 0;
+    if (!asks) next = nullptr;
     kept.resize(count * (width + size));
     float *scores = kept.data(), *inputs = scores + count * width;
     for (long q = 0; q < count; ++q) {
@@ -148,7 +156,7 @@ void attend_all(const Query* queries, long count, const T* keys, const T* values
             std::memcpy(inputs + q * size, queries[q].from, 4 * size);
     }
     few<Block>({inputs, nullptr, size}, count, size, {keys, nullptr, length, nullptr, nullptr}, 0, length, scores, width,
-               values, true);
+               values, asks);
     for (long q = 0; q < count; ++q) {
         float* row = scores + q * width;
         for (long t = length; t < width; ++t) row[t] = row[0];
