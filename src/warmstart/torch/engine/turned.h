@@ -206,7 +206,7 @@ void turned_block(const typename Way<T>::Word* panel, const float* scales, long 
     typedef typename Of::Word Word;
     constexpr int HEIGHT = tile_height<T>(UNITS);
     constexpr long DEPTH = tile_depth(UNITS), WIDTH = UNITS * LANES, PITCH = DEPTH + LANES;
-    alignas(64) Word near[HEIGHT * PITCH] = {};  // weights that are no words yet, or fewer than a tile's
+    alignas(64) Word near[HEIGHT * PITCH];  // weights that are no words yet, or fewer than a tile's
     const T* all = static_cast<const T*>(matrix.data);
     long words = k / Of::EACH, row = 0;
     long tiles = (words + DEPTH - 1) / DEPTH * ((to - from + HEIGHT - 1) / HEIGHT);
@@ -231,6 +231,7 @@ void turned_block(const typename Way<T>::Word* panel, const float* scales, long 
                 tile = wide + (output - from) * pitch + start;
             } else if (Of::WIDENS || count < HEIGHT) {
                 for (long i = 0; i < count; ++i) widen(weights + i * k, depth * Of::EACH, near + i * PITCH);
+                for (long i = count; i < HEIGHT; ++i) std::fill_n(near + i * PITCH, depth, Word{});
                 tile = near, pitch = PITCH;
             }
             turned_tile<T, UNITS>(tile, pitch, depth, panel + start * WIDTH, sums + (output - from) * WIDTH, count,
