@@ -101,19 +101,19 @@ struct BlockOf<Brain> {
 // Vectors of a value that so many queries weigh together: their sums stay in registers.
 constexpr int value_parts(int queries) { return LANES == 16 ? 4 : queries == 1 ? 8 : queries == 2 ? 4 : 2; }
 
-// The sums of values (length, value_parts * LANES) by the weights of QUERIES queries (each `width` from the next), in as
-// many streams as keys come in. Meanwhile it asks for as much at `next`, if it is not null.
+// The sums of values (length, value_parts * LANES) by the weights of QUERIES queries (each `width` from the next). Meanwhile
+// it asks for as much at `next`, if it is not null.
 template <typename T, int QUERIES>
 inline void weigh(const float* weights, long width, long length, const T* values, long size, float* const* to,
                   const T* next) {
-    typedef typename BlockOf<T>::type Block;
-    constexpr int PARTS = value_parts(QUERIES), LINE = 64 / sizeof(T), STREAMS = Block::APART ? Block::OUTPUTS : 1;
+    constexpr int PARTS = value_parts(QUERIES);
+    constexpr int LINE = 64 / sizeof(T);
     Vector sums[QUERIES][PARTS];
     UNROLL
     for (int q = 0; q < QUERIES; ++q)
         UNROLL
         for (int part = 0; part < PARTS; ++part) sums[q][part] = Vector{};
-    auto add = [&](long t) __attribute__((always_inline)) {
+    for (long t = 0; t < length; ++t) {
         Vector value[PARTS];
         UNROLL
         for (int part = 0; part < PARTS; ++part) value[part] = load(values + t * size + LANES * part);
@@ -125,28 +125,51 @@ inline void weigh(const float* weights, long width, long length, const T* values
             UNROLL
             for (int part = 0; part < PARTS; ++part) sums[q][part] += weight * value[part];
         }
-    };
-    long apart = length / STREAMS;
-    for (long t = 0; t < apart; ++t)
-        UNROLL
-        for (int stream = 0; stream < STREAMS; ++stream) add(stream * apart + t);
-    for (long t = STREAMS * apart; t < length; ++t) add(t);
+    }
     UNROLL
     for (int q = 0; q < QUERIES; ++q)
         UNROLL
         for (int part = 0; part < PARTS; ++part) *reinterpret_cast<Vector*>(to[q] + LANES * part) = sums[q][part];
 }
 
+// The sums of values (length, size) by the weights of all queries (each `width` from the next), where nothing is asked for:
+// tokens come in as many streams as keys do, some at a time, which stay in the first cache for all queries.
+template <typename T>
+void weigh_streams(const Query* queries, long count, const float* weights, long width, long length, const T* values,
+                   long size) {
+    constexpr long STREAMS = BlockOf<T>::type::OUTPUTS, PARTS = value_parts(1), SOME = 16;
+    long apart = length / STREAMS;
+    for (long q = 0; q < count; ++q) std::fill_n(queries[q].to, size, 0.0f);
+    auto add = [&](long begin, long end, auto streams) {
+        for (long from = 0; from < size; from += PARTS * LANES)
+            for (long q = 0; q < count; ++q) {
+                float* to = queries[q].to + from;
+                Vector sums[PARTS];
+                UNROLL
+                for (int part = 0; part < PARTS; ++part) sums[part] = load(to + part * LANES);
+                for (long t = begin; t < end; ++t)
+                    for (long stream = 0; stream < decltype(streams)::value; ++stream) {
+                        long at = stream * apart + t;
+                        UNROLL
+                        for (int part = 0; part < PARTS; ++part)
+                            sums[part] += weights[q * width + at] * load(values + at * size + from + part * LANES);
+                    }
+                UNROLL
+                for (int part = 0; part < PARTS; ++part) *reinterpret_cast<Vector*>(to + part * LANES) = sums[part];
+            }
+    };
+    for (long begin = 0; begin < apart; begin += SOME) add(begin, std::min(apart, begin + SOME), Constant<STREAMS>{});
+    add(STREAMS * apart, length, Constant<1>{});
+}
+
 // All queries of one key-value head over keys and values (length, size) that they all see; sizes of 64 and 128. Values
-// are asked for while keys are read, and the keys at `next`, if it is not null, while values are; unless there is one
-// query of a type whose weights would not be asked for either.
+// are asked for while keys are read, and the keys at `next`, if it is not null, while values are; unless weights of their
+// type would not be asked for by few rows either.
 template <typename T>
 void attend_all(const Query* queries, long count, const T* keys, const T* values, long size, float scale, const T* next) {
     typedef typename BlockOf<T>::type Block;
     static thread_local std::vector<float> kept;
     long length = queries[0].end, width = (length + LANES - 1) / LANES * LANES;
-    bool asks = count > 1 || Block::UNASKED == 0;
-    if (!asks) next = nullptr;
     kept.resize(count * (width + size));
     float *scores = kept.data(), *inputs = scores + count * width;
     for (long q = 0; q < count; ++q) {
@@ -155,8 +178,9 @@ void attend_all(const Query* queries, long count, const T* keys, const T* values
         else
             std::memcpy(inputs + q * size, queries[q].from, 4 * size);
     }
+    constexpr bool ASKS = Block::UNASKED == 0;
     few<Block>({inputs, nullptr, size}, count, size, {keys, nullptr, length, nullptr, nullptr}, 0, length, scores, width,
-               values, asks);
+               values, ASKS);
     for (long q = 0; q < count; ++q) {
         float* row = scores + q * width;
         for (long t = length; t < width; ++t) row[t] = row[0];
@@ -172,6 +196,7 @@ void attend_all(const Query* queries, long count, const T* keys, const T* values
         float inverse = 1.0f / sum(total);
         for (long t = 0; t < width; ++t) row[t] *= inverse;
     }
+    if constexpr (!ASKS) return weigh_streams<T>(queries, count, scores, width, length, values, size);
     for (long q = 0; q < count; q += 4)
         of_height(std::min<long>(4, count - q), [&](auto height) {
             constexpr int QUERIES = decltype(height)::value;
