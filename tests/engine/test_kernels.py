@@ -159,7 +159,7 @@ def test_compiled_memory_is_torchs(size, window, dtype):
     both(lambda memory: memory.crop(torch.tensor([7, 6, 7, 9], dtype=torch.int32)))
     step(4, 0, [1, 0, 4, 2])
     both(lambda memory: memory.take(torch.tensor([3, 2]), torch.tensor([1])))
-    more = [pair(50), pair(1)]
+    more = [pair(120), pair(1)]
     both(lambda memory: memory.join(more, 2))
     for _ in range(3):
         step(6, 1)

@@ -132,8 +132,8 @@ inline void weigh(const float* weights, long width, long length, const T* values
         for (int part = 0; part < PARTS; ++part) *reinterpret_cast<Vector*>(to[q] + LANES * part) = sums[q][part];
 }
 
-// The sums of values (length, size) by the weights of all queries (each `width` from the next), where nothing is asked for:
-// tokens come in as many streams as keys do, some at a time, which stay in the first cache for all queries.
+// The sums of values (length, size) by the weights of all queries (each `width` from the next), where values are not asked
+// for: tokens come in as many streams as keys do, some at a time, which stay in the first cache for all queries.
 template <typename T>
 void weigh_streams(const Query* queries, long count, const float* weights, long width, long length, const T* values,
                    long size) {
@@ -163,8 +163,8 @@ void weigh_streams(const Query* queries, long count, const float* weights, long 
 }
 
 // All queries of one key-value head over keys and values (length, size) that they all see; sizes of 64 and 128. Values
-// are asked for while keys are read, and the keys at `next`, if it is not null, while values are; unless weights of their
-// type would not be asked for by few rows either.
+// are asked for while keys are read, and the keys at `next`, if it is not null, while values are; unless they are of a
+// type whose weights come faster to few rows when they are not asked for (UNASKED).
 template <typename T>
 void attend_all(const Query* queries, long count, const T* keys, const T* values, long size, float scale, const T* next) {
     typedef typename BlockOf<T>::type Block;
