@@ -330,6 +330,13 @@ def test_what_makes_no_sense_is_named(options, message, model, source):
         model.generate(**source, max_length=6, **options)
 
 
+def test_an_end_token_that_cannot_come_is_named(model, source):
+    with pytest.warns(UserWarning, match=r"eos_token_id=\[50256\]: .* before max_length=6; set eos_token_id"):
+        ids = model.generate(**source, max_length=6, eos_token_id=50256)
+    assert ids.shape == (3, 6)
+    model.generate(**source, max_length=6, eos_token_id=[50256, 7])  # one of them can
+
+
 def test_an_infinite_score_is_refused_where_it_has_no_probability(model, source):
     def sure(ids, scores):
         return scores.index_fill(1, torch.tensor([7]), float("inf"))

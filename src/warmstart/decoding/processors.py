@@ -5,6 +5,7 @@ Shapes: b sources, r rows, v vocabulary.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 from warmstart.decoding import tokens, warpers
@@ -33,6 +34,7 @@ def processors_for(
     Raises:
         ValueError: a token id is outside the vocabulary, or a value makes no sense.
     """
+    _warn_of_endless(plan, vocabulary)
     chain: list[Processor] = []
     if config.sequence_bias is not None:
         chain += tokens.sequence_bias(xp, config.sequence_bias, vocabulary)
@@ -66,6 +68,17 @@ def processors_for(
     if config.renormalize_logits:
         chain.append(warpers.renormalise(xp))
     return chain
+
+
+def _warn_of_endless(plan: Plan, vocabulary: int) -> None:
+    """Warn of end tokens that can never come: files name such ones, and `transformers` writes on without a word."""
+    if plan.eos and min(plan.eos) >= vocabulary:
+        warnings.warn(
+            f"eos_token_id={list(plan.eos)}: the decoder has tokens 0 to {vocabulary - 1}, so nothing would end before "
+            f"max_length={plan.max_length}; set eos_token_id to one of them, or resize the decoder's embeddings",
+            UserWarning,
+            stacklevel=1,  # one place, and so one warning, though a call may build its processors twice
+        )
 
 
 def _forced(xp: Arrays, config: GenerationConfig, plan: Plan, vocabulary: int) -> list[Processor]:
