@@ -27,7 +27,7 @@ def kernels(request, monkeypatch):
 
 
 ROWS = [1, 2, 3, 4, 5, 8, 10, 11, 13, 20, 21, 28, 29, 33, 48, 64, 81, 200, 270]
-SHAPES = [(8, 3), (24, 17), (31, 1), (260, 40), (768, 130), (2048, 37)]
+SHAPES = [(8, 3), (24, 17), (31, 1), (260, 40), (768, 130), (2048, 37), (3100, 19)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

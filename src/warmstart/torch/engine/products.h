@@ -111,7 +111,9 @@ Strip strip_at(const Matrix* matrices, long count, long width, long index) {
 void multiply(const Rows& inputs, const Part* part, long rows, long k, const Layers& layers, float* y, bool stays_turned) {
     long stride = layers.outputs(), strips = 0, threads = omp_get_num_threads();
     long bytes = layers.type == 0 ? 4 : layers.type == 1 ? 2 : 1, width = strip_width(k);
-    if (part) width = stride < 12 * threads * WIDE_STRIP ? WIDE_STRIP / 2 : WIDE_STRIP;  // no thread waits for another
+    if (part) width = WIDE_STRIP;
+    bool long_streams = part && layers.type == 0 && Way<float>::streams(part->units());
+    if (part && !long_streams && stride < 12 * threads * width) width /= 2;  // no thread waits for another
     for (long i = 0; i < layers.count; ++i) strips += (layers.matrices[i].outputs + width - 1) / width;
 #pragma omp for schedule(dynamic, 1)
     for (long index = 0; index < strips; ++index) {

@@ -36,7 +36,8 @@ struct Part {
     Blocks blocks;
     long begin, end;
     long place() const { return blocks.place(begin); }
-    long rows() const { return (blocks.place(end) - place()) * LANES; }
+    long units() const { return blocks.place(end) - place(); }
+    long rows() const { return units() * LANES; }
 };
 
 // The function for so many units, 1 to MOST.
@@ -55,7 +56,10 @@ struct Way {
     typedef Vector Sum;
     static constexpr long EACH = 1;  // weights of a word
     static constexpr bool WIDENS = std::is_same_v<T, Brain>;
-    static constexpr int sums(int) { return LANES == 16 ? 24 : 12; }  // of a tile with so many units
+    static constexpr int sums(int units) { return LANES == 16 ? 24 : units == 1 ? 8 : 12; }  // of a tile of so many units
+    // Where so many units are all there are: outputs of a tile have a part of the strip each. So many streams, which go on
+    // from row to row, come faster by the processor's own reading ahead than what is asked for.
+    static constexpr bool streams(long units) { return LANES == 8 && !WIDENS && units <= 2; }
     static inline Sum add(Sum sum, Sum weight, Sum inputs) { return sum + weight * inputs; }
     static inline Word first(const Matrix& matrix, long output) { return matrix.bias ? matrix.bias[output] : 0.0f; }
     static inline void finish(const Matrix&, long, const float*, long, Word*) {}
@@ -68,6 +72,7 @@ struct Way<int8_t> {
     static constexpr long EACH = WARMSTART_INT8;
     static constexpr bool WIDENS = WARMSTART_INT8 == 2;
     static constexpr int sums(int units) { return LANES == 16 ? 24 : units == MOST ? 12 : 9; }
+    static constexpr bool streams(long) { return false; }
     static inline Sum add(Sum sum, Sum weight, Sum inputs) {
 #if WARMSTART_INT8 == 4
         return (Sum)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)inputs, (__m512i)weight);
@@ -109,12 +114,13 @@ inline void turn_rows(const float* x, long rows, long words, long stride, float*
     }
 }
 
-// Sums of a tile over `depth` words, of which the first `count` outputs' are added to `sums` (outputs, UNITS * LANES).
-// Meanwhile it asks for as many weights at `next`, whose rows are `next_pitch` bytes apart.
-template <typename T, int UNITS>
+// Sums of a tile over `depth` words, of which the first `count` outputs' are added to `sums` (outputs, UNITS * LANES), each
+// `spread` rows from the last. Meanwhile, if it ASKS, it asks for as many weights at `next`, whose rows are `next_pitch`
+// bytes apart.
+template <typename T, int UNITS, bool ASKS>
 __attribute__((noinline)) void turned_tile(const typename Way<T>::Word* weights, long pitch, long depth,
                                            const typename Way<T>::Word* panel, typename Way<T>::Word* sums, long count,
-                                           const char* next, long next_pitch) {
+                                           long spread, const char* next, long next_pitch) {
     typedef Way<T> Of;
     typedef typename Of::Sum Sum;
     constexpr int HEIGHT = tile_height<T>(UNITS), LESS = std::min(HEIGHT, UNITS), MORE = std::max(HEIGHT, UNITS);
@@ -157,10 +163,10 @@ __attribute__((noinline)) void turned_tile(const typename Way<T>::Word* weights,
     };
     long at = 0;
     for (; at + 16 <= depth; at += 16) {
-        const char* ask = next + at * Of::EACH * static_cast<long>(sizeof(T));
+        const char* ask = ASKS ? next + at * Of::EACH * static_cast<long>(sizeof(T)) : nullptr;
 #pragma GCC unroll 16
         for (int i = 0; i < 16; ++i) {
-            if (i < HEIGHT) __builtin_prefetch(ask + i * next_pitch, 0, 2);
+            if (i < HEIGHT && ASKS) __builtin_prefetch(ask + i * next_pitch, 0, 2);
             step(at + i);
         }
     }
@@ -170,7 +176,7 @@ __attribute__((noinline)) void turned_tile(const typename Way<T>::Word* weights,
         if (i == count) return;
 #pragma GCC unroll 4
         for (int j = 0; j < UNITS; ++j) {
-            *reinterpret_cast<Sum*>(sums + (i * UNITS + j) * LANES) += totals[i][j];
+            *reinterpret_cast<Sum*>(sums + (i * spread * UNITS + j) * LANES) += totals[i][j];
         }
     }
 }
@@ -197,45 +203,62 @@ const typename Way<T>::Word* widened(const T* weights, long outputs, long k) {
 // Outputs `from` to `to` of one block, a panel (words, UNITS * LANES), to sums (to - from, UNITS * LANES); `wide`: their
 // weights widened, or null. Each tile asks for its share of the places where they go: these lie far apart, and stores would
 // wait for one after the other. And it asks for the weights of the tile that follows, or, where all are wide, for its
-// share of `next`.
+// share of `next`; but nothing where these rows are all there are (`alone`) and their weights come in streams.
 template <typename T, int UNITS>
 void turned_block(const typename Way<T>::Word* panel, const float* scales, long k, const Matrix& matrix, long from,
                   long to, const typename Way<T>::Word* wide, typename Way<T>::Word* sums, const Results& results,
-                  const T* next) {
+                  const T* next, bool alone) {
     typedef Way<T> Of;
     typedef typename Of::Word Word;
     constexpr int HEIGHT = tile_height<T>(UNITS);
-    constexpr long DEPTH = tile_depth(UNITS), WIDTH = UNITS * LANES, PITCH = DEPTH + LANES;
+    constexpr bool STREAMS = Of::streams(UNITS);
+    constexpr long DEPTH = STREAMS ? 4 * tile_depth(UNITS) : tile_depth(UNITS), WIDTH = UNITS * LANES, PITCH = DEPTH + LANES;
     alignas(64) Word near[HEIGHT * PITCH];  // weights that are no words yet, or fewer than a tile's
     const T* all = static_cast<const T*>(matrix.data);
-    long words = k / Of::EACH, row = 0;
-    long tiles = (words + DEPTH - 1) / DEPTH * ((to - from + HEIGHT - 1) / HEIGHT);
+    long words = k / Of::EACH, row = 0, whole = (to - from) / HEIGHT, rest = (to - from) % HEIGHT;
+    long tiles = (words + DEPTH - 1) / DEPTH * (whole + (rest > 0));
+    bool apart = STREAMS && alone;
+    long spread = apart ? whole : 1, move = apart ? 1 : HEIGHT;
     for (long output = from; output < to; ++output)
         std::fill_n(sums + (output - from) * WIDTH, WIDTH, Of::first(matrix, output));
     for (long start = 0; start < words; start += DEPTH) {
         long depth = std::min(DEPTH, words - start);
-        for (long output = from; output < to; output += HEIGHT) {
-            const T *weights = all + output * k + start * Of::EACH, *after = next;
-            long count = std::min<long>(HEIGHT, to - output), pitch = words;
-            if (wide)
-                after = next + (output - from) * k + start * Of::EACH;
-            else if (output + HEIGHT < to)
-                after = weights + HEIGHT * k;
-            else if (start + DEPTH < words)
-                after = all + from * k + (start + DEPTH) * Of::EACH;
+        auto multiply = [&](long output, long count, long spread, const T* after) {
+            const T* weights = all + output * k + start * Of::EACH;
+            auto* tile = reinterpret_cast<const Word*>(weights);
+            long pitch = spread * words;
             for (long end = std::min(results.rows, row + (results.rows + tiles - 1) / tiles); row < end; ++row)
                 for (long at = 0; at < to - from; at += 16) __builtin_prefetch(results.to + row * results.stride + at, 1);
-            auto* tile = reinterpret_cast<const Word*>(weights);
             if (wide) {
                 pitch = wide_pitch(words);
                 tile = wide + (output - from) * pitch + start;
             } else if (Of::WIDENS || count < HEIGHT) {
-                for (long i = 0; i < count; ++i) widen(weights + i * k, depth * Of::EACH, near + i * PITCH);
+                for (long i = 0; i < count; ++i) widen(weights + i * spread * k, depth * Of::EACH, near + i * PITCH);
                 for (long i = count; i < HEIGHT; ++i) std::fill_n(near + i * PITCH, depth, Word{});
                 tile = near, pitch = PITCH;
             }
-            turned_tile<T, UNITS>(tile, pitch, depth, panel + start * WIDTH, sums + (output - from) * WIDTH, count,
-                                  reinterpret_cast<const char*>(after), k * static_cast<long>(sizeof(T)));
+            auto run = [&](auto asks) {
+                turned_tile<T, UNITS, decltype(asks)::value>(tile, pitch, depth, panel + start * WIDTH,
+                                                             sums + (output - from) * WIDTH, count, spread,
+                                                             reinterpret_cast<const char*>(after), k * sizeof(T));
+            };
+            if constexpr (STREAMS)
+                if (apart) return run(Constant<0>{});
+            run(Constant<1>{});
+        };
+        for (long n = 0; n < whole + (rest > 0); ++n) {
+            long output = from + n * move;
+            const T* after = next;
+            if (wide)
+                after += (output - from) * k + start * Of::EACH;
+            else if (output + HEIGHT < to)
+                after = all + (output + HEIGHT) * k + start * Of::EACH;
+            else if (start + DEPTH < words)
+                after = all + from * k + (start + DEPTH) * Of::EACH;
+            if (n < whole)
+                multiply(output, HEIGHT, spread, after);
+            else
+                multiply(to - rest, rest, 1, after);
         }
     }
     for (long output = from; output < to; ++output)
@@ -257,7 +280,8 @@ void turned(const Rows& x, const Part& part, long rows, long k, const Matrix& ma
     alignas(64) Word room[WIDE_STRIP * MOST * LANES];
     const T* weights = static_cast<const T*>(matrix.data) + from * k;
     const Word* wide = nullptr;
-    if (Way<T>::WIDENS && part.end - part.begin > 1) wide = widened(weights, to - from, k);
+    bool alone = part.end - part.begin == 1;
+    if (Way<T>::WIDENS && !alone) wide = widened(weights, to - from, k);
     for (long block = part.begin; block < part.end; ++block) {
         long place = part.blocks.place(block), width = part.blocks.width(block), before = (place - part.place()) * LANES;
         const Word* panel = static_cast<const Word*>(x.data) + before * (k / Way<T>::EACH);
@@ -271,7 +295,7 @@ void turned(const Rows& x, const Part& part, long rows, long k, const Matrix& ma
         }
         of_units(width / LANES, [&](auto units) {
             turned_block<T, decltype(units)::value>(panel, x.scales + before, k, matrix, from, to, wide, sums, results,
-                                                    after);
+                                                    after, alone);
         });
         auto* numbers = reinterpret_cast<float*>(sums);
         activate(numbers, to - from, width, width, activation);

@@ -20,9 +20,9 @@ inline void multiply_panel(const float* weights, long pitch, long outputs, long 
     std::fill_n(sums, outputs * WIDTH, 0.0f);
     for (long start = 0; start < depth; start += DEPTH)
         for (long output = 0; output < outputs; output += HEIGHT)
-            turned_tile<float, UNITS>(weights + output * pitch + start, pitch, std::min(DEPTH, depth - start),
-                                      panel + start * WIDTH, sums + output * WIDTH, std::min(HEIGHT, outputs - output),
-                                      reinterpret_cast<const char*>(panel), 0);
+            turned_tile<float, UNITS, true>(weights + output * pitch + start, pitch, std::min(DEPTH, depth - start),
+                                            panel + start * WIDTH, sums + output * WIDTH,
+                                            std::min(HEIGHT, outputs - output), 1, reinterpret_cast<const char*>(panel), 0);
 }
 
 // Scores (count, UNITS * LANES) as weights, whose sums over the keys times `factors` are 1.
