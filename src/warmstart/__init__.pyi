@@ -3,6 +3,14 @@ from warmstart.config import PreTrainedConfig as PreTrainedConfig
 from warmstart.config import PretrainedConfig as PretrainedConfig
 from warmstart.decoding.constraints import DisjunctiveConstraint as DisjunctiveConstraint
 from warmstart.decoding.constraints import PhrasalConstraint as PhrasalConstraint
+from warmstart.decoding.custom import FlaxLogitsProcessor as FlaxLogitsProcessor
+from warmstart.decoding.custom import FlaxLogitsProcessorList as FlaxLogitsProcessorList
+from warmstart.decoding.custom import LogitsProcessor as LogitsProcessor
+from warmstart.decoding.custom import LogitsProcessorList as LogitsProcessorList
+from warmstart.decoding.custom import StoppingCriteria as StoppingCriteria
+from warmstart.decoding.custom import StoppingCriteriaList as StoppingCriteriaList
+from warmstart.decoding.custom import TFLogitsProcessor as TFLogitsProcessor
+from warmstart.decoding.custom import TFLogitsProcessorList as TFLogitsProcessorList
 from warmstart.families.albert import AlbertConfig as AlbertConfig
 from warmstart.families.auto import AutoConfig as AutoConfig
 from warmstart.families.bart import BartConfig as BartConfig

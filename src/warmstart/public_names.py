@@ -4,6 +4,16 @@ NAMES_BY_MODULE = {
     "config": ["PreTrainedConfig", "PretrainedConfig"],
     "generation_config": ["GenerationConfig"],
     "decoding.constraints": ["DisjunctiveConstraint", "PhrasalConstraint"],
+    "decoding.custom": [
+        "FlaxLogitsProcessor",
+        "FlaxLogitsProcessorList",
+        "LogitsProcessor",
+        "LogitsProcessorList",
+        "StoppingCriteria",
+        "StoppingCriteriaList",
+        "TFLogitsProcessor",
+        "TFLogitsProcessorList",
+    ],
     "outputs": [
         "ModelOutput",
         "BaseModelOutput",

@@ -4,6 +4,7 @@ import pytest
 import torch
 import transformers
 
+import warmstart
 from warmstart import GenerationConfig, TextStreamer
 from warmstart.torch.stack import Stack
 
@@ -383,6 +384,33 @@ class TestOwnFunctions:
             for given in ([seven], seven, transformers.LogitsProcessorList([seven])):
                 torch.manual_seed(0)
                 assert torch.equal(ours.generate(**source, **options, logits_processor=given), expected)
+
+    def test_code_written_for_classes_of_transformers_runs_with_ours(self, zoo, source):
+        """What changes is the library that the names come from."""
+
+        def found(library, model):
+            class Even(library.LogitsProcessor):
+                def __call__(self, input_ids, scores):
+                    return scores.masked_fill(torch.arange(scores.shape[-1]) % 2 == 1, float("-inf"))
+
+            class AfterFour(library.StoppingCriteria):
+                def __call__(self, input_ids, scores, **kwargs):
+                    return input_ids[:, -1] % 4 == 0
+
+            processors = library.LogitsProcessorList([Even()])
+            processors.append(lambda ids, scores: scores / 2)
+            ends = library.StoppingCriteriaList([AfterFour()])
+            ids = model.generate(**source, max_length=9, logits_processor=processors, stopping_criteria=ends)
+            scores = torch.randn(3, 31, generator=torch.Generator().manual_seed(0))
+            return ids, processors(source["input_ids"], scores), ends(source["input_ids"], scores)
+
+        theirs = found(transformers, zoo.encoder_decoder(1))
+        ours = found(warmstart, zoo.ours("encoder_decoder", 1))
+        for x, y in zip(ours, theirs, strict=True):
+            assert torch.equal(x, y)
+        for given in (warmstart.LogitsProcessor(), warmstart.StoppingCriteria()):
+            with pytest.raises(NotImplementedError, match=f"{type(given).__name__} must define __call__"):
+                given(None, None)
 
     def test_a_processor_with_a_wrong_result_is_named(self, model, source):
         def short(ids, scores):

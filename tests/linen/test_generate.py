@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from warmstart import EncoderDecoderModel, FlaxAutoModelForCausalLM, FlaxEncoderDecoderModel
+from warmstart import (
+    EncoderDecoderModel,
+    FlaxAutoModelForCausalLM,
+    FlaxEncoderDecoderModel,
+    FlaxLogitsProcessorList,
+)
 from warmstart.flax.generation.search import search
 
 SOURCES = 28  # for each of the settings: their number times this many random cases
@@ -159,8 +164,9 @@ def test_own_processor_is_traced(both, sources):
     def only_even(ids, scores, at):
         return jnp.where(jnp.arange(scores.shape[-1]) % 2 == 0, scores, -jnp.inf)
 
-    found = flax.generate(ids, attention_mask=mask, max_length=5, logits_processor=only_even, eos_token_id=3)
-    assert (np.asarray(found.sequences)[:, 1:] % 2 == 0).all()
+    for given in (only_even, FlaxLogitsProcessorList([only_even])):
+        found = flax.generate(ids, attention_mask=mask, max_length=5, logits_processor=given, eos_token_id=3)
+        assert (np.asarray(found.sequences)[:, 1:] % 2 == 0).all()
 
 
 def test_generate_runs_inside_jit(both, sources):
