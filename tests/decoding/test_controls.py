@@ -331,7 +331,7 @@ def test_what_makes_no_sense_is_named(options, message, model, source):
 
 
 def test_an_end_token_that_cannot_come_is_named(model, source):
-    with pytest.warns(UserWarning, match=r"eos_token_id=\[50256\]: .* before max_length=6; set eos_token_id"):
+    with pytest.warns(UserWarning, match=r"eos_token_id=\[50256\]: .* end at max_length=6; set eos_token_id"):
         ids = model.generate(**source, max_length=6, eos_token_id=50256)
     assert ids.shape == (3, 6)
     model.generate(**source, max_length=6, eos_token_id=[50256, 7])  # one of them can

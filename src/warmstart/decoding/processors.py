@@ -74,7 +74,7 @@ def _warn_of_endless(plan: Plan, vocabulary: int) -> None:
     """Warn of end tokens that can never come: files name such ones, and `transformers` writes on without a word."""
     if plan.eos and min(plan.eos) >= vocabulary:
         warnings.warn(
-            f"eos_token_id={list(plan.eos)}: the decoder has tokens 0 to {vocabulary - 1}, so nothing would end before "
+            f"eos_token_id={list(plan.eos)}: the decoder has tokens 0 to {vocabulary - 1}, so that rows end at "
             f"max_length={plan.max_length}; set eos_token_id to one of them, or resize the decoder's embeddings",
             UserWarning,
             stacklevel=1,  # one place, and so one warning, though a call may build its processors twice
