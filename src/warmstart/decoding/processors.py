@@ -29,7 +29,8 @@ def processors_for(
     """The processors that the settings ask for, in the order of `transformers`.
 
     `prefix` restricts the tokens that may follow, `custom` are the caller's own; they stand where they do there.
-    Guidance by another source comes before all of them, so it is no part of the chain.
+    Guidance by another source comes before all of them, so it is no part of the chain. Where no end token is in the
+    vocabulary, it warns.
 
     Raises:
         ValueError: a token id is outside the vocabulary, or a value makes no sense.
