@@ -5,7 +5,7 @@
 
 namespace {
 
-constexpr long FEW[] = {6, 12, 20};
+constexpr long FEW[] = {4, 12, 20};
 typedef Integers IntegerSum;
 #define ALONE __attribute__((noinline))
 
