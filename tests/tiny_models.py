@@ -132,6 +132,22 @@ _RELATIVES = {
     "phi3": {**_LLAMA, "partial_rotary_factor": 0.5, "pad_token_id": PAD, "eos_token_id": END},
     "glm": {**_LLAMA, "head_dim": 8, "pad_token_id": PAD, "eos_token_id": END},
     "cohere": {**_FEW, "num_key_value_heads": 2, "use_qk_norm": True, "pad_token_id": PAD},
+    "glm4": {**_LLAMA, "head_dim": 8, "pad_token_id": PAD, "eos_token_id": END},
+    "cohere2": {
+        **_FEW,
+        "num_key_value_heads": 2,
+        "sliding_window": 4,
+        "sliding_window_pattern": 2,
+        "pad_token_id": PAD,
+    },
+    "granite": {
+        **_LLAMA,
+        "embedding_multiplier": 3.0,
+        "attention_multiplier": 0.3,
+        "residual_multiplier": 0.6,
+        "logits_scaling": 0.8,
+        "pad_token_id": PAD,
+    },
     "gpt_bigcode": _FIELDS["gpt2"],
     "smollm3": {**_FEW, "num_key_value_heads": 2, "no_rope_layer_interval": 2, "pad_token_id": PAD},
     "eurobert": {**_FEW, "num_key_value_heads": 2, "pad_token_id": PAD},
@@ -211,6 +227,7 @@ RELATED = [
 # Language models and the like to which cross-attention is added: each once on either side of a pair.
 _ADDED = ("gemma", "gemma2", "gemma3_text", "gptj", "gpt_neox", "phi", "stablelm", "starcoder2", "olmo2", "smollm3")
 _ADDED += ("eurobert", "opt", "gpt_neo", "bloom", "falcon", "phi3", "glm", "cohere", "olmo3", "gpt_bigcode")
+_ADDED += ("glm4", "cohere2", "granite")
 RELATED += zip(_ADDED, (*_ADDED[1:], _ADDED[0]), strict=True)
 # What no released checkpoint of a family is but one, or few: (family, fields).
 _FACTORS = {"short_factor": [1.0, 2.0], "long_factor": [2.0, 9.0], "original_max_position_embeddings": 4}
@@ -250,7 +267,8 @@ def shallow(encoder, decoder):
         "albert": [],
     }
     names = {"gpt2": ["n_layer"], "bart": ["encoder_layers", "decoder_layers"]}
-    names |= {family: [] for family in ("gemma2", "gemma3_text", "smollm3", "gpt_neo")}  # whose layers are not alike
+    mixed = ("gemma2", "gemma3_text", "smollm3", "gpt_neo", "cohere2")  # whose layers are not alike
+    names |= {family: [] for family in mixed}
     sides = [config(side, **dict.fromkeys(names.get(side, ["num_hidden_layers"]), 1)) for side in (encoder, decoder)]
     return pair(*sides)
 

@@ -32,6 +32,7 @@ from warmstart.families.bert_relatives import RemBertConfig as RemBertConfig
 from warmstart.families.bert_relatives import RoCBertConfig as RoCBertConfig
 from warmstart.families.bert_relatives import RoFormerConfig as RoFormerConfig
 from warmstart.families.bloom import BloomConfig as BloomConfig
+from warmstart.families.cohere import Cohere2Config as Cohere2Config
 from warmstart.families.cohere import CohereConfig as CohereConfig
 from warmstart.families.deberta_v2 import DebertaV2Config as DebertaV2Config
 from warmstart.families.distilbert import DistilBertConfig as DistilBertConfig
@@ -46,6 +47,7 @@ from warmstart.families.gpt2 import GPTBigCodeConfig as GPTBigCodeConfig
 from warmstart.families.gpt_neo import GPTNeoConfig as GPTNeoConfig
 from warmstart.families.gpt_neox import GPTNeoXConfig as GPTNeoXConfig
 from warmstart.families.gptj import GPTJConfig as GPTJConfig
+from warmstart.families.granite import GraniteConfig as GraniteConfig
 from warmstart.families.llama import LlamaConfig as LlamaConfig
 from warmstart.families.llama import MistralConfig as MistralConfig
 from warmstart.families.llama import Qwen2Config as Qwen2Config
@@ -59,6 +61,7 @@ from warmstart.families.olmo2 import Olmo2Config as Olmo2Config
 from warmstart.families.olmo2 import Olmo3Config as Olmo3Config
 from warmstart.families.opt import OPTConfig as OPTConfig
 from warmstart.families.phi import PhiConfig as PhiConfig
+from warmstart.families.phi3 import Glm4Config as Glm4Config
 from warmstart.families.phi3 import GlmConfig as GlmConfig
 from warmstart.families.phi3 import Phi3Config as Phi3Config
 from warmstart.families.roberta import CamembertConfig as CamembertConfig
@@ -103,6 +106,8 @@ from warmstart.flax.models import FlaxBloomModel as FlaxBloomModel
 from warmstart.flax.models import FlaxCamembertForCausalLM as FlaxCamembertForCausalLM
 from warmstart.flax.models import FlaxCamembertForMaskedLM as FlaxCamembertForMaskedLM
 from warmstart.flax.models import FlaxCamembertModel as FlaxCamembertModel
+from warmstart.flax.models import FlaxCohere2ForCausalLM as FlaxCohere2ForCausalLM
+from warmstart.flax.models import FlaxCohere2Model as FlaxCohere2Model
 from warmstart.flax.models import FlaxCohereForCausalLM as FlaxCohereForCausalLM
 from warmstart.flax.models import FlaxCohereModel as FlaxCohereModel
 from warmstart.flax.models import FlaxData2VecTextForCausalLM as FlaxData2VecTextForCausalLM
@@ -138,8 +143,12 @@ from warmstart.flax.models import FlaxGemma3ForCausalLM as FlaxGemma3ForCausalLM
 from warmstart.flax.models import FlaxGemma3TextModel as FlaxGemma3TextModel
 from warmstart.flax.models import FlaxGemmaForCausalLM as FlaxGemmaForCausalLM
 from warmstart.flax.models import FlaxGemmaModel as FlaxGemmaModel
+from warmstart.flax.models import FlaxGlm4ForCausalLM as FlaxGlm4ForCausalLM
+from warmstart.flax.models import FlaxGlm4Model as FlaxGlm4Model
 from warmstart.flax.models import FlaxGlmForCausalLM as FlaxGlmForCausalLM
 from warmstart.flax.models import FlaxGlmModel as FlaxGlmModel
+from warmstart.flax.models import FlaxGraniteForCausalLM as FlaxGraniteForCausalLM
+from warmstart.flax.models import FlaxGraniteModel as FlaxGraniteModel
 from warmstart.flax.models import FlaxLlamaForCausalLM as FlaxLlamaForCausalLM
 from warmstart.flax.models import FlaxLlamaModel as FlaxLlamaModel
 from warmstart.flax.models import FlaxLongformerForMaskedLM as FlaxLongformerForMaskedLM
@@ -272,6 +281,8 @@ from warmstart.tf.models import TFBloomModel as TFBloomModel
 from warmstart.tf.models import TFCamembertForCausalLM as TFCamembertForCausalLM
 from warmstart.tf.models import TFCamembertForMaskedLM as TFCamembertForMaskedLM
 from warmstart.tf.models import TFCamembertModel as TFCamembertModel
+from warmstart.tf.models import TFCohere2ForCausalLM as TFCohere2ForCausalLM
+from warmstart.tf.models import TFCohere2Model as TFCohere2Model
 from warmstart.tf.models import TFCohereForCausalLM as TFCohereForCausalLM
 from warmstart.tf.models import TFCohereModel as TFCohereModel
 from warmstart.tf.models import TFData2VecTextForCausalLM as TFData2VecTextForCausalLM
@@ -307,8 +318,12 @@ from warmstart.tf.models import TFGemma3ForCausalLM as TFGemma3ForCausalLM
 from warmstart.tf.models import TFGemma3TextModel as TFGemma3TextModel
 from warmstart.tf.models import TFGemmaForCausalLM as TFGemmaForCausalLM
 from warmstart.tf.models import TFGemmaModel as TFGemmaModel
+from warmstart.tf.models import TFGlm4ForCausalLM as TFGlm4ForCausalLM
+from warmstart.tf.models import TFGlm4Model as TFGlm4Model
 from warmstart.tf.models import TFGlmForCausalLM as TFGlmForCausalLM
 from warmstart.tf.models import TFGlmModel as TFGlmModel
+from warmstart.tf.models import TFGraniteForCausalLM as TFGraniteForCausalLM
+from warmstart.tf.models import TFGraniteModel as TFGraniteModel
 from warmstart.tf.models import TFLlamaForCausalLM as TFLlamaForCausalLM
 from warmstart.tf.models import TFLlamaModel as TFLlamaModel
 from warmstart.tf.models import TFLongformerForMaskedLM as TFLongformerForMaskedLM
@@ -492,6 +507,8 @@ from warmstart.torch.models import BloomModel as BloomModel
 from warmstart.torch.models import CamembertForCausalLM as CamembertForCausalLM
 from warmstart.torch.models import CamembertForMaskedLM as CamembertForMaskedLM
 from warmstart.torch.models import CamembertModel as CamembertModel
+from warmstart.torch.models import Cohere2ForCausalLM as Cohere2ForCausalLM
+from warmstart.torch.models import Cohere2Model as Cohere2Model
 from warmstart.torch.models import CohereForCausalLM as CohereForCausalLM
 from warmstart.torch.models import CohereModel as CohereModel
 from warmstart.torch.models import Data2VecTextForCausalLM as Data2VecTextForCausalLM
@@ -527,8 +544,12 @@ from warmstart.torch.models import Gemma3ForCausalLM as Gemma3ForCausalLM
 from warmstart.torch.models import Gemma3TextModel as Gemma3TextModel
 from warmstart.torch.models import GemmaForCausalLM as GemmaForCausalLM
 from warmstart.torch.models import GemmaModel as GemmaModel
+from warmstart.torch.models import Glm4ForCausalLM as Glm4ForCausalLM
+from warmstart.torch.models import Glm4Model as Glm4Model
 from warmstart.torch.models import GlmForCausalLM as GlmForCausalLM
 from warmstart.torch.models import GlmModel as GlmModel
+from warmstart.torch.models import GraniteForCausalLM as GraniteForCausalLM
+from warmstart.torch.models import GraniteModel as GraniteModel
 from warmstart.torch.models import LlamaForCausalLM as LlamaForCausalLM
 from warmstart.torch.models import LlamaModel as LlamaModel
 from warmstart.torch.models import LongformerForMaskedLM as LongformerForMaskedLM

@@ -174,6 +174,7 @@ class EmbeddingSpec:
     norm: bool = False
     norm_before_positions: bool = False  # the norm acts on the tokens alone (Blenderbot's small decoder)
     scale: float = 1.0
+    scales_given: bool = False  # vectors that are given in place of ids, too (Granite)
     padding_id: int | None = None
     dropout: float = 0.0
 
@@ -264,6 +265,7 @@ class StackSpec:
     convolution: ConvolutionSpec | None = None
     parallel: bool = False  # the MLP reads what self-attention reads, not what it gives (GPT-J)
     dropout: float = 0.0  # on each sub-layer's output
+    residual_scale: float = 1.0  # what each sub-layer gives is multiplied by this before it is added (Granite)
     layer_drop: float = 0.0  # share of layers skipped in training (Fan et al. 2019, "LayerDrop")
     initializer_range: float = 0.02  # standard deviation of new weights
     residual_shrink: bool = False  # new residual outputs divided by sqrt(2 * layers) (GPT-2, section 2.3)

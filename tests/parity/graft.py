@@ -39,6 +39,7 @@ PLACES = {
     "gpt_bigcode": Place("transformer.h", "attn", "ln_1", output="c_proj"),
     "olmo2": Place(norm="", output_norm="post_attention_layernorm"),
     "olmo3": Place(norm="", output_norm="post_attention_layernorm"),
+    "glm4": Place(output_norm="post_self_attn_layernorm"),
     "opt": Place("model.decoder.layers", norm="self_attn_layer_norm", output="out_proj"),
     "gpt_neo": Place("transformer.h", "attn.attention", "ln_1", output="out_proj"),
     "bloom": Place("transformer.h", "self_attention", output="dense", residual=True),
@@ -99,14 +100,14 @@ def graft(layer, place, config):
     layer.cross_attention_layernorm = copy.deepcopy(getattr(layer, place.norm)) if place.norm else nn.Identity()
     output_norm = getattr(layer, place.output_norm) if place.output_norm else None
     layer.cross_attention_output_layernorm = copy.deepcopy(output_norm)
-    held = {}
+    held, share = {}, getattr(config, "residual_multiplier", 1.0)
 
     def hold(_, arguments, keywords):
         held["x"] = arguments[0] if arguments else keywords["hidden_states"]
 
     def add(_, arguments, output):
         own, rest = (output[0], output[1:]) if isinstance(output, tuple) else (output, None)
-        x = own if place.residual else held["x"] + own
+        x = own if place.residual else held["x"] + share * own
         y = layer.cross_attention(layer.cross_attention_layernorm(x))
         y = own + (y if output_norm is None else layer.cross_attention_output_layernorm(y))
         return y if rest is None else (y, *rest)

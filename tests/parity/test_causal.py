@@ -97,6 +97,9 @@ CASES = {
     "glm-unbiased": ("glm", {"attention_bias": False, "tie_word_embeddings": True}),
     "cohere-plus": ("cohere", {"use_qk_norm": True, "logit_scale": 0.0625}),
     "cohere-biases": ("cohere", {"attention_bias": True, "tie_word_embeddings": False}),
+    "glm4-unbiased": ("glm4", {"attention_bias": False, "tie_word_embeddings": True}),
+    "cohere2-biases": ("cohere2", {"attention_bias": True, "tie_word_embeddings": False, "logit_scale": 0.7}),
+    "granite-tied": ("granite", {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}),
     "gpt_bigcode-heads": ("gpt_bigcode", {"multi_query": False}),
     "smollm3-window": ("smollm3", {"use_sliding_window": True, "sliding_window": 3, "tie_word_embeddings": False}),
     "opt-after": ("opt", {"do_layer_norm_before": False}),
@@ -281,6 +284,16 @@ def test_long_rope_needs_its_factors():
     config = LlamaConfig(vocab_size=9, hidden_size=8, num_attention_heads=2, num_hidden_layers=1, **options)
     with pytest.raises(ValueError, match="needs 2 numbers above 0 as long_factor"):
         AutoModelForCausalLM(config)
+
+
+@torch.no_grad()
+def test_granite_multiplies_vectors_that_are_given_in_place_of_ids(tmp_path):
+    theirs = randomise(reference_causal("granite"))
+    ours, vectors = AutoModelForCausalLM.from_pretrained(saved(theirs, tmp_path)), torch.randn(2, 5, 16)
+    assert_close(ours(inputs_embeds=vectors).logits, theirs(inputs_embeds=vectors).logits, "logits")
+    ids = torch.tensor([[5, 6, 7]])
+    vectors = ours.get_input_embeddings()(ids)
+    assert_close(ours(inputs_embeds=vectors).logits, ours(input_ids=ids).logits, "logits")
 
 
 def test_falcon_with_alibi(tmp_path):

@@ -44,7 +44,7 @@ CAUSAL = {
     "gemma": ("gemma", {}),
     "gemma2": ("gemma2", {}),
     **{name: (name, {}) for name in ("gptj", "gpt_neox", "phi", "stablelm", "starcoder2", "olmo2", "smollm3")},
-    **{name: (name, {}) for name in ("olmo3", "phi3", "glm", "cohere", "gpt_bigcode")},
+    **{name: (name, {}) for name in ("olmo3", "phi3", "glm", "glm4", "cohere", "cohere2", "granite", "gpt_bigcode")},
     **{name: (name, {}) for name in ("opt", "gpt_neo", "bloom", "falcon")},
     "gemma3_text": ("gemma3_text", {}),
     "qwen3-mixed": (

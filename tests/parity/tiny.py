@@ -75,6 +75,12 @@ _LLAMA = {
 }
 _PEGASUS = {**_BART, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 0}
 _CAPPED = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0, "query_pre_attn_scalar": 5}
+_MULTIPLIERS = {
+    "embedding_multiplier": 3.0,
+    "attention_multiplier": 0.3,
+    "residual_multiplier": 0.6,
+    "logits_scaling": 0.8,
+}
 _MIXED = {"layer_types": ["sliding_attention", "full_attention"], "rope_theta": 100.0, "rope_local_base_freq": 10.0}
 _T5 = {
     "vocab_size": VOCABULARY,
@@ -176,6 +182,16 @@ TINY = {
     },
     "glm": {**_LLAMA, "head_dim": 8, "pad_token_id": 3, "eos_token_id": [2, 4]},
     "cohere": {**_FEW, "num_key_value_heads": 2, "logit_scale": 0.7, "pad_token_id": 3},
+    "glm4": {**_LLAMA, "head_dim": 8, "pad_token_id": 3, "eos_token_id": [2, 4]},
+    "cohere2": {
+        **_FEW,
+        "num_key_value_heads": 2,
+        "sliding_window": 4,
+        "layer_types": _MIXED["layer_types"],
+        "logit_scale": 0.7,
+        "pad_token_id": 3,
+    },
+    "granite": {**_LLAMA, **_MULTIPLIERS, "pad_token_id": 3},
     "gpt_bigcode": _GPT2,
     "smollm3": {**_FEW, "num_key_value_heads": 2, "no_rope_layers": [1, 0], "pad_token_id": 3},
     "opt": {**_FEW, "ffn_dim": 24, "dropout": 0.0},

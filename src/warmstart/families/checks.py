@@ -57,6 +57,7 @@ _SHARES = ("dropout", "dropout_prob", "pdrop", "layerdrop")  # how the names of 
 _POSITIVE = (
     *("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps", "norm_epsilon", "norm_eps", "global_rope_theta"),
     *("rope_theta", "rope_local_base_freq", "rotary_emb_base", "partial_rotary_factor", "rotary_pct"),
+    *("embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling"),
 )
 _POSITIVE_OR_NONE = ("query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping")
 _NOT_NEGATIVE = ("initializer_range", "init_std", "type_vocab_size")

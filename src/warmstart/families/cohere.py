@@ -1,6 +1,7 @@
 """Command R and Aya (Cohere 2024): GPT-J's parallel layers with a gated MLP, a norm without bias, and scaled logits.
 
 Cross-attention is added after self-attention and reads what that gave; the MLP goes on reading the layer's input.
+Command R7B and A (`cohere2`, Cohere 2024) look at a window in three of four layers; the others have no positions.
 """
 
 from __future__ import annotations
@@ -8,9 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from warmstart.config import PretrainedConfig
-from warmstart.families.checks import check
+from warmstart.families.checks import check, check_count
 from warmstart.families.entry import Stored, language_model
-from warmstart.families.llama import LlamaConfig, head_size, llama_like, rotary_of
+from warmstart.families.llama import LlamaConfig, head_size, llama_like, rotary_of, windows_of
 from warmstart.spec import AttentionSpec, MLPSpec, NormSpec, StackSpec
 
 
@@ -43,6 +44,33 @@ class CohereConfig(LlamaConfig):
     }
 
 
+class Cohere2Config(CohereConfig):
+    """A Command R7B's configuration; older files have `sliding_window_pattern`: of how many layers one sees everything.
+
+    >>> Cohere2Config(num_hidden_layers=4).layer_types
+    ['sliding_attention', 'sliding_attention', 'sliding_attention', 'full_attention']
+    """
+
+    model_type = "cohere2"
+    defaults = {
+        **{name: value for name, value in CohereConfig.defaults.items() if name != "use_qk_norm"},
+        "sliding_window": 4096,
+        "layer_types": None,
+    }
+
+    layer_types: list[str]
+
+    def complete(self) -> None:
+        super().complete()
+        self.head_dim = head_size(self)
+        every = self.__dict__.get("sliding_window_pattern", 4)
+        self.__dict__.setdefault("_sliding_window_pattern", every)
+        if self.layer_types is None:
+            check_count(self, "num_hidden_layers")
+            places = range(1, self.num_hidden_layers + 1)
+            self.layer_types = ["sliding_attention" if place % every else "full_attention" for place in places]
+
+
 def cohere_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
     """The stack of a Command R."""
     check(config)
@@ -56,14 +84,23 @@ def cohere_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
             bias=config.attention_bias,
             output_bias=config.attention_bias,
             dropout=config.attention_dropout,
-            head_norms_apart=config.use_qk_norm,
+            head_norms_apart=getattr(config, "use_qk_norm", False),
             rotary=replace(rotary_of(config), interleaved=True),
+            windows=windows_of(config),
         ),
         mlp=MLPSpec(config.intermediate_size, config.hidden_act, gated=True, bias=False),
         norm=NormSpec("layer", config.layer_norm_eps, before=True, shared=True, bias=False, final=True),
         parallel=True,
     )
     return replace(spec, head=spec.head and replace(spec.head, scale=config.logit_scale))
+
+
+def cohere2_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
+    """The stack of a Command R7B."""
+    spec = cohere_spec(config, headed)
+    turns = [spec.attention.window(layer) is not None for layer in range(spec.layers)]
+    rotaries = tuple(spec.attention.rotary if one else None for one in turns)
+    return replace(spec, attention=replace(spec.attention, rotaries=rotaries))
 
 
 def _head_norms(config: PretrainedConfig, spec: StackSpec) -> dict[str, str | Stored]:
@@ -80,4 +117,7 @@ def _head_norms(config: PretrainedConfig, spec: StackSpec) -> dict[str, str | St
     }
 
 
-FAMILIES = {"cohere": llama_like(CohereConfig, "Cohere", spec=cohere_spec, variant=_head_norms)}
+FAMILIES = {
+    "cohere": llama_like(CohereConfig, "Cohere", spec=cohere_spec, variant=_head_norms),
+    "cohere2": llama_like(Cohere2Config, "Cohere2", spec=cohere2_spec),
+}

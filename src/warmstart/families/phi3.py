@@ -1,7 +1,7 @@
 """Phi-3 and Phi-4 (Abdin et al. 2024) and GLM-4 (GLM Team 2024): Llama's layers with matrices that are joined on disk.
 
-Phi-3 holds queries, keys and values in one; both hold the MLP's gate and its other half in one. Cross-attention is
-added with matrices of its own.
+Phi-3 holds queries, keys and values in one; all hold the MLP's gate and its other half in one. Cross-attention is
+added with matrices of its own. GLM-4-0414 (`glm4`) has norms on what sub-layers give, too.
 """
 
 from __future__ import annotations
@@ -85,6 +85,12 @@ class GlmConfig(LlamaConfig):
     }
 
 
+class Glm4Config(GlmConfig):
+    """The configuration of a GLM-4-0414."""
+
+    model_type = "glm4"
+
+
 def phi3_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
     """The stack of a Phi-3."""
     return replace(llama_spec(config, headed), dropout=config.resid_pdrop)
@@ -101,9 +107,21 @@ def glm_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
     )
 
 
+def glm4_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
+    """The stack of a GLM-4-0414."""
+    spec = glm_spec(config, headed)
+    return replace(spec, norm=replace(spec.norm, output=True))
+
+
 GLM_NAMES: dict[str, str | Stored] = LLAMA_NAMES | {
     "layers.{}.mlp.gate": Stored("layers.{}.mlp.gate_up_proj", part=0, parts=2),
     "layers.{}.mlp.up": Stored("layers.{}.mlp.gate_up_proj", part=1, parts=2),
+}
+
+
+GLM4_NAMES: dict[str, str | Stored] = GLM_NAMES | {
+    "layers.{}.attention_output_norm": "layers.{}.post_self_attn_layernorm",
+    "layers.{}.mlp_output_norm": "layers.{}.post_mlp_layernorm",
 }
 
 
@@ -121,5 +139,6 @@ def _joined(config: PretrainedConfig, spec: StackSpec) -> dict[str, str | Stored
 
 FAMILIES = {
     "glm": llama_like(GlmConfig, "Glm", spec=glm_spec, names=GLM_NAMES),
+    "glm4": llama_like(Glm4Config, "Glm4", spec=glm4_spec, names=GLM4_NAMES),
     "phi3": llama_like(Phi3Config, "Phi3", spec=phi3_spec, names=GLM_NAMES, variant=_joined),
 }

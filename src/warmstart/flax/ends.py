@@ -65,9 +65,10 @@ class Embeddings(nn.Module):
     ) -> Array:
         """(r, t) ids, or (r, t, h) vectors in their place, to (r, t, h)."""
         spec, fixed = self.stack.embedding, self.stack.embedding.zero_rows()
+        scales = vectors is None or spec.scales_given
         if vectors is None:
             vectors = _looked_up(self.table(), ids, fixed.get("embeddings.token.weight"))
-            vectors = vectors * jnp.asarray(spec.scale, self.dtype)
+        vectors = vectors * jnp.asarray(spec.scale, self.dtype) if scales else vectors
         x = vectors if self.token_projection is None else self.token_projection(vectors)
         if self.beside is not None and self.joined_projection is not None:
             x = self.joined_projection(self.beside(vectors, beside or {}))

@@ -110,5 +110,7 @@ class Layer(nn.Module):
         return norm(x) if self.stack.norm.before and norm is not None else x
 
     def _after(self, x: Array, y: Array, norm: Any, output_norm: Any, train: bool) -> Array:
-        x = x + self.dropout(y if output_norm is None else output_norm(y), deterministic=not train)
+        y = self.dropout(y if output_norm is None else output_norm(y), deterministic=not train)
+        scale = self.stack.residual_scale
+        x = x + (y if scale == 1.0 else y * jnp.asarray(scale, self.dtype))
         return x if self.stack.norm.before or norm is None else norm(x)

@@ -58,7 +58,7 @@ class Embeddings(Block):
         self.dropout = keras.layers.Dropout(spec.dropout)
         self.projection = linear(spec.size, hidden_size, not spec.projected_first) if spec.projected else None
         self.projected_first = spec.projected_first
-        self.scale, self.padding_id = spec.scale, spec.padding_id
+        self.scale, self.scales_given, self.padding_id = spec.scale, spec.scales_given, spec.padding_id
         self.padding_row = spec.position_offset - 1 if spec.positions_skip_padding else None
         self.norm_before_positions = spec.norm_before_positions
 
@@ -66,9 +66,9 @@ class Embeddings(Block):
         self, ids: Any, vectors: Any = None, position_rows: Any = None, token_type_ids: Any = None, beside: Any = None
     ) -> Any:
         """(r, t) ids, or (r, t, h) vectors in their place, to (r, t, h)."""
-        if vectors is None:
-            vectors = _untrained(self.token(ids), ids, self.padding_id)
-            vectors = vectors if self.scale == 1.0 else vectors * tf.cast(self.scale, vectors.dtype)
+        scales = self.scale != 1.0 and (vectors is None or self.scales_given)
+        vectors = _untrained(self.token(ids), ids, self.padding_id) if vectors is None else vectors
+        vectors = vectors * tf.cast(self.scale, vectors.dtype) if scales else vectors
         x = vectors if self.token_projection is None else self.token_projection(vectors)
         if self.beside is not None and self.joined_projection is not None:
             x = self.joined_projection(self.beside(vectors, ids=beside or {}))

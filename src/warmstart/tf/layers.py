@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from warmstart.spec import MLPSpec, StackSpec
 from warmstart.tf.attention import Attention, Source
@@ -44,7 +45,7 @@ class TransformerLayer(Block):
     def __init__(self, spec: StackSpec, layer: int) -> None:
         super().__init__()
         size, norm = spec.hidden_size, spec.norm
-        self.norm_before, self.parallel = norm.before, spec.parallel
+        self.norm_before, self.parallel, self.residual_scale = norm.before, spec.parallel, spec.residual_scale
 
         def made(wanted: bool) -> Any:
             return make_norm(size, norm) if wanted else None
@@ -101,5 +102,6 @@ class TransformerLayer(Block):
         return norm(x) if self.norm_before and norm is not None else x
 
     def _after(self, x: Any, y: Any, norm: Any, output_norm: Any) -> Any:
-        x = x + self.dropout(y if output_norm is None else output_norm(y))
+        y = self.dropout(y if output_norm is None else output_norm(y))
+        x = x + (y if self.residual_scale == 1.0 else y * tf.cast(self.residual_scale, y.dtype))
         return x if self.norm_before or norm is None else norm(x)

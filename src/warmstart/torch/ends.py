@@ -64,7 +64,7 @@ class Embeddings(nn.Module):
         self.dropout = Dropout(spec.dropout)
         self.projection = nn.Linear(spec.size, hidden_size, not spec.projected_first) if spec.projected else None
         self.projected_first = spec.projected_first
-        self.scale = spec.scale
+        self.scale, self.scales_given = spec.scale, spec.scales_given
 
     def forward(
         self,
@@ -75,10 +75,10 @@ class Embeddings(nn.Module):
         beside: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """(r, t) ids, or (r, t, h) vectors in their place, to (r, t, h)."""
-        if vectors is None:
-            vectors = self.token(ids)
-            if self.scale != 1.0:  # rounded to the weights' type first, as those who trained with it have it
-                vectors = vectors * torch.tensor(self.scale, dtype=vectors.dtype)
+        scales = self.scale != 1.0 and (vectors is None or self.scales_given)
+        vectors = self.token(ids) if vectors is None else vectors
+        if scales:  # rounded to the weights' type first, as those who trained with it have it
+            vectors = vectors * torch.tensor(self.scale, dtype=vectors.dtype)
         x = vectors if self.token_projection is None else self.token_projection(vectors)
         if self.beside is not None and self.joined_projection is not None:
             x = self.joined_projection(_joined(x, self.beside, beside or {}))

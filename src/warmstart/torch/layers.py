@@ -49,7 +49,7 @@ class Layer(nn.Module):
     def __init__(self, spec: StackSpec, layer: int):
         super().__init__()
         size, norm = spec.hidden_size, spec.norm
-        self.norm_before, self.parallel = norm.before, spec.parallel
+        self.norm_before, self.parallel, self.residual_scale = norm.before, spec.parallel, spec.residual_scale
 
         def made(wanted: bool) -> nn.Module | None:
             return make_norm(size, norm) if wanted else None
@@ -100,5 +100,6 @@ class Layer(nn.Module):
         return normed(norm, x) if self.norm_before and norm is not None else x
 
     def _after(self, x: Tensor, y: Tensor, norm: nn.Module | None, output_norm: nn.Module | None) -> Tensor:
-        x = x + self.dropout(y if output_norm is None else output_norm(y))
+        y = self.dropout(y if output_norm is None else output_norm(y))
+        x = x + (y if self.residual_scale == 1.0 else y * self.residual_scale)
         return x if self.norm_before or norm is None else normed(norm, x)

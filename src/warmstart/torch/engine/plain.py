@@ -84,6 +84,7 @@ def knows(spec: StackSpec) -> bool:
         or norm.output
         or not norm.first
         or spec.parallel
+        or spec.residual_scale != 1.0
         or spec.convolution
         or (spec.head is not None and (spec.head.soft_cap or spec.head.scale != 1.0 or not spec.head.transform_norm))
     )
