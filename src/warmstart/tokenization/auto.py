@@ -50,6 +50,7 @@ BY_MODEL_TYPE = {
     "gpt_neo": "GPT2",
     "gpt_neox": "GPTNeoX",
     "gptj": "GPT2",
+    "granite": "GPT2",
     "llama": "Llama",
     "longformer": "Longformer",
     "marian": "Marian",
