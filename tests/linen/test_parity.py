@@ -10,7 +10,14 @@ import torch
 import transformers
 
 import tiny_models
-from warmstart import AutoModel, FlaxAutoModel, FlaxAutoModelForMaskedLM, FlaxEncoderDecoderModel
+from warmstart import (
+    AutoModel,
+    AutoModelForCausalLM,
+    FlaxAutoModel,
+    FlaxAutoModelForCausalLM,
+    FlaxAutoModelForMaskedLM,
+    FlaxEncoderDecoderModel,
+)
 from warmstart.checkpoint.flax_files import kind_of
 from warmstart.flax import loading
 from warmstart.flax.loss import cross_entropy, label_mask
@@ -232,3 +239,11 @@ def test_causal_model_reads_one_way_alone_and_both_ways_in_a_pair(tmp_path, asse
     decoder = tiny_models.saved(tmp_path / "bert", "bert", decoder=True)
     both = FlaxEncoderDecoderModel.from_encoder_decoder_pretrained(folder, decoder)
     assert both.module.encoder_spec.causal is False and flax.module.spec.causal is True
+
+
+def test_granite_multiplies_vectors_that_are_given_in_place_of_ids(tmp_path, assert_close):
+    theirs = AutoModelForCausalLM.from_config(tiny_models.config("granite")).eval()
+    theirs.save_pretrained(tmp_path)
+    vectors = np.random.default_rng(0).standard_normal((2, 5, 16)).astype(np.float32)
+    found = FlaxAutoModelForCausalLM.from_pretrained(tmp_path)(inputs_embeds=vectors).logits
+    assert_close(found, theirs(inputs_embeds=torch.tensor(vectors)).logits, "logits")

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+import torch
 
 import tiny_models
-from warmstart import TFAutoModelForCausalLM, TFAutoModelForMaskedLM
+from warmstart import AutoModelForCausalLM, TFAutoModelForCausalLM, TFAutoModelForMaskedLM
 from warmstart.tf.loading import named_parameters
 
 FAMILIES = tiny_models.FAMILIES
@@ -148,3 +149,11 @@ def test_tied_sides_share_their_variables(zoo, tmp_path):
     assert len(ours.trainable_variables) == len(list(theirs.parameters()))
     batch = tiny_models.batch()
     zoo.assert_close(ours(zoo.arrays(batch)).logits, theirs(**batch).logits, "logits", 2e-5)
+
+
+def test_granite_multiplies_vectors_that_are_given_in_place_of_ids(tmp_path):
+    theirs = AutoModelForCausalLM.from_config(tiny_models.config("granite")).eval()
+    theirs.save_pretrained(tmp_path)
+    vectors = np.random.default_rng(0).standard_normal((2, 5, 16)).astype(np.float32)
+    found = TFAutoModelForCausalLM.from_pretrained(tmp_path)(inputs_embeds=vectors).logits.numpy()
+    assert np.abs(found - theirs(inputs_embeds=torch.tensor(vectors)).logits.detach().numpy()).max() < 1e-5

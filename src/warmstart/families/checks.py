@@ -27,6 +27,7 @@ _COUNTS = {
     "rotary_dim": _FEW,
     "max_position_embeddings": _SIZE,
     "sliding_window": _SIZE,
+    "sliding_window_pattern": _FEW,
     "embedding_size": _SIZE,
     "input_embedding_size": _SIZE,
     "output_embedding_size": _SIZE,

@@ -9,9 +9,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from warmstart.config import PretrainedConfig
-from warmstart.families.checks import check, check_count
+from warmstart.families.checks import check
 from warmstart.families.entry import Stored, language_model
-from warmstart.families.llama import LlamaConfig, head_size, llama_like, rotary_of, windows_of
+from warmstart.families.llama import (
+    LlamaConfig,
+    head_size,
+    layers_between,
+    llama_like,
+    mixed_types,
+    rotary_of,
+    windows_of,
+)
 from warmstart.spec import AttentionSpec, MLPSpec, NormSpec, StackSpec
 
 
@@ -63,12 +71,9 @@ class Cohere2Config(CohereConfig):
     def complete(self) -> None:
         super().complete()
         self.head_dim = head_size(self)
-        every = self.__dict__.get("sliding_window_pattern", 4)
-        self.__dict__.setdefault("_sliding_window_pattern", every)
+        every = layers_between(self, 4)
         if self.layer_types is None:
-            check_count(self, "num_hidden_layers")
-            places = range(1, self.num_hidden_layers + 1)
-            self.layer_types = ["sliding_attention" if place % every else "full_attention" for place in places]
+            self.layer_types = mixed_types(self, every)
 
 
 def cohere_spec(config: PretrainedConfig, headed: bool) -> StackSpec:

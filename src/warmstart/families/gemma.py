@@ -12,9 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 from warmstart.config import PretrainedConfig
-from warmstart.families.checks import check_count
 from warmstart.families.entry import Stored
-from warmstart.families.llama import LLAMA_NAMES, LlamaConfig, llama_like, llama_spec
+from warmstart.families.llama import LLAMA_NAMES, LlamaConfig, layers_between, llama_like, llama_spec, mixed_types
 from warmstart.spec import RotarySpec, StackSpec
 
 _IDS: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2, "tie_word_embeddings": True}
@@ -82,12 +81,7 @@ class Gemma2Config(LlamaConfig):
     def complete(self) -> None:
         super().complete()
         if self.layer_types is None:
-            check_count(self, "num_hidden_layers")
-            every = self.layers_between()
-            self.layer_types = [
-                "sliding_attention" if (layer + 1) % every else "full_attention"
-                for layer in range(self.num_hidden_layers)
-            ]
+            self.layer_types = mixed_types(self, self.layers_between())
 
     def layers_between(self) -> int:
         """Of how many layers one sees everything."""
@@ -119,7 +113,7 @@ class Gemma3TextConfig(Gemma2Config):
     rope_local_base_freq: float
 
     def layers_between(self) -> int:
-        return self.__dict__.get("sliding_window_pattern", self.__dict__.setdefault("_sliding_window_pattern", 6))
+        return layers_between(self, 6)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "rope_parameters" and value and "full_attention" in value:

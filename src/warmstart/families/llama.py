@@ -205,6 +205,22 @@ def windows_of(config: PretrainedConfig) -> tuple[int | None, ...]:
     return tuple(window if kind == "sliding_attention" else None for kind in types)
 
 
+def layers_between(config: PretrainedConfig, usual: int) -> int:
+    """Of how many layers one sees everything: `sliding_window_pattern`, which older files have, or as usual."""
+    if config.has("sliding_window_pattern"):
+        check_count(config, "sliding_window_pattern")
+    every: int = getattr(config, "sliding_window_pattern", usual)
+    config.__dict__.setdefault("_sliding_window_pattern", every)  # as the reference writes it
+    return every
+
+
+def mixed_types(config: PretrainedConfig, every: int) -> list[str]:
+    """The types of layers that see a window, but for each `every`-th, which sees everything."""
+    check_count(config, "num_hidden_layers")
+    places = range(1, config.num_hidden_layers + 1)
+    return ["sliding_attention" if place % every else "full_attention" for place in places]
+
+
 def llama_spec(config: PretrainedConfig, headed: bool) -> StackSpec:
     """The stack of a Llama-like configuration."""
     check(config)

@@ -9,9 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from warmstart.config import PretrainedConfig
-from warmstart.families.checks import check_count
 from warmstart.families.entry import Stored
-from warmstart.families.llama import LLAMA_NAMES, LlamaConfig, llama_like, llama_spec
+from warmstart.families.llama import LLAMA_NAMES, LlamaConfig, llama_like, llama_spec, mixed_types
 from warmstart.spec import NormSpec, RotarySpec, StackSpec
 
 
@@ -74,9 +73,7 @@ class Olmo3Config(Olmo2Config):
     def complete(self) -> None:
         super().complete()
         if self.layer_types is None:
-            check_count(self, "num_hidden_layers")
-            places = range(1, self.num_hidden_layers + 1)
-            self.layer_types = ["sliding_attention" if place % 4 else "full_attention" for place in places]
+            self.layer_types = mixed_types(self, 4)
 
 
 def olmo2_spec(config: PretrainedConfig, headed: bool) -> StackSpec:

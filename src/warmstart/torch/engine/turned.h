@@ -211,7 +211,7 @@ void turned_block(const typename Way<T>::Word* panel, const float* scales, long 
     typedef Way<T> Of;
     typedef typename Of::Word Word;
     constexpr int HEIGHT = tile_height<T>(UNITS);
-    constexpr bool STREAMS = Of::streams(UNITS);  // they go on to the end of a row, unless its inputs are too many to be near
+    constexpr bool STREAMS = Of::streams(UNITS);  // to the end of a row, unless its inputs are too many to be near
     constexpr long DEPTH = STREAMS ? 4 * tile_depth(UNITS) : tile_depth(UNITS), WIDTH = UNITS * LANES, PITCH = DEPTH + LANES;
     alignas(64) Word near[HEIGHT * PITCH];  // weights that are no words yet, or fewer than a tile's
     const T* all = static_cast<const T*>(matrix.data);
