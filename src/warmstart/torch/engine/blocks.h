@@ -77,6 +77,15 @@ inline void part(const float* from, long k, long stride, float* to) {
     }
 }
 
+#if defined(WARMSTART_PAIRS)
+// A row of floats (k,) as PairBlock takes it (stride,); its scale is 1.
+inline float round_row(const float* from, long k, long stride, Brain* to) {
+    each(from, k, 0.0f, [&](long at, Vector numbers, int count) { store(to + at, numbers, count); });
+    std::fill(to + k, to + stride, Brain{});
+    return 1.0f;
+}
+#endif
+
 #if defined(WARMSTART_INT8)
 // A row of floats (k,) as Int8Block takes it (stride,), 0 behind its end; gives its scale.
 inline float quantise(const float* from, long k, long stride, Small* to) {

@@ -29,31 +29,6 @@ inline Vector kept(Vector x, Words place, const Noise& noise) {
     return noise_of(place, noise) >= noise.threshold ? x * noise.scale : Vector{};
 }
 
-inline void store(float* to, Vector x) { *reinterpret_cast<Vector*>(to) = x; }
-inline void store(Brain* to, Vector x) {  // rounded as by `put`
-    Words bits = reinterpret_cast<Words&>(x);
-    Words rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-    rounded = x != x ? Words{} + 0x7fc0u : rounded;
-    *reinterpret_cast<Halves*>(to) = __builtin_convertvector(rounded, Halves);
-}
-
-// What `make` gives of each vector of `count` numbers at most: the last one filled with `fill` and cut.
-template <typename From, typename Make>
-inline void each(const From* x, long count, float fill, Make make) {
-    long at = 0;
-    for (; at + LANES <= count; at += LANES) make(at, load(x + at), LANES);
-    if (at == count) return;
-    Vector rest = Vector{} + fill;
-    for (long i = at; i < count; ++i) rest[i - at] = number(x[i]);
-    make(at, rest, static_cast<int>(count - at));
-}
-
-template <typename To>
-inline void store(To* to, Vector x, int count) {
-    if (count == LANES) return store(to, x);
-    for (int i = 0; i < count; ++i) put(to + i, x[i]);
-}
-
 template <typename Type>
 void drop(const Type* x, long count, const Noise& noise, Type* out) {
     constexpr long BLOCK = 8192;

@@ -25,6 +25,21 @@ void turn_back(const float* numbers, long rows, long h, float* x) {
     }
 }
 
+#if defined(WARMSTART_PAIRS)
+// Numbers of a part, `x`, as products of bfloat16 take them: words to panels.
+void pair_up(const float* x, const Part& part, long k, int32_t* panels) {
+#pragma omp for schedule(dynamic, 1)
+    for (long block = part.begin; block < part.end; ++block) {
+        long width = part.blocks.width(block), before = (part.blocks.place(block) - part.place()) * LANES;
+        const float* from = x + before * k;
+        int32_t* to = panels + before * (k / 2);
+        for (long i = 0; i < k; i += 2, from += 2 * width, to += width)
+            for (long at = 0; at < width; at += LANES)
+                *reinterpret_cast<Integers*>(to + at) = pairs(load(from + at), load(from + width + at));
+    }
+}
+#endif
+
 #if defined(WARMSTART_INT8)
 // Numbers of a part, `x`, as int8 products take them: words to panels, a scale for each row.
 void narrow(const float* x, const Part& part, long k, float* scales, int32_t* panels) {
@@ -69,10 +84,16 @@ void linear_turned(const float* x, const Blocks& blocks, long k, const Layers& l
     for (long begin = 0; begin < blocks.count; begin += most) {
         Part part = {blocks, begin, std::min(begin + most, blocks.count)};
         Rows inputs = {x + part.place() * LANES * k, nullptr, k};
+        [[maybe_unused]] auto* scales = reinterpret_cast<float*>(scratch);
+        [[maybe_unused]] auto* panels = reinterpret_cast<int32_t*>(scratch + whole_lines(4 * part.rows()));
+#if defined(WARMSTART_PAIRS)
+        if (layers.type == 1) {
+            pair_up(x + part.place() * LANES * k, part, k, panels);
+            inputs = {panels, scales, k / 2};
+        }
+#endif
 #if defined(WARMSTART_INT8)
         if (layers.type == 2) {
-            auto* scales = reinterpret_cast<float*>(scratch);
-            auto* panels = reinterpret_cast<int32_t*>(scratch + whole_lines(4 * part.rows()));
             narrow(x + part.place() * LANES * k, part, k, scales, panels);
             inputs = {panels, scales, k / WARMSTART_INT8};
         }

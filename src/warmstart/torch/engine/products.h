@@ -10,10 +10,18 @@
 
 namespace {
 
-#if defined(WARMSTART_INT8)
-constexpr long EACH = WARMSTART_INT8, SMALL = sizeof(Small);
+// Of each type: inputs of a word, and bytes of an input as it is multiplied; what is not here has none.
+#if defined(WARMSTART_PAIRS)
+constexpr long BRAIN_EACH = 2, BRAIN_BYTES = 2;
+typedef PairBlock FewBrains;
 #else
-constexpr long EACH = 1, SMALL = 1;  // no such products
+constexpr long BRAIN_EACH = 1, BRAIN_BYTES = 4;
+typedef BrainBlock FewBrains;
+#endif
+#if defined(WARMSTART_INT8)
+constexpr long EACH[] = {1, BRAIN_EACH, WARMSTART_INT8}, BYTES[] = {4, BRAIN_BYTES, sizeof(Small)};
+#else
+constexpr long EACH[] = {1, BRAIN_EACH, 1}, BYTES[] = {4, BRAIN_BYTES, 1};
 #endif
 
 // How far apart rows of k floats lie: not at the same places of the first cache, where few have room at once.
@@ -22,19 +30,19 @@ long apart(long k) {
     return stride % 1024 ? stride : stride + 32;
 }
 
-bool is_turned(long rows, long k, int64_t type) { return rows > FEW[type] && (type != 2 || k % 4 == 0); }
+bool is_turned(long rows, long k, int64_t type) { return rows > FEW[type] && k % (type == 0 ? 1 : 2 * type) == 0; }
 
 long whole_lines(long bytes) { return (bytes + 63) / 64 * 64; }
 
-long words_of(long k, int64_t type) { return type == 2 ? std::max(1L, k / EACH) : k; }
+long words_of(long k, int64_t type) { return std::max(1L, k / EACH[type]); }
 
 long rows_together(long k, int64_t type) { return together(words_of(k, type)) * LANES * MOST; }
 
 long scratch_bytes(long rows, long k, int64_t type) {
     rows = std::min(rows, rows_together(k, type));
-    long units = (rows + LANES - 1) / LANES, bytes = type == 2 ? SMALL : 4;
+    long units = (rows + LANES - 1) / LANES, bytes = BYTES[type];
     long panels = rows > FEW[type] ? whole_lines(units * LANES * k * bytes) : 0;
-    long lines = type == 2 ? rows * whole_lines(k) * SMALL : std::min(rows, FEW[type]) * apart(k) * 4;
+    long lines = bytes < 4 ? rows * whole_lines(k) * bytes : std::min(rows, FEW[type]) * apart(k) * 4;
     return whole_lines(units * LANES * 4) + panels + lines;
 }
 
@@ -44,10 +52,28 @@ struct Scratch {  // room from the start of a line of the cache on
     char* start() const { return held.get() + (64 - reinterpret_cast<uintptr_t>(held.get()) % 64) % 64; }
 };
 
+// Rows whose inputs are made narrower, row by row, from `to` on, and turned if they are many; `narrow` gives a row's scale.
+template <typename Input, typename Narrow>
+Rows narrowed(const float* x, long rows, long k, int64_t type, float* scales, Input* to, Narrow narrow) {
+    long stride = whole_lines(k), each = EACH[type];
+#pragma omp for schedule(static)
+    for (long row = 0; row < rows; ++row) scales[row] = narrow(x + row * k, k, stride, to + row * stride);
+    if (!is_turned(rows, k, type)) return {to, scales, stride};
+    auto* panels = reinterpret_cast<float*>(to + rows * stride);
+    turn_rows(reinterpret_cast<const float*>(to), rows, k / each, stride / each, panels);  // moved bit by bit
+    return {panels, scales, k / each};
+}
+
 // Inputs as the products of their type take them, written to the scratch where they are others than floats as they lie.
 Rows prepared(const float* x, long rows, long k, int64_t type, char* scratch) {
     auto* scales = reinterpret_cast<float*>(scratch);
     scratch += whole_lines((rows + LANES - 1) / LANES * LANES * 4);
+#if defined(WARMSTART_PAIRS)
+    if (type == 1) return narrowed(x, rows, k, type, scales, reinterpret_cast<Brain*>(scratch), round_row);
+#endif
+#if defined(WARMSTART_INT8)
+    if (type == 2) return narrowed(x, rows, k, type, scales, reinterpret_cast<Small*>(scratch), quantise);
+#endif
     auto* panels = reinterpret_cast<float*>(scratch);
     if (type < 2 && is_turned(rows, k, type)) {
         turn_rows(x, rows, k, k, panels);
@@ -64,18 +90,6 @@ Rows prepared(const float* x, long rows, long k, int64_t type, char* scratch) {
         }
         return {panels, nullptr, stride};
     }
-#if defined(WARMSTART_INT8)
-    if (type == 2) {
-        long stride = whole_lines(k);
-        auto* to = reinterpret_cast<Small*>(scratch);
-#pragma omp for schedule(static)
-        for (long row = 0; row < rows; ++row) scales[row] = quantise(x + row * k, k, stride, to + row * stride);
-        if (!is_turned(rows, k, type)) return {to, scales, stride};
-        panels = reinterpret_cast<float*>(scratch + rows * stride * SMALL);
-        turn_rows(reinterpret_cast<const float*>(to), rows, k / EACH, stride / EACH, panels);  // moved bit by bit
-        return {panels, scales, k / EACH};
-    }
-#endif
     return {x, nullptr, k};
 }
 
@@ -112,7 +126,13 @@ void multiply(const Rows& inputs, const Part* part, long rows, long k, const Lay
     long stride = layers.outputs(), strips = 0, threads = omp_get_num_threads();
     long bytes = layers.type == 0 ? 4 : layers.type == 1 ? 2 : 1, width = strip_width(k);
     if (part) width = WIDE_STRIP;
-    bool long_streams = part && layers.type == 0 && Way<float>::streams(part->units());
+    auto streams = [&](long units) {
+#if defined(WARMSTART_INT8)
+        if (layers.type == 2) return Way<int8_t>::streams(units);
+#endif
+        return layers.type == 1 ? Way<Brain>::streams(units) : Way<float>::streams(units);
+    };
+    bool long_streams = part && streams(part->units());
     if (part && !long_streams && stride < 12 * threads * width) width /= 2;  // no thread waits for another
     for (long i = 0; i < layers.count; ++i) strips += (layers.matrices[i].outputs + width - 1) / width;
 #pragma omp for schedule(dynamic, 1)
@@ -134,7 +154,7 @@ void multiply(const Rows& inputs, const Part* part, long rows, long k, const Lay
 #if defined(WARMSTART_INT8)
         if (layers.type == 2) of(int8_t{}, Int8Block{});
 #endif
-        if (layers.type == 1) of(Brain{}, BrainBlock{});
+        if (layers.type == 1) of(Brain{}, FewBrains{});
         if (layers.type == 0) of(float{}, FloatBlock{});
     }
 }

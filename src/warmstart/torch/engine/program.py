@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from warmstart.torch.engine import native
-from warmstart.torch.engine.int8 import Int8Linear
 from warmstart.torch.engine.memory import NativeMemory, cross_heads, own_heads, places
 from warmstart.torch.engine.products import NormParts, Weights, can_native, norm
 
@@ -267,8 +266,10 @@ def _read(layer: Any) -> tuple[Any, ...]:
 
 
 def _can_turn(layer: Any) -> bool:
-    """Whether the kernels multiply rows that stay turned with the weights of this layer: int8 goes by four inputs."""
-    return can_native(layer) and (not isinstance(layer, Int8Linear) or layer.weight.shape[1] % 4 == 0)
+    """Whether the kernels multiply rows that stay turned with the weights of this layer: int8 may go by four inputs,
+    bfloat16 by two.
+    """
+    return can_native(layer) and layer.weight.shape[1] % {torch.int8: 4, torch.bfloat16: 2}.get(layer.weight.dtype, 1) == 0
 
 
 def _starts(counts: Sequence[int]) -> Tensor:

@@ -1,8 +1,8 @@
 // Products with more rows than few: inputs are turned, so that the lanes of a vector are rows, and weights are read as
 // they lie, each once for all rows of a block.
 //
-// Shapes: r rows, k inputs, n outputs. A word is an input or a weight as it is multiplied: a float, or four bytes. A unit
-// is LANES rows; a block is up to MOST units; a tile is some outputs of a block.
+// Shapes: r rows, k inputs, n outputs. A word is an input or a weight as it is multiplied: a float, or some in 32 bits. A
+// unit is LANES rows; a block is up to MOST units; a tile is some outputs of a block.
 #pragma once
 
 #include "few.h"
@@ -52,36 +52,54 @@ inline void of_units(long units, Function function) {
 // How weights of a type are multiplied, and what is done to the sums (width,) of an output afterwards.
 template <typename T>
 struct Way {
-    typedef float Word;
-    typedef Vector Sum;
+    typedef float Word, Number;  // of inputs and weights, of sums
+    typedef Vector Some, Sum;    // LANES of them
     static constexpr long EACH = 1;  // weights of a word
     static constexpr bool WIDENS = std::is_same_v<T, Brain>;
-    static constexpr int sums(int units) { return LANES == 16 ? 24 : units == 1 ? 8 : 12; }  // of a tile of so many units
+    static constexpr int sums(int units) {  // of a tile of so many units
+        return LANES == 16 && !streams(units) ? 24 : units == 1 ? 8 : 12;
+    }
     // Where so many units are all there are: outputs of a tile have a part of the strip each. So many streams, which go on
     // from row to row, come faster by the processor's own reading ahead than what is asked for.
-    static constexpr bool streams(long units) { return LANES == 8 && !WIDENS && units <= 2; }
-    static inline Sum add(Sum sum, Sum weight, Sum inputs) { return sum + weight * inputs; }
-    static inline Word first(const Matrix& matrix, long output) { return matrix.bias ? matrix.bias[output] : 0.0f; }
-    static inline void finish(const Matrix&, long, const float*, long, Word*) {}
+    static constexpr bool streams(long units) { return !WIDENS && (LANES == 8 ? units <= 2 : AMD_512 && units == 1); }
+    static inline Sum add(Sum sum, Some weight, Some inputs) { return sum + weight * inputs; }
+    static inline Number first(const Matrix& matrix, long output) { return matrix.bias ? matrix.bias[output] : 0.0f; }
+    static inline void finish(const Matrix&, long, const float*, long, Number*) {}
 };
+#if defined(WARMSTART_PAIRS)
+template <>
+struct Way<Brain> {
+    typedef int32_t Word;
+    typedef float Number;
+    typedef Integers Some;
+    typedef Vector Sum;
+    static constexpr long EACH = 2;
+    static constexpr bool WIDENS = false;
+    static constexpr int sums(int units) { return Way<float>::sums(units); }
+    static constexpr bool streams(long units) { return Way<float>::streams(units); }
+    static inline Sum add(Sum sum, Some weight, Some inputs) { return add_pairs(sum, inputs, weight); }
+    static inline Number first(const Matrix& matrix, long output) { return Way<float>::first(matrix, output); }
+    static inline void finish(const Matrix&, long, const float*, long, Number*) {}
+};
+#endif
 #if defined(WARMSTART_INT8)
 template <>
 struct Way<int8_t> {
-    typedef int32_t Word;
-    typedef Integers Sum;
+    typedef int32_t Word, Number;
+    typedef Integers Some, Sum;
     static constexpr long EACH = WARMSTART_INT8;
     static constexpr bool WIDENS = WARMSTART_INT8 == 2;
-    static constexpr int sums(int units) { return LANES == 16 ? 24 : units == MOST ? 12 : 9; }
-    static constexpr bool streams(long) { return false; }
-    static inline Sum add(Sum sum, Sum weight, Sum inputs) {
+    static constexpr int sums(int units) { return LANES == 16 ? Way<float>::sums(units) : units == MOST ? 12 : 9; }
+    static constexpr bool streams(long units) { return LANES == 16 && Way<float>::streams(units); }
+    static inline Sum add(Sum sum, Some weight, Some inputs) {
 #if WARMSTART_INT8 == 4
         return (Sum)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)inputs, (__m512i)weight);
 #else
         return sum + sums_of_pairs((Shorts)inputs, (Shorts)weight);
 #endif
     }
-    static inline Word first(const Matrix& matrix, long output) { return -ABOVE * matrix.sums[output]; }
-    static inline void finish(const Matrix& matrix, long output, const float* scales, long width, Word* sums) {
+    static inline Number first(const Matrix& matrix, long output) { return -ABOVE * matrix.sums[output]; }
+    static inline void finish(const Matrix& matrix, long output, const float* scales, long width, Number* sums) {
         float scale = matrix.scales[output], bias = matrix.bias ? matrix.bias[output] : 0.0f;
         for (long at = 0; at < width; at += LANES) {
             Vector value = __builtin_convertvector(*reinterpret_cast<Integers*>(sums + at), Vector);
@@ -119,9 +137,10 @@ inline void turn_rows(const float* x, long rows, long words, long stride, float*
 // bytes apart.
 template <typename T, int UNITS, bool ASKS>
 __attribute__((noinline)) void turned_tile(const typename Way<T>::Word* weights, long pitch, long depth,
-                                           const typename Way<T>::Word* panel, typename Way<T>::Word* sums, long count,
+                                           const typename Way<T>::Word* panel, typename Way<T>::Number* sums, long count,
                                            long spread, const char* next, long next_pitch) {
     typedef Way<T> Of;
+    typedef typename Of::Some Some;
     typedef typename Of::Sum Sum;
     constexpr int HEIGHT = tile_height<T>(UNITS), LESS = std::min(HEIGHT, UNITS), MORE = std::max(HEIGHT, UNITS);
     Sum totals[HEIGHT][UNITS];
@@ -132,26 +151,26 @@ __attribute__((noinline)) void turned_tile(const typename Way<T>::Word* weights,
     // What there is less of, inputs or weights, is in registers for a step. A number minus 0 is that number in all lanes.
     constexpr bool HOLDS_INPUTS = UNITS <= HEIGHT;
     auto step = [&](long at) __attribute__((always_inline)) {
-        Sum held[LESS];
+        Some held[LESS];
 #pragma GCC unroll 4
         for (int n = 0; n < LESS; ++n) {
             if (HOLDS_INPUTS)
-                held[n] = *reinterpret_cast<const Sum*>(panel + (at * UNITS + n) * LANES);
+                held[n] = *reinterpret_cast<const Some*>(panel + (at * UNITS + n) * LANES);
             else
-                held[n] = weights[n * pitch + at] - Sum{};
+                held[n] = weights[n * pitch + at] - Some{};
             hold(held[n]);
         }
 #pragma GCC unroll 24
         for (int n = 0; n < MORE; ++n) {
             if constexpr (HOLDS_INPUTS) {
-                Sum weight = weights[n * pitch + at] - Sum{};
+                Some weight = weights[n * pitch + at] - Some{};
 #pragma GCC unroll 4
                 for (int j = 0; j < UNITS; ++j) {
                     totals[n][j] = Of::add(totals[n][j], weight, held[j]);
                     hold(totals[n][j]);
                 }
             } else {
-                Sum input = *reinterpret_cast<const Sum*>(panel + (at * UNITS + n) * LANES);
+                Some input = *reinterpret_cast<const Some*>(panel + (at * UNITS + n) * LANES);
                 if (std::is_same_v<typename Of::Word, float>) hold(input);  // products of integers need the register
 #pragma GCC unroll 4
                 for (int i = 0; i < HEIGHT; ++i) {
@@ -206,7 +225,7 @@ const typename Way<T>::Word* widened(const T* weights, long outputs, long k) {
 // share of `next`; but nothing where these rows are all there are (`alone`) and their weights come in streams.
 template <typename T, int UNITS>
 void turned_block(const typename Way<T>::Word* panel, const float* scales, long k, const Matrix& matrix, long from,
-                  long to, const typename Way<T>::Word* wide, typename Way<T>::Word* sums, const Results& results,
+                  long to, const typename Way<T>::Word* wide, typename Way<T>::Number* sums, const Results& results,
                   const T* next, bool alone) {
     typedef Way<T> Of;
     typedef typename Of::Word Word;
@@ -277,7 +296,8 @@ template <typename T>
 void turned(const Rows& x, const Part& part, long rows, long k, const Matrix& matrix, long from, long to,
             int64_t activation, const Output& output, const void* next) {
     typedef typename Way<T>::Word Word;
-    alignas(64) Word room[WIDE_STRIP * MOST * LANES];
+    typedef typename Way<T>::Number Number;
+    alignas(64) Number room[WIDE_STRIP * MOST * LANES];
     const T* weights = static_cast<const T*>(matrix.data) + from * k;
     const Word* wide = nullptr;
     bool alone = part.end - part.begin == 1;
@@ -288,9 +308,9 @@ void turned(const Rows& x, const Part& part, long rows, long k, const Matrix& ma
         const T* after = !wide && block + 1 < part.end ? weights : static_cast<const T*>(next);
         float* y = output.y + place * LANES * output.stride;
         Results results = {y + output.column + from, std::min(width, rows - place * LANES), output.stride};
-        Word* sums = room;
+        Number* sums = room;
         if (output.stays_turned) {
-            sums = reinterpret_cast<Word*>(y + (output.column + from) * width);
+            sums = reinterpret_cast<Number*>(y + (output.column + from) * width);
             results.rows = 0;
         }
         of_units(width / LANES, [&](auto units) {

@@ -5,7 +5,7 @@
 
 namespace {
 
-constexpr long FEW[] = {20, 28, 20};
+constexpr long FEW[] = {AMD_512 ? 10 : 20, AMD_512 ? 12 : 28, AMD_512 ? 12 : 20};
 typedef __m512i IntegerSum;
 #define ALONE inline
 
@@ -77,6 +77,30 @@ struct BrainBlock {  // inputs are float: of each 32, the 16 at even places firs
         }
     }
 };
+
+#if defined(WARMSTART_PAIRS)
+struct PairBlock {  // inputs are rounded to bfloat16, 0 behind a row's end
+    typedef Brain Weight;
+    typedef Brain Input;
+    typedef __m512 Sum;
+    static constexpr int OUTPUTS = 4;
+    static constexpr bool MASKS = true, APART = false;
+    static constexpr long STEP = 32, PIECE = 1536, NEAR = 30 << 10, UNASKED = 0;
+    template <int ROWS>
+    static inline void step(const Brain* x, long stride, const Brain* w, long k, long rest, Sum (&sums)[ROWS][OUTPUTS]) {
+        __m512i weights[OUTPUTS];
+        for (int j = 0; j < OUTPUTS; ++j) {
+            weights[j] = rest >= STEP ? _mm512_loadu_si512(w + j * k)
+                                      : _mm512_maskz_loadu_epi16((1u << rest) - 1, w + j * k);
+        }
+        for (int i = 0; i < ROWS; ++i) {
+            __m512i input = _mm512_loadu_si512(x + i * stride);
+            for (int j = 0; j < OUTPUTS; ++j)
+                sums[i][j] = (__m512)add_pairs((Vector)sums[i][j], (Integers)input, (Integers)weights[j]);
+        }
+    }
+};
+#endif
 
 #if WARMSTART_INT8 == 4
 struct Int8Block {  // inputs are bytes without sign: 128 more than what they stand for, 0 behind a row's end
