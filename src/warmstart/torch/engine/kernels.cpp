@@ -104,7 +104,11 @@ void run_turned(const Op& op, const Blocks& blocks, const Held& held, float* are
             return add_norm_turned(from, place(arena, rows, op.other), blocks, op.inputs, op.norm,
                                    place(arena, rows, op.total), to);
         case WITHIN:
-            return attend_within(from, blocks, op.heads, held.sources, held.starts, to);
+#if defined(WARMSTART_PAIRS)
+            if (op.type != 0 && op.heads.size % 2 == 0)
+                return attend_within<Brain>(from, blocks, op.heads, held.sources, held.starts, to);
+#endif
+            return attend_within<float>(from, blocks, op.heads, held.sources, held.starts, to);
         case KEEP:
             return keep(from, blocks, op.heads, op.layer, held);
     }

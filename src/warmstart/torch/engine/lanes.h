@@ -65,10 +65,14 @@ inline void put(Brain* to, float x) {  // rounded to nearest, ties to even; not 
 }
 inline void store(float* to, Vector x) { *reinterpret_cast<Vector*>(to) = x; }
 inline void store(Brain* to, Vector x) {  // rounded as by `put`
+#if defined(__AVX512BF16__)
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), (__m256i)_mm512_cvtneps_pbh((__m512)x));
+#else
     Words bits = reinterpret_cast<Words&>(x);
     Words rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
     rounded = x != x ? Words{} + 0x7fc0u : rounded;
     *reinterpret_cast<Halves*>(to) = __builtin_convertvector(rounded, Halves);
+#endif
 }
 
 // What `make` gives of each vector of `count` numbers at most: the last one filled with `fill` and cut.

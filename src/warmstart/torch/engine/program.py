@@ -59,11 +59,11 @@ class Program:
                   norm=native.Norm(*pointers, epsilon, is_rms))  # fmt: skip
         self.held.append(of)
 
-    def attend(self, over: int, layer: int, source: int, to: int, heads: Any) -> None:
+    def attend(self, over: int, layer: int, source: int, to: int, heads: Any, weights: torch.dtype) -> None:
         """Attention over what rows hold or within sources (from queries, keys and values side by side), or over sources
-        (from queries).
+        (from queries), of a layer whose weights are of a type.
         """
-        self._add(over, source, to, layer=layer, heads=heads.native)
+        self._add(over, source, to, layer=layer, heads=heads.native, type=native.TYPES[weights])
 
     def keep(self, source: int, layer: int, heads: Any) -> None:
         """Keys and values, side by side, go where the sources keep those of a layer."""
@@ -146,12 +146,12 @@ class StackProgram:
         for index, (layer, parts) in enumerate(zip(modules, layers, strict=True)):
             own = layer.attention
             program.product(self.h, wide, own.query, own.key, own.value)
-            program.attend(over, index, wide, inner, parts.own_heads)
+            program.attend(over, index, wide, inner, parts.own_heads, own.query.weight.dtype)
             program.product(inner, y, own.output)
             self._residual(y, parts.attention_norm if not before else (parts.cross_norm or parts.mlp_norm))
             if layer.cross_attention is not None:
                 program.product(self.h, wide, layer.cross_attention.query)
-                program.attend(_SOURCE, index, wide, inner, parts.cross_heads)
+                program.attend(_SOURCE, index, wide, inner, parts.cross_heads, own.query.weight.dtype)
                 program.product(inner, y, layer.cross_attention.output)
                 self._residual(y, parts.mlp_norm if before else parts.cross_norm)
             mlp = layer.mlp

@@ -12,17 +12,38 @@ namespace {
 
 inline long whole(long count, long of) { return (count + of - 1) / of * of; }
 
+// Numbers, in place, as the words that products of a type take: a float each, or pairs in bfloat16. They are those of rows,
+// side by side, or a panel's (depth, width).
+template <typename T>
+inline const typename Way<T>::Word* row_words(float* numbers, [[maybe_unused]] long count) {
+    if constexpr (Way<T>::EACH == 2)
+        for (long at = 0; at < count; at += LANES) store(reinterpret_cast<Brain*>(numbers) + at, load(numbers + at));
+    return reinterpret_cast<typename Way<T>::Word*>(numbers);
+}
+template <typename T>
+inline const typename Way<T>::Word* panel_words(float* numbers, [[maybe_unused]] long depth, [[maybe_unused]] long width) {
+#if defined(WARMSTART_PAIRS)
+    if constexpr (Way<T>::EACH == 2)
+        for (long i = 0; i < depth; i += 2)
+            for (long at = 0; at < width; at += LANES)
+                *reinterpret_cast<Integers*>(numbers + i / 2 * width + at) =
+                    pairs(load(numbers + i * width + at), load(numbers + (i + 1) * width + at));
+#endif
+    return reinterpret_cast<typename Way<T>::Word*>(numbers);
+}
+
 // Sums (outputs, UNITS * LANES) of weights (outputs, `pitch`), which must be there for whole tiles, times a panel (depth,
-// UNITS * LANES).
-template <int UNITS>
-inline void multiply_panel(const float* weights, long pitch, long outputs, long depth, const float* panel, float* sums) {
-    constexpr long HEIGHT = tile_height<float>(UNITS), DEPTH = tile_depth(UNITS), WIDTH = UNITS * LANES;
+// UNITS * LANES); pitch and depth in words.
+template <typename T, int UNITS>
+inline void multiply_panel(const typename Way<T>::Word* weights, long pitch, long outputs, long depth,
+                           const typename Way<T>::Word* panel, float* sums) {
+    constexpr long HEIGHT = tile_height<T>(UNITS), DEPTH = tile_depth(UNITS), WIDTH = UNITS * LANES;
     std::fill_n(sums, outputs * WIDTH, 0.0f);
     for (long start = 0; start < depth; start += DEPTH)
         for (long output = 0; output < outputs; output += HEIGHT)
-            turned_tile<float, UNITS, true>(weights + output * pitch + start, pitch, std::min(DEPTH, depth - start),
-                                            panel + start * WIDTH, sums + output * WIDTH,
-                                            std::min(HEIGHT, outputs - output), 1, reinterpret_cast<const char*>(panel), 0);
+            turned_tile<T, UNITS, true>(weights + output * pitch + start, pitch, std::min(DEPTH, depth - start),
+                                        panel + start * WIDTH, sums + output * WIDTH, std::min(HEIGHT, outputs - output), 1,
+                                        reinterpret_cast<const char*>(panel), 0);
 }
 
 // Scores (count, UNITS * LANES) as weights, whose sums over the keys times `factors` are 1.
@@ -68,7 +89,7 @@ struct WithinRoom {
     WithinRoom(long tokens, long size) : pitch(whole(tokens, LANES) + LANES) {
         static thread_local std::vector<float> held;
         long counts[] = {size * pitch, (size + tile_height<float>(1)) * pitch, (pitch + tile_height<float>(1)) * size,
-                         size * MOST * LANES, tokens * MOST * LANES, size * MOST * LANES};
+                         size * MOST * LANES, (tokens + 1) * MOST * LANES, size * MOST * LANES};
         constexpr long LINE = 16;  // numbers: vectors begin where a line of the cache does
         long all = LINE;
         for (long count : counts) all += whole(count, LINE);
@@ -80,7 +101,8 @@ struct WithinRoom {
 };
 
 // qkv (r, (m * g + 2 * m) * d), queries, keys and values of sources whose tokens begin at starts (b + 1,); out
-// (r, m * g * d); all of them turned. A scale is above 0.
+// (r, m * g * d); all of them turned. A scale is above 0. Products are those of a type, whose words d must fill.
+template <typename T>
 void attend_within(float* qkv, const Blocks& blocks, const Heads& of, long sources, const int64_t* starts, float* out) {
     long heads = of.heads, group = of.group, size = of.size, wide = heads * group * size, all = wide + 2 * heads * size;
 #pragma omp for schedule(dynamic, 1)
@@ -94,7 +116,12 @@ void attend_within(float* qkv, const Blocks& blocks, const Heads& of, long sourc
                     for (long i = 0; i < size; ++i) copy_lanes(run + i * pitch, count, to + i * room.pitch + t + at);
                 });
         }
+        constexpr long EACH = Way<T>::EACH;
+        long end = whole(tokens, EACH);
         turn_any(room.keys, room.pitch, size, whole(tokens, LANES), room.rows, size);
+        for (long i = 0; end > tokens && i < size; ++i) room.values[i * room.pitch + tokens] = 0.0f;
+        const auto* rows = row_words<T>(room.rows, whole(tokens, LANES) * size);
+        const auto* values = row_words<T>(room.values, size * room.pitch);
         Blocks own(tokens);
         for (long turn = 0; turn < group * own.count; ++turn) {
             long column = (head * group + turn / own.count) * size, block = turn % own.count;
@@ -110,9 +137,12 @@ void attend_within(float* qkv, const Blocks& blocks, const Heads& of, long sourc
             of_units(width / LANES, [&](auto units) {
                 constexpr int UNITS = decltype(units)::value;
                 Vector factors[UNITS];
-                multiply_panel<UNITS>(room.rows, size, tokens, size, room.queries, room.scores);
+                multiply_panel<T, UNITS>(rows, size / EACH, tokens, size / EACH, panel_words<T>(room.queries, size, width),
+                                         room.scores);
                 weigh_keys<UNITS>(room.scores, tokens, of.scale, factors);
-                multiply_panel<UNITS>(room.values, room.pitch, size, tokens, room.scores, room.sums);
+                if (end > tokens) std::fill_n(room.scores + tokens * width, width, 0.0f);
+                multiply_panel<T, UNITS>(values, room.pitch / EACH, size, end / EACH,
+                                         panel_words<T>(room.scores, end, width), room.sums);
                 for (long i = 0; i < size; ++i)
                     for (int j = 0; j < UNITS; ++j)
                         *reinterpret_cast<Vector*>(room.sums + (i * UNITS + j) * LANES) *= factors[j];
