@@ -38,7 +38,9 @@ def pytest_collection_finish():
 
 
 def pytest_sessionfinish():
-    gc.unfreeze()
+    """pytest looks for garbage five times when it ends; a worker that takes long for it is killed."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items):
