@@ -1,6 +1,7 @@
 """What holds for every test: no hub is asked, two workers do not fight for the cores, no GPU is no failure, and a run
 draws what every other run draws, whichever worker a test falls to."""
 
+import atexit
 import gc
 import os
 import sys
@@ -37,10 +38,16 @@ def pytest_collection_finish():
     gc.freeze()
 
 
-def pytest_sessionfinish():
-    """pytest looks for garbage five times when it ends; a worker that takes long for it is killed."""
+def pytest_sessionfinish(session):
+    """A worker ends at once: pytest would look for garbage five more times among all that the libraries hold, and they
+    would take it down piece by piece. One that needs more than ten seconds is killed, and that may fail the run.
+    """
     gc.collect()
-    gc.freeze()
+    if hasattr(session.config, "workerinput"):
+        gc.freeze()
+        atexit.register(os._exit, 0)
+    else:
+        gc.unfreeze()
 
 
 def pytest_collection_modifyitems(items):

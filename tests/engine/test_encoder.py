@@ -1,19 +1,17 @@
 """An encoder as one programme of the compiled kernels gives what its modules give."""
 
-import platform
-
 import pytest
 import torch
 
+from engine_helpers import PROCESSORS, kernels_for
 from warmstart import AutoModel, AutoModelForCausalLM, BertConfig, GPT2Config
 from warmstart.torch.engine import encoder, native, program
 
 
-@pytest.fixture(params=["native", "x86-64-v3"])
+@pytest.fixture(params=[*PROCESSORS])
 def kernels(request, monkeypatch):
-    """The kernels for this processor, and those for one with AVX2 and no more."""
-    if platform.machine() not in ("x86_64", "AMD64") or (library := native.load(request.param)) is None:
-        pytest.skip("no compiler here")
+    """The kernels for some processors."""
+    library = kernels_for(request.param)
     monkeypatch.setattr(native, "library", lambda: library)
 
 

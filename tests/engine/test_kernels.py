@@ -1,11 +1,10 @@
 """The compiled kernels against torch's operators, at shapes that meet every edge of theirs."""
 
-import platform
-
 import pytest
 import torch
 from torch import nn
 
+from engine_helpers import PROCESSORS, kernels_for
 from warmstart.torch.arrays import TorchArrays
 from warmstart.torch.elements import ACTIVATIONS
 from warmstart.torch.engine import native
@@ -14,14 +13,10 @@ from warmstart.torch.engine.memory import Heads, NativeMemory, TorchMemory
 from warmstart.torch.engine.products import add_norm, norm, product
 
 
-@pytest.fixture(params=["native", "x86-64-v3", "torch"])
+@pytest.fixture(params=[*PROCESSORS, "torch"])
 def kernels(request, monkeypatch):
-    """The kernels for this processor, those for one with AVX2 and no more, and torch's operators."""
-    if request.param != "torch" and platform.machine() not in ("x86_64", "AMD64"):
-        pytest.skip("no processor of this kind")
-    library = None if request.param == "torch" else native.load(request.param)
-    if request.param != "torch" and library is None:
-        pytest.skip("no compiler here")
+    """The kernels for some processors, and torch's operators."""
+    library = None if request.param == "torch" else kernels_for(request.param)
     monkeypatch.setattr(native, "library", lambda: library)
     return request.param
 

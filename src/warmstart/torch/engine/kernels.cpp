@@ -105,7 +105,7 @@ void run_turned(const Op& op, const Blocks& blocks, const Held& held, float* are
                                    place(arena, rows, op.total), to);
         case WITHIN:
 #if defined(WARMSTART_PAIRS)
-            if (op.type != 0 && op.heads.size % 2 == 0)
+            if (op.type == 1 && op.heads.size % 2 == 0)  // int8 would be further from its modules
                 return attend_within<Brain>(from, blocks, op.heads, held.sources, held.starts, to);
 #endif
             return attend_within<float>(from, blocks, op.heads, held.sources, held.starts, to);

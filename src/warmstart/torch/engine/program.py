@@ -269,7 +269,8 @@ def _can_turn(layer: Any) -> bool:
     """Whether the kernels multiply rows that stay turned with the weights of this layer: int8 may go by four inputs,
     bfloat16 by two.
     """
-    return can_native(layer) and layer.weight.shape[1] % {torch.int8: 4, torch.bfloat16: 2}.get(layer.weight.dtype, 1) == 0
+    word = {torch.int8: 4, torch.bfloat16: 2}.get(layer.weight.dtype, 1)
+    return can_native(layer) and layer.weight.shape[1] % word == 0
 
 
 def _starts(counts: Sequence[int]) -> Tensor:
