@@ -64,7 +64,7 @@ inline void put(Brain* to, float x) {  // rounded to nearest, ties to even; not 
     to->bits = x != x ? 0x7fc0 : static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 inline void store(float* to, Vector x) { *reinterpret_cast<Vector*>(to) = x; }
-inline void store(Brain* to, Vector x) {  // rounded as by `put`
+inline void store(Brain* to, Vector x) {  // rounded as by `put`; the instruction takes what is below 2^-126 for 0
 #if defined(__AVX512BF16__)
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), (__m256i)_mm512_cvtneps_pbh((__m512)x));
 #else
@@ -233,16 +233,15 @@ inline Integers sums_of_pairs(Shorts a, Shorts b) {  // of their products
 }
 #endif
 
-// bfloat16 by pairs.
+// bfloat16 by pairs: inputs are rounded to it.
 #if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__SSE4A__)
 #define WARMSTART_PAIRS
 inline Vector add_pairs(Vector sum, Integers a, Integers b) {  // of words of two numbers each, the sum of their products
     return (Vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
 }
 inline Integers pairs(Vector low, Vector high) {  // words of two numbers, rounded to nearest, ties to even
-    const __m512i order = (__m512i)(_mm512_set_epi64(0x001f000f001e000e, 0x001d000d001c000c, 0x001b000b001a000a, 0x0019000900180008,
-                                                     0x0017000700160006, 0x0015000500140004, 0x0013000300120002, 0x0011000100100000));
-    return (Integers)_mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low));
+    auto half = [](Vector x) { return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)x)); };
+    return (Integers)_mm512_or_si512(half(low), _mm512_slli_epi32(half(high), 16));
 }
 #endif
 

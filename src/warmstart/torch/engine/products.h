@@ -30,7 +30,9 @@ long apart(long k) {
     return stride % 1024 ? stride : stride + 32;
 }
 
-bool is_turned(long rows, long k, int64_t type) { return rows > FEW[type] && k % (type == 0 ? 1 : 2 * type) == 0; }
+constexpr long WHOLE[] = {1, 2, 4};  // inputs of a type that a word may hold: turned rows are of whole words
+
+bool is_turned(long rows, long k, int64_t type) { return rows > FEW[type] && k % WHOLE[type] == 0; }
 
 long whole_lines(long bytes) { return (bytes + 63) / 64 * 64; }
 
