@@ -1,5 +1,6 @@
 """Loading in fewer bits than the file has takes little more memory than what is kept, in a process of its own."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,9 @@ model = EncoderDecoderModel.from_pretrained(sys.argv[1], dtype=sys.argv[3])
 print(1024 * (kilobytes("VmHWM") - before))
 """
 
+# glibc changes what it gives back as it goes, and keeps up to 60 MB of holes, run by run. Told once, it does not.
+SETTLED = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**17)}
+
 
 def folder(place, hidden, layers):
     shape = {
@@ -40,6 +44,6 @@ def test_loading_holds_what_is_kept_and_one_tensor(tmp_path):
     file = (large / "model.safetensors").stat().st_size
     for dtype, kept in (("int8", 0.4), ("bfloat16", 0.5)):  # int8 has its embeddings in float32
         command = [sys.executable, "-c", SCRIPT, str(large), str(small), dtype]
-        peak = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        peak = int(subprocess.run(command, capture_output=True, text=True, check=True, env=SETTLED).stdout)
         # the largest tensor may be there twice: as it is in the file, and in its new type
-        assert peak < kept * file + 2 * 8000 * 512 * 4 + 16e6 < 0.95 * file, dtype
+        assert peak < kept * file + 2 * 8000 * 512 * 4 + 4e6 < 0.95 * file, dtype
