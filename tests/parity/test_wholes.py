@@ -45,10 +45,11 @@ CASES = {
             "bigbird_pegasus",
             "marian",
             "t5",
-            "mt5",
             "t5gemma",
         )
     },
+    # with logits up to 13, as it starts, what both libraries round away is above the bound on some processors
+    "mt5": ("mt5", {"initializer_factor": 0.5}),
     "t5-gated": ("t5", {"feed_forward_proj": "gated-silu", "tie_word_embeddings": False}),
     "t5gemma-untied": ("t5gemma", {"tie_word_embeddings": False, "decoder": {**GEMMA2, "tie_word_embeddings": False}}),
     "marian-apart": ("marian", {"share_encoder_decoder_embeddings": False}),  # and a smaller vocabulary of targets
