@@ -79,52 +79,43 @@ struct BrainBlock {  // inputs are float: of each 32, the 16 at even places firs
 };
 
 #if defined(WARMSTART_PAIRS)
-struct PairBlock {  // inputs are rounded to bfloat16, 0 behind a row's end
-    typedef Brain Weight;
-    typedef Brain Input;
-    typedef __m512 Sum;
-    static constexpr int OUTPUTS = 4;
-    static constexpr bool MASKS = true, APART = false;
-    static constexpr long STEP = 32, PIECE = 1536, NEAR = 30 << 10, UNASKED = 0;
-    template <int ROWS>
-    static inline void step(const Brain* x, long stride, const Brain* w, long k, long rest, Sum (&sums)[ROWS][OUTPUTS]) {
-        __m512i weights[OUTPUTS];
-        for (int j = 0; j < OUTPUTS; ++j) {
-            weights[j] = rest >= STEP ? _mm512_loadu_si512(w + j * k)
-                                      : _mm512_maskz_loadu_epi16((1u << rest) - 1, w + j * k);
-        }
-        for (int i = 0; i < ROWS; ++i) {
-            __m512i input = _mm512_loadu_si512(x + i * stride);
-            for (int j = 0; j < OUTPUTS; ++j)
-                sums[i][j] = (__m512)add_pairs((Vector)sums[i][j], (Integers)input, (Integers)weights[j]);
-        }
-    }
-};
+inline __m512 add_words(__m512 sum, __m512i inputs, __m512i weights) {
+    return (__m512)add_pairs((Vector)sum, (Integers)inputs, (Integers)weights);
+}
+#endif
+#if WARMSTART_INT8 == 4
+inline __m512i add_words(__m512i sum, __m512i inputs, __m512i weights) {
+    return _mm512_dpbusd_epi32(sum, inputs, weights);
+}
 #endif
 
-#if WARMSTART_INT8 == 4
-struct Int8Block {  // inputs are bytes without sign: 128 more than what they stand for, 0 behind a row's end
-    typedef int8_t Weight;
-    typedef uint8_t Input;
-    typedef __m512i Sum;
+// Inputs and weights of fewer bits than a float, words of some at a time; inputs are 0 behind a row's end.
+template <typename W, typename I, typename S, long LONGEST>
+struct WordBlock {
+    typedef W Weight;
+    typedef I Input;
+    typedef S Sum;
     static constexpr int OUTPUTS = 4;
     static constexpr bool MASKS = true, APART = false;
-    static constexpr long STEP = 64, PIECE = 1 << 20;  // whole rows: scales come last
-    static constexpr long NEAR = 30 << 10, UNASKED = 0;
+    static constexpr long STEP = 64 / sizeof(W), PIECE = LONGEST, NEAR = 30 << 10, UNASKED = 0;
     template <int ROWS>
-    static inline void step(const uint8_t* x, long stride, const int8_t* w, long k, long rest,
-                            Sum (&sums)[ROWS][OUTPUTS]) {
+    static inline void step(const I* x, long stride, const W* w, long k, long rest, Sum (&sums)[ROWS][OUTPUTS]) {
         __m512i weights[OUTPUTS];
         for (int j = 0; j < OUTPUTS; ++j) {
             weights[j] = rest >= STEP ? _mm512_loadu_si512(w + j * k)
-                                      : _mm512_maskz_loadu_epi8((1ull << rest) - 1, w + j * k);
+                                      : _mm512_maskz_loadu_epi8((1ull << rest * sizeof(W)) - 1, w + j * k);
         }
         for (int i = 0; i < ROWS; ++i) {
             __m512i input = _mm512_loadu_si512(x + i * stride);
-            for (int j = 0; j < OUTPUTS; ++j) sums[i][j] = _mm512_dpbusd_epi32(sums[i][j], input, weights[j]);
+            for (int j = 0; j < OUTPUTS; ++j) sums[i][j] = add_words(sums[i][j], input, weights[j]);
         }
     }
 };
+#if defined(WARMSTART_PAIRS)  // inputs are rounded to bfloat16
+typedef WordBlock<Brain, Brain, __m512, 1536> PairBlock;
+#endif
+#if WARMSTART_INT8 == 4  // inputs are 128 more than what they stand for; whole rows: scales come last
+typedef WordBlock<int8_t, uint8_t, __m512i, 1 << 20> Int8Block;
 #endif
 
 template <int ROWS>
